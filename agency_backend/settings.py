@@ -1,0 +1,202 @@
+"""
+Settings, all of them from the environment or from a ``.env`` file beside ``manage.py``.
+
+The README lists every variable with its default. A value that cannot work is reported by the system
+checks in ``calls/checks.py``, with a hint; only a missing database stops the settings themselves.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.utils import get_random_secret_key
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+env.read_env(BASE_DIR / ".env")
+
+DEBUG = env.bool("DJANGO_DEBUG", default=False)
+
+# Known to everybody who can read this file. They work while DJANGO_DEBUG is on; with it off, the checks refuse them.
+DEMO_SECRET_KEY = "demo-only-django-secret-key-known-to-everybody-who-can-read"
+DEMO_JWT_SECRET = "demo-only-supabase-jwt-secret-of-more-than-32-characters"
+
+# Without a key of its own a process gets a random one: nobody can guess it, and the check asks for a lasting one.
+DJANGO_SECRET_KEY = env("DJANGO_SECRET_KEY", default=DEMO_SECRET_KEY if DEBUG else "")
+SECRET_KEY = DJANGO_SECRET_KEY or get_random_secret_key()
+ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"] if DEBUG else [])
+
+SUPABASE_URL = env("SUPABASE_URL", default="").rstrip("/")
+SUPABASE_JWT_ISSUER = env("SUPABASE_JWT_ISSUER", default=f"{SUPABASE_URL}/auth/v1" if SUPABASE_URL else "")
+SUPABASE_JWT_SECRET = env("SUPABASE_JWT_SECRET", default=DEMO_JWT_SECRET if DEBUG else "")
+
+# What could not be used, by variable: the default stands in for it, and a check says so.
+INVALID_ENVIRONMENT: dict[str, str] = {}
+
+# Seconds that the UPDATE of a batch's contacts may take.
+try:
+    CANCEL_TIMEOUT = env.float("CANCEL_TIMEOUT", default=120.0)
+    if not 1 <= CANCEL_TIMEOUT <= 3600:
+        raise ValueError
+except ValueError:
+    CANCEL_TIMEOUT = 120.0
+    INVALID_ENVIRONMENT["CANCEL_TIMEOUT"] = "Give it a number of seconds from 1 to 3600."
+
+LOG_LEVEL = env("LOG_LEVEL", default="INFO").upper()
+if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+    LOG_LEVEL = "INFO"
+    INVALID_ENVIRONMENT["LOG_LEVEL"] = "Give it one of DEBUG, INFO, WARNING, ERROR, CRITICAL."
+
+INSTALLED_APPS = [
+    "calls",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "corsheaders",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "pghistory",
+    "pgtrigger",
+    "rest_framework",
+]
+
+MIDDLEWARE = [
+    "corsheaders.middleware.CorsMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "agency_backend.urls"
+WSGI_APPLICATION = "agency_backend.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+
+def _database(url: str) -> dict[str, Any]:
+    """Django's settings for the PostgreSQL at ``url``, with a connection pool and bounded waits to connect."""
+    if not url.startswith(("postgres://", "postgresql://")):
+        raise ImproperlyConfigured(
+            "DATABASE_URL must be a postgresql:// address (PostgreSQL 14 or newer). "
+            "To use the embedded server: python -m agency_backend.embedded -- COMMAND"
+        )
+    try:
+        database: dict[str, Any] = env.db_url_config(url)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"DATABASE_URL cannot be read: {error}") from None
+    options = {"connect_timeout": 5, **database.get("OPTIONS", {})}
+    options["pool"] = {"min_size": 0, "max_size": 20, "timeout": 5}
+    return {**database, "OPTIONS": options, "CONN_HEALTH_CHECKS": True}
+
+
+DATABASES = {"default": _database(env("DATABASE_URL", default=""))}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+USE_I18N = False
+
+# The API's paths have no trailing slash and are never redirected; a second spelling is simply not found.
+APPEND_SLASH = False
+
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = True
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+
+# Behind a proxy that ends TLS. The functions and the health check answer plain HTTP too: a redirect would lose a POST.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_SSL_REDIRECT = not DEBUG
+SECURE_REDIRECT_EXEMPT = [r"^functions/", r"^healthz$", r"^openapi\.json$"]
+SECURE_HSTS_SECONDS = 0 if DEBUG else 31_536_000
+SESSION_COOKIE_SECURE = not DEBUG
+CSRF_COOKIE_SECURE = not DEBUG
+# Whether subdomains follow, and whether browsers preload the domain, is for the owner of the domain to decide.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+
+CORS_URLS_REGEX = r"^/functions/"
+_cors_origins = env.list("CORS_ALLOWED_ORIGINS", default=["*"] if DEBUG else [])
+CORS_ALLOW_ALL_ORIGINS = "*" in _cors_origins
+CORS_ALLOWED_ORIGINS = [origin for origin in _cors_origins if origin != "*"]
+CORS_ALLOW_HEADERS = [
+    "authorization",
+    "x-client-info",
+    "apikey",
+    "content-type",
+    "x-region",
+    "x-retry-count",
+    "idempotency-key",
+    "traceparent",
+    "tracestate",
+    "baggage",
+]
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "calls.api_errors.exception_handler",
+    "URL_FORMAT_OVERRIDE": None,
+}
+
+SIMPLE_JWT = {
+    "AUTH_TOKEN_CLASSES": ["calls.authentication.SupabaseAccessToken"],
+    "SIGNING_KEY": SUPABASE_JWT_SECRET,
+    "AUDIENCE": "authenticated",
+    "ISSUER": SUPABASE_JWT_ISSUER or None,
+    "LEEWAY": 10,
+    "USER_ID_CLAIM": "sub",
+    "JTI_CLAIM": None,
+    "TOKEN_TYPE_CLAIM": None,
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Call batches",
+    "DESCRIPTION": "Stop a batch of outbound calls, now, and be able to trust that it has stopped.",
+    "VERSION": "1.0.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"persistAuthorization": True},
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {"django": {"level": "INFO"}},
+}

@@ -1,0 +1,131 @@
+"""The one place where refusals become HTTP: ``{"error": "<text>", "code": "<machine code>"}`` and a status."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from django.http import HttpRequest, JsonResponse
+from rest_framework import exceptions as drf
+from rest_framework.fields import DateTimeField
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from calls.exceptions import (
+    BatchAlreadyCancelled,
+    BatchAlreadyCompleted,
+    BatchFinished,
+    BatchIdInvalid,
+    BatchIdRequired,
+    BatchNotFound,
+    BatchUpdateFailed,
+    CallsError,
+    InsufficientRole,
+    NoAgency,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class MethodNotAllowed(CallsError):
+    code = "method_not_allowed"
+    text = "Method not allowed"
+
+
+class Unauthorized(CallsError):
+    code = "unauthorized"
+    text = "Missing or invalid authorization header"
+
+
+class BadRequest(CallsError):
+    code = "bad_request"
+    text = "Bad request"
+
+
+class NotFound(CallsError):
+    code = "not_found"
+    text = "Not found"
+
+
+class BodyTooLarge(CallsError):
+    code = "body_too_large"
+    text = "Request body too large"
+
+
+class InternalError(CallsError):
+    code = "internal_error"
+    text = "Internal server error"
+
+
+_STATUS: dict[type[CallsError], HTTPStatus] = {
+    MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    NoAgency: HTTPStatus.FORBIDDEN,
+    InsufficientRole: HTTPStatus.FORBIDDEN,
+    BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    BadRequest: HTTPStatus.BAD_REQUEST,
+    BatchIdRequired: HTTPStatus.BAD_REQUEST,
+    BatchIdInvalid: HTTPStatus.BAD_REQUEST,
+    BatchNotFound: HTTPStatus.NOT_FOUND,
+    NotFound: HTTPStatus.NOT_FOUND,
+    BatchAlreadyCompleted: HTTPStatus.BAD_REQUEST,
+    BatchAlreadyCancelled: HTTPStatus.BAD_REQUEST,
+    BatchUpdateFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+_FROM_DRF: list[tuple[type[Exception], type[CallsError]]] = [
+    (drf.MethodNotAllowed, MethodNotAllowed),
+    (drf.NotAuthenticated, Unauthorized),
+    (drf.AuthenticationFailed, Unauthorized),
+]
+
+
+def status_of(error: CallsError | type[CallsError]) -> HTTPStatus:
+    """The HTTP status that says this refusal."""
+    return _STATUS[error if isinstance(error, type) else type(error)]
+
+
+def error_body(error: CallsError | type[CallsError]) -> dict[str, Any]:
+    """What a client gets to read; for a finished batch also how it ended, so that a lost first answer can be told."""
+    body: dict[str, Any] = {"error": error.text, "code": error.code}
+    if isinstance(error, BatchFinished):
+        batch = error.batch
+        body |= {
+            "batch_id": str(batch.pk),
+            "status": batch.status,
+            "completed_at": batch.completed_at and DateTimeField().to_representation(batch.completed_at),
+        }
+    return body
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
+    """Answer every exception of a function in the contract's shape. What nobody foresaw is logged, never shown."""
+    # Under ATOMIC_REQUESTS an answer, even an error, would commit what was written before it.
+    set_rollback()
+    headers = {}
+    if isinstance(error, drf.APIException):
+        headers["WWW-Authenticate"] = getattr(error, "auth_header", None)
+        if isinstance(error, drf.MethodNotAllowed):
+            headers["Allow"] = ", ".join(context["view"].allowed_methods)
+        error = next((ours() for theirs, ours in _FROM_DRF if isinstance(error, theirs)), error)
+    if not isinstance(error, CallsError):
+        logger.error("unforeseen error in %s", context["request"].path, exc_info=error)
+        error = InternalError()
+    return Response(error_body(error), status=status_of(error), headers={k: v for k, v in headers.items() if v})
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
+    """Django's ``handler400``: a request that no view gets to see, such as one for a host that is not allowed."""
+    return JsonResponse(error_body(BadRequest), status=status_of(BadRequest))
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
+    """Django's ``handler404``, and the view of every path that is nobody else's."""
+    return JsonResponse(error_body(NotFound), status=status_of(NotFound))
+
+
+def internal_error(request: HttpRequest) -> JsonResponse:
+    """Django's ``handler500``: the traceback is in the log."""
+    return JsonResponse(error_body(InternalError), status=status_of(InternalError))

@@ -1,0 +1,28 @@
+"""Print an access token for local work, as Supabase would have issued it."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from calls.authentication import issue_token
+from calls.models import AgencyUser
+
+
+class Command(BaseCommand):
+    help = (
+        "Prints a Supabase-shaped access token, signed with SUPABASE_JWT_SECRET. For local work: refuses unless DEBUG."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("email", metavar="EMAIL", help="whose token; a row of the users table")
+
+    def handle(self, *, email: str, **options: Any) -> None:
+        if not settings.DEBUG:
+            raise CommandError("tokens are issued only with DJANGO_DEBUG on; in production Supabase issues them")
+        if not settings.SUPABASE_JWT_SECRET:
+            raise CommandError("set SUPABASE_JWT_SECRET: the token is signed with it")
+        users = AgencyUser.objects.filter(email__iexact=email)
+        if len(users) != 1:
+            raise CommandError(f"{len(users)} rows of the users table have the email {email}; one is needed")
+        self.stdout.write(issue_token(users[0]))

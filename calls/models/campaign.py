@@ -1,0 +1,47 @@
+"""What a batch is made with: a campaign, an agent, a number to call from."""
+
+from django.db import models
+
+from calls.models.agency import Agency
+from calls.models.base import BaseModel
+
+
+class Campaign(BaseModel):
+    agency = models.ForeignKey(Agency, on_delete=models.PROTECT, related_name="campaigns", db_index=False)
+    name = models.TextField()
+
+    class Meta:
+        db_table = "campaigns"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AgentMapping(BaseModel):
+    """An agency's voice agent, under the id that the provider knows it by."""
+
+    agency = models.ForeignKey(Agency, on_delete=models.PROTECT, related_name="agent_mappings", db_index=False)
+    ultravox_agent_id = models.TextField()
+    ultravox_agent_name = models.TextField(null=True, blank=True)
+    first_speaker_text = models.TextField(null=True, blank=True)
+
+    class Meta:
+        db_table = "agent_mappings"
+
+    def __str__(self) -> str:
+        return self.ultravox_agent_name or self.ultravox_agent_id
+
+
+class AgencyPhoneNumber(BaseModel):
+    """A number that an agency may call from, in E.164."""
+
+    agency = models.ForeignKey(Agency, on_delete=models.PROTECT, related_name="phone_numbers", db_index=False)
+    phone_number = models.TextField()
+    status = models.TextField(default="active", db_default="active")
+    is_active = models.BooleanField(default=True, db_default=True)
+
+    class Meta:
+        db_table = "agency_phone_numbers"
+
+    def __str__(self) -> str:
+        return self.phone_number

@@ -1,0 +1,30 @@
+"""The statuses of batches and contacts, and the groups of them that the rules speak of."""
+
+from django.db import models
+
+
+class BatchStatus(models.TextChoices):
+    PENDING = "pending"
+    SCHEDULED = "scheduled"
+    PROCESSING = "processing"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class ContactStatus(models.TextChoices):
+    PENDING = "pending"
+    QUEUED = "queued"
+    SCHEDULED = "scheduled"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+# A batch in one of these has ended for good: it keeps its status, and none of its contacts is dialled again.
+FINAL = (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
+
+# Contacts not yet called. Cancelling a batch skips exactly these.
+DIALABLE = (ContactStatus.PENDING, ContactStatus.QUEUED, ContactStatus.SCHEDULED)

@@ -1,0 +1,23 @@
+#!/usr/bin/env python
+"""Django's command line for this project."""
+
+import os
+import sys
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agency_backend.settings")
+    from django.conf import settings
+    from django.core.management import execute_from_command_line
+
+    try:
+        settings.INSTALLED_APPS  # noqa: B018 - loads the settings, so that a mistake in them is told in one line
+    except ImproperlyConfigured as error:
+        sys.exit(f"Configuration error: {error}")
+    execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()
