@@ -67,11 +67,13 @@ def _server(data: Path, *, temporary: bool) -> PostgresServer:
 
     data.mkdir(exist_ok=True)
     if os.geteuid() == 0:
-        print(
-            f"Running as root: PostgreSQL runs as the system user pgserver, and every folder above {data} becomes"
-            " readable for all users.",
-            file=sys.stderr,
-        )
+        closed = [folder for folder in data.parents if folder.stat().st_mode & 0o055 != 0o055]
+        if closed:
+            print(
+                f"Running as root: PostgreSQL runs as the system user pgserver, so these folders become readable for"
+                f" all users: {', '.join(map(str, closed))}",
+                file=sys.stderr,
+            )
         ensure_prefix_permissions(data)
     if any(character.isspace() for character in str(data)):
         # PostgreSQL's start script would break the path apart: give it one without spaces.

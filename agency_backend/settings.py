@@ -124,7 +124,7 @@ USE_I18N = False
 APPEND_SLASH = False
 
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+# Served by the application from where the packages keep them: there is nothing to collect.
 WHITENOISE_USE_FINDERS = True
 
 AUTH_PASSWORD_VALIDATORS = [

@@ -8,11 +8,11 @@ from typing import Any
 from uuid import uuid4
 
 import jwt
+from django.conf import settings
 from rest_framework.request import Request
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.backends import TokenBackend
 from rest_framework_simplejwt.exceptions import AuthenticationFailed, TokenBackendError, TokenError
-from rest_framework_simplejwt.settings import api_settings
 from rest_framework_simplejwt.tokens import Token
 
 from calls.db import bounded
@@ -71,15 +71,16 @@ class SupabaseAccessToken(Token):
     """A verified access token. ``sub`` is the UUID of a user; every other claim is Supabase's own business."""
 
     token_type = "access"  # noqa: S105 - a kind, not a secret
-    lifetime = api_settings.ACCESS_TOKEN_LIFETIME
+    lifetime = timedelta(hours=1)
 
     def get_token_backend(self) -> SupabaseTokenBackend:
+        configured = settings.SIMPLE_JWT
         return SupabaseTokenBackend(
             algorithm="HS256",
-            signing_key=api_settings.SIGNING_KEY,
-            audience=api_settings.AUDIENCE,
-            issuer=api_settings.ISSUER,
-            leeway=api_settings.LEEWAY,
+            signing_key=configured["SIGNING_KEY"],
+            audience=configured["AUDIENCE"],
+            issuer=configured["ISSUER"],
+            leeway=configured["LEEWAY"],
         )
 
     def verify(self) -> None:
@@ -116,11 +117,11 @@ class SupabaseJWTAuthentication(JWTAuthentication):
 
 def issue_token(user: AgencyUser, lifetime: timedelta = SupabaseAccessToken.lifetime) -> str:
     """An access token for ``user`` as Supabase shapes it, signed with ``SUPABASE_JWT_SECRET``. For local work."""
-    now = datetime.now(UTC)
+    configured, now = settings.SIMPLE_JWT, datetime.now(UTC)
     claims = {
-        "iss": api_settings.ISSUER or "http://127.0.0.1:54321/auth/v1",
+        "iss": configured["ISSUER"] or "http://127.0.0.1:54321/auth/v1",
         "sub": str(user.pk),
-        "aud": api_settings.AUDIENCE,
+        "aud": configured["AUDIENCE"],
         "iat": now,
         "exp": now + lifetime,
         "email": user.email,
@@ -133,4 +134,4 @@ def issue_token(user: AgencyUser, lifetime: timedelta = SupabaseAccessToken.life
         "session_id": str(uuid4()),
         "is_anonymous": False,
     }
-    return jwt.encode(claims, api_settings.SIGNING_KEY, algorithm="HS256")
+    return jwt.encode(claims, configured["SIGNING_KEY"], algorithm="HS256")

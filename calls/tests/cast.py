@@ -1,0 +1,110 @@
+"""The fixed cast of the tests, and what they do to batches from outside this code."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from django.db import connection
+from rest_framework.test import APIClient
+
+from calls.actors import Actor, ActorKind, Door
+from calls.authentication import issue_token
+from calls.models import Agency, AgencyUser, AgentMapping, CallBatch, Campaign, CampaignContact, CancelResult, Role
+from calls.statuses import DIALABLE, BatchStatus, ContactStatus
+
+URL = "/functions/v1/calls-batch-cancel"
+PHONE = "+12125550100"
+SOMEBODY = Actor(ActorKind.STAFF, "7", "somebody")
+
+
+@dataclass
+class Tenant:
+    """An agency with all that a batch needs."""
+
+    agency: Agency
+    campaign: Campaign
+    agent: AgentMapping
+    users: dict[Role, AgencyUser] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, slug: str) -> Tenant:
+        agency = Agency.objects.create(name=slug.title(), slug=slug)
+        return cls(
+            agency=agency,
+            campaign=Campaign.objects.create(agency=agency, name="Spring"),
+            agent=AgentMapping.objects.create(agency=agency, ultravox_agent_id=f"{slug}-agent"),
+            users={
+                role: AgencyUser.objects.create(
+                    id=uuid.uuid4(), agency=agency, role=role, email=f"{role}@{slug}.example"
+                )
+                for role in Role
+            },
+        )
+
+    @property
+    def owner(self) -> AgencyUser:
+        return self.users[Role.AGENCY_OWNER]
+
+    def batch(self, status: BatchStatus = BatchStatus.PROCESSING, /, **contacts: int) -> CallBatch:
+        """A batch with so many contacts of each status: ``batch(queued=3, completed=1)``. Counters agree."""
+        batch = CallBatch.objects.create(
+            agency=self.agency,
+            campaign=self.campaign,
+            agent_mapping=self.agent,
+            from_number="+12125550199",
+            total_contacts=sum(contacts.values()),
+            queued=sum(contacts.get(dialable, 0) for dialable in DIALABLE),
+            **{name: contacts.get(name, 0) for name in ("in_progress", "completed", "failed", "skipped")},
+        )
+        CampaignContact.objects.bulk_create(
+            self.contact(batch, status=status) for status, count in contacts.items() for _ in range(count)
+        )
+        if status != batch.status:
+            # Only now: a batch that has ended takes no contact that waits or is being called.
+            batch.status = status
+            batch.save(update_fields=["status"])
+        return batch
+
+    def contact(self, batch: CallBatch | None, **fields: Any) -> CampaignContact:
+        """A contact of this tenant, not saved."""
+        fields = {"status": ContactStatus.QUEUED, "phone_number": PHONE} | fields
+        return CampaignContact(agency=self.agency, campaign=self.campaign, batch=batch, **fields)
+
+
+def client_of(user: AgencyUser) -> APIClient:
+    """An API client that sends the user's token."""
+    client = APIClient(raise_request_exception=False)
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {issue_token(user)}")
+    return client
+
+
+def cancel(batch: CallBatch) -> CancelResult:
+    return batch.cancel(actor=SOMEBODY, via=Door.API)
+
+
+def count(batch: CallBatch, *statuses: ContactStatus) -> int:
+    return batch.contacts.filter(status__in=statuses).count()
+
+
+def everything(batch: CallBatch) -> list[Any]:
+    """The batch, its contacts and its history, to compare before and after."""
+    return [
+        list(CallBatch.objects.filter(pk=batch.pk).values()),
+        list(batch.contacts.order_by("pk").values()),
+        list(batch.events.order_by("pk").values()),
+    ]
+
+
+@contextmanager
+def plain_connection(**settings: Any) -> Iterator[psycopg.Connection]:
+    """A second connection to the test's database that knows nothing of Django: what another service has."""
+    parameters = connection.get_connection_params()
+    names = ("dbname", "user", "password", "host", "port")
+    kwargs = {name: parameters[name] for name in names if parameters.get(name)} | settings
+    with psycopg.connect(autocommit=True, **kwargs) as plain:
+        yield plain

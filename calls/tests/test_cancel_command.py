@@ -1,0 +1,166 @@
+"""manage.py cancel_batch: one line for each batch, and an exit status that a script can trust."""
+
+import json
+import uuid
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.core.management.base import SystemCheckError
+
+from calls.management.commands import cancel_batch
+from calls.statuses import BatchStatus
+from calls.tests.cast import cancel, everything
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command; its exit status and the lines it printed."""
+
+    def run(*arguments):
+        try:
+            call_command("cancel_batch", *map(str, arguments))
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code
+        return status, capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_it_cancels_each_batch_and_says_so(harbour, run):
+    first, second = harbour.batch(queued=342, in_progress=5), harbour.batch(pending=1)
+
+    assert run(first.pk, second.pk) == (
+        0,
+        [
+            f"{first.pk}: cancelled: 342 contacts skipped, 5 calls in progress go on until they end",
+            f"{second.pk}: cancelled: 1 contacts skipped, 0 calls in progress go on until they end",
+        ],
+    )
+
+
+def test_the_history_says_who_ran_it(harbour, run):
+    batch = harbour.batch(queued=1)
+
+    run(batch.pk)
+
+    context = batch.events.latest("pk").pgh_context
+    assert context["via"] == "command"
+    assert context["actor"]["kind"] == "os_user"
+    assert context["actor"]["label"]
+
+
+def test_a_refusal_and_an_unknown_batch_do_not_keep_the_others_from_being_cancelled(harbour, run):
+    refused, unknown, last = harbour.batch(BatchStatus.COMPLETED), uuid.uuid4(), harbour.batch(queued=2)
+
+    assert run(refused.pk, unknown, last.pk) == (
+        1,
+        [
+            f"{refused.pk}: not cancelled: Batch is already completed (batch_already_completed)",
+            f"{unknown}: not cancelled: Batch not found (batch_not_found)",
+            f"{last.pk}: cancelled: 2 contacts skipped, 0 calls in progress go on until they end",
+        ],
+    )
+
+
+@pytest.mark.parametrize("malformed", ["nonsense", "", "{01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10}", "1"])
+def test_a_malformed_id_is_bad_usage_and_nothing_is_done(harbour, malformed):
+    batch = harbour.batch(queued=1)
+    before = everything(batch)
+
+    with pytest.raises(CommandError, match="is not a batch id"):
+        call_command("cancel_batch", str(batch.pk), malformed)
+
+    assert everything(batch) == before
+
+
+def test_no_id_at_all_is_bad_usage():
+    with pytest.raises(CommandError, match="BATCH_ID"):
+        call_command("cancel_batch")
+
+
+def test_with_an_agency_it_finds_only_that_agencys_batches(harbour, bluebell, run):
+    ours, theirs = harbour.batch(queued=1), bluebell.batch(queued=1)
+
+    assert run(ours.pk, theirs.pk, "--agency", "harbour") == (
+        1,
+        [
+            f"{ours.pk}: cancelled: 1 contacts skipped, 0 calls in progress go on until they end",
+            f"{theirs.pk}: not cancelled: Batch not found (batch_not_found)",
+        ],
+    )
+
+
+def test_an_unknown_agency_is_bad_usage_and_nothing_is_done(harbour):
+    batch = harbour.batch(queued=1)
+    before = everything(batch)
+
+    with pytest.raises(CommandError, match="no agency with the slug 'nowhere'") as bad_usage:
+        call_command("cancel_batch", str(batch.pk), "--agency", "nowhere")
+
+    assert bad_usage.value.returncode == 2
+    assert everything(batch) == before
+
+
+def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run):
+    batch, finished = harbour.batch(queued=3, in_progress=1), harbour.batch(BatchStatus.CANCELLED)
+    before = everything(batch)
+
+    assert run(batch.pk, finished.pk, "--dry-run") == (
+        1,
+        [
+            f"{batch.pk}: would be cancelled: 3 contacts skipped, 1 calls in progress go on until they end",
+            f"{finished.pk}: not cancelled: Batch is already cancelled (batch_already_cancelled)",
+        ],
+    )
+    assert everything(batch) == before
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []])
+def test_an_id_given_twice_is_one_batch(harbour, run, dry_run):
+    batch = harbour.batch(queued=1)
+
+    status, lines = run(batch.pk, str(batch.pk).upper(), *dry_run)
+
+    assert (status, len(lines)) == (0, 1)
+
+
+def test_json_is_one_object_a_line(harbour, run):
+    batch, finished = harbour.batch(queued=3, in_progress=1), harbour.batch(queued=1)
+    cancel(finished)
+
+    status, lines = run(batch.pk, finished.pk, "--json")
+
+    assert status == 1
+    assert [json.loads(line) for line in lines] == [
+        {
+            "success": True,
+            "batch_id": str(batch.pk),
+            "dry_run": False,
+            "status": "cancelled",
+            "contacts_skipped": 3,
+            "in_progress": 1,
+        },
+        {
+            "success": False,
+            "batch_id": str(finished.pk),
+            "dry_run": False,
+            "error": "Batch is already cancelled",
+            "code": "batch_already_cancelled",
+        },
+    ]
+
+
+def test_a_wrong_setting_of_the_api_is_not_in_its_way(harbour, settings):
+    settings.DJANGO_SECRET_KEY = settings.DEMO_SECRET_KEY
+    batch = harbour.batch(queued=1)
+    with pytest.raises(SystemCheckError):
+        call_command("check")
+
+    options = {"agency": None, "dry_run": False, "json": False, "force_color": False, "no_color": False}
+    cancel_batch.Command().execute(batch_ids=[batch.pk], skip_checks=False, **options)
+
+    batch.refresh_from_db()
+    assert batch.status == BatchStatus.CANCELLED
