@@ -58,7 +58,12 @@ def _private_runtime_directory() -> Path:
     return directory
 
 
-def _server(data: Path, *, temporary: bool) -> PostgresServer:
+def start(data: Path, *, temporary: bool = False) -> PostgresServer:
+    """
+    The server of the data in ``data``, running; this process is counted among those that use it.
+
+    With ``temporary`` its ``cleanup()`` deletes the data, and a power cut may lose it.
+    """
     runtime = _private_runtime_directory()
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     # Only now: it reads XDG_RUNTIME_DIR when it is imported.
@@ -163,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     signal.signal(signal.SIGHUP, lambda signum, frame: sys.exit(128 + signum))
     data = Path(tempfile.mkdtemp(prefix="agency-backend-")) if options.temporary else DATA
-    server = _server(data, temporary=options.temporary)
+    server = start(data, temporary=options.temporary)
     environment = {**os.environ, "DATABASE_URL": server.get_uri()}
     try:
         return _Command().run(options.command, environment)

@@ -3,22 +3,16 @@ Whoever races with a cancel: what it promises holds, and each time a control sho
 guard, that makes it hold. A control takes that away and finds the promise broken.
 """
 
-import threading
-import time
-from contextlib import contextmanager
-
-import psycopg
 import pytest
 from django.db import connection
 from django.db.models import QuerySet
 
-from calls.db import set_timeouts
 from calls.exceptions import BatchAlreadyCancelled, BatchUpdateFailed
 from calls.models import CallBatch, CancelResult
 from calls.models import batch as batch_module
 from calls.querysets import CampaignContactQuerySet
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
-from calls.tests.cast import URL, cancel, count, plain_connection
+from calls.tests.cast import cancel, count, plain_connection
 from calls.tests.races import Foreign, Held, waits_for_a_lock
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -353,98 +347,3 @@ def test_a_batch_completed_while_cancel_waited_is_refused(harbour):
         assert waits_for_a_lock()
 
     assert cancelling.release().code == "batch_already_completed"
-
-
-# Whoever holds on for too long
-
-
-def test_one_who_holds_the_batch_too_long_gets_cancel_refused_in_time(harbour, owner):
-    batch = harbour.batch(queued=3)
-    with plain_connection() as plain, plain.transaction():
-        plain.execute("SELECT 1 FROM call_batches WHERE id = %s FOR UPDATE", [batch.pk])
-        started = time.monotonic()
-        response = owner.post(URL, {"batch_id": str(batch.pk)}, format="json")
-
-    assert time.monotonic() - started < 15
-    assert (response.status_code, response.json()["code"]) == (500, "update_failed")
-    assert left_active(batch) == 3
-
-
-def test_one_who_holds_a_contact_too_long_gets_cancel_refused_in_time(harbour, owner):
-    batch = harbour.batch(queued=3)
-    with plain_connection() as plain, plain.transaction():
-        plain.execute(CLAIM, [batch.contacts.first().pk])
-        started = time.monotonic()
-        response = owner.post(URL, {"batch_id": str(batch.pk)}, format="json")
-
-    assert time.monotonic() - started < 15
-    assert (response.status_code, response.json()["code"]) == (500, "update_failed")
-    assert CallBatch.objects.get(pk=batch.pk).status == BatchStatus.PROCESSING
-
-
-def test_one_who_holds_the_whole_table_gets_cancel_refused_in_time(harbour, owner):
-    batch = harbour.batch(queued=3)
-    with plain_connection() as plain, plain.transaction():
-        plain.execute("LOCK TABLE call_batches")
-        started = time.monotonic()
-        response = owner.post(URL, {"batch_id": str(batch.pk)}, format="json")
-
-    assert time.monotonic() - started < 15
-    assert (response.status_code, response.json()["code"]) == (500, "update_failed")
-
-
-@contextmanager
-def stream_of_inserts(batch):
-    """Writers who add contacts without a pause, each transaction overlapping the next: the batch is never free."""
-    stop = threading.Event()
-
-    def insert(delay):
-        with plain_connection() as plain:
-            time.sleep(delay)
-            while not stop.is_set():
-                try:
-                    with plain.transaction():
-                        plain.execute(ADD, [batch.pk])
-                        time.sleep(0.3)
-                except psycopg.errors.CheckViolation:
-                    return
-
-    writers = [threading.Thread(target=insert, args=[0.1 * number], daemon=True) for number in range(4)]
-    for writer in writers:
-        writer.start()
-    time.sleep(0.6)
-    try:
-        yield
-    finally:
-        stop.set()
-        for writer in writers:
-            writer.join()
-
-
-def test_a_stream_of_foreign_inserts_gets_an_answer_in_time(harbour, owner):
-    batch = harbour.batch(queued=3)
-    with stream_of_inserts(batch):
-        started = time.monotonic()
-        response = owner.post(URL, {"batch_id": str(batch.pk)}, format="json")
-        took = time.monotonic() - started
-
-    assert took < 15
-    if response.status_code == 200:
-        assert left_active(batch) == 0
-    else:
-        assert (response.status_code, response.json()["code"]) == (500, "update_failed")
-        assert CallBatch.objects.get(pk=batch.pk).status == BatchStatus.PROCESSING
-
-
-def test_control_with_a_lock_timeout_alone_the_stream_can_hold_cancel_up(harbour, monkeypatch):
-    batch = harbour.batch(queued=3)
-    monkeypatch.setitem(set_timeouts.__kwdefaults__, "lock", 1.0)
-    monkeypatch.setitem(set_timeouts.__kwdefaults__, "statement", 60.0)
-    with stream_of_inserts(batch):
-        cancelling = Held(lambda: cancel(batch))
-        cancelling.start()
-        cancelling.join(3)
-        still_waiting = cancelling.is_alive()
-    cancelling.release()
-
-    assert still_waiting

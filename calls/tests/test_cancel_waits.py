@@ -1,0 +1,116 @@
+"""Whoever holds on for too long: a cancel waits, but never without end, and says so when it gives up."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from calls.db import set_timeouts
+from calls.models import CallBatch
+from calls.statuses import BatchStatus, ContactStatus
+from calls.tests.cast import URL, cancel, count, plain_connection
+from calls.tests.races import Held
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CLAIM = "UPDATE campaign_contacts SET status = 'in_progress' WHERE id = %s"
+ADD = """
+    INSERT INTO campaign_contacts (agency_id, campaign_id, batch_id, phone_number)
+    SELECT agency_id, campaign_id, id, '+12125550100' FROM call_batches WHERE id = %s
+"""
+
+
+def post(owner, batch):
+    """The API's answer to a cancel, and after how many seconds."""
+    started = time.monotonic()
+    response = owner.post(URL, {"batch_id": str(batch.pk)}, format="json")
+    return response.status_code, response.json().get("code"), time.monotonic() - started
+
+
+def test_one_who_holds_the_batch_gets_cancel_refused_in_time(harbour, owner):
+    batch = harbour.batch(queued=3)
+    with plain_connection() as plain, plain.transaction():
+        plain.execute("SELECT 1 FROM call_batches WHERE id = %s FOR UPDATE", [batch.pk])
+        status, code, seconds = post(owner, batch)
+
+    assert (status, code) == (500, "update_failed")
+    assert seconds < 15
+    assert count(batch, ContactStatus.QUEUED) == 3
+
+
+def test_one_who_holds_a_contact_gets_cancel_refused_in_time(harbour, owner):
+    batch = harbour.batch(queued=3)
+    with plain_connection() as plain, plain.transaction():
+        plain.execute(CLAIM, [batch.contacts.first().pk])
+        status, code, seconds = post(owner, batch)
+
+    assert (status, code) == (500, "update_failed")
+    assert seconds < 15
+    assert CallBatch.objects.get(pk=batch.pk).status == BatchStatus.PROCESSING
+
+
+def test_one_who_holds_the_whole_table_gets_cancel_refused_in_time(harbour, owner):
+    batch = harbour.batch(queued=3)
+    with plain_connection() as plain, plain.transaction():
+        plain.execute("LOCK TABLE call_batches")
+        status, code, seconds = post(owner, batch)
+
+    assert (status, code) == (500, "update_failed")
+    assert seconds < 15
+
+
+@contextmanager
+def stream_of_inserts(batch):
+    """Writers who add contacts without a pause, each transaction overlapping the next: the batch is never free."""
+    stop = threading.Event()
+
+    def insert(delay):
+        with plain_connection() as plain:
+            time.sleep(delay)
+            while not stop.is_set():
+                try:
+                    with plain.transaction():
+                        plain.execute(ADD, [batch.pk])
+                        time.sleep(0.3)
+                except psycopg.errors.CheckViolation:
+                    return
+
+    writers = [threading.Thread(target=insert, args=[0.1 * number], daemon=True) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    time.sleep(0.6)
+    try:
+        yield
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+
+
+def test_a_stream_of_foreign_inserts_gets_an_answer_in_time(harbour, owner):
+    batch = harbour.batch(queued=3)
+    with stream_of_inserts(batch):
+        status, code, seconds = post(owner, batch)
+
+    assert seconds < 15
+    if status == 200:
+        assert count(batch, ContactStatus.QUEUED, ContactStatus.PENDING) == 0
+    else:
+        assert (status, code) == (500, "update_failed")
+        assert CallBatch.objects.get(pk=batch.pk).status == BatchStatus.PROCESSING
+
+
+def test_control_with_a_lock_timeout_alone_the_stream_can_hold_cancel_up(harbour, monkeypatch):
+    batch = harbour.batch(queued=3)
+    monkeypatch.setitem(set_timeouts.__kwdefaults__, "lock", 1.0)
+    monkeypatch.setitem(set_timeouts.__kwdefaults__, "statement", 60.0)
+    with stream_of_inserts(batch):
+        cancelling = Held(lambda: cancel(batch))
+        cancelling.start()
+        cancelling.join(3)
+        still_waiting = cancelling.is_alive()
+    cancelling.release()
+
+    assert still_waiting
