@@ -11,6 +11,14 @@ from django.core.checks import CheckMessage, Error, Warning, register
 MIN_SECRET = 32
 
 
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
 @register
 def check_environment(**kwargs: Any) -> list[CheckMessage]:
     """Values that could not be used, so that the default stands in for them."""
@@ -33,7 +41,7 @@ def check_tokens(**kwargs: Any) -> list[CheckMessage]:
                 id="calls.E002",
             )
         )
-    if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
+    if url and not _is_http(url):
         messages.append(
             Error(
                 "SUPABASE_URL is not an http(s) address.",

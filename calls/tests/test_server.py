@@ -1,0 +1,189 @@
+"""The real thing: gunicorn as it is started in production, spoken to by HTTP and by Supabase's own client."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from django.db import connection
+from supabase_functions import SyncFunctionsClient
+from supabase_functions.errors import FunctionsHttpError
+
+from calls.authentication import issue_token
+from calls.models import CallBatch
+from calls.statuses import BatchStatus
+from calls.tests.cast import URL
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@contextmanager
+def gunicorn(database_url):
+    """``gunicorn agency_backend.wsgi`` on a free port, configured by its environment alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database_url,
+        "DJANGO_SETTINGS_MODULE": "agency_backend.settings",
+        "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
+    }
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "gunicorn", "agency_backend.wsgi", "--bind", f"127.0.0.1:{port}"],
+        cwd=ROOT,
+        env=environment,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def database_url():
+    parameters = connection.get_connection_params()
+    names = ("dbname", "user", "password", "host", "port")
+    pairs = {name: str(parameters[name]) for name in names if parameters.get(name)}
+    host = pairs.pop("host", "")
+    return f"postgresql://{pairs['user']}@/{pairs['dbname']}?host={host}&port={pairs.get('port', 5432)}"
+
+
+@pytest.fixture
+def server(db):
+    with gunicorn(database_url()) as address:
+        yield address
+
+
+def request(server, method, path, body=None, **headers):
+    """The status, headers and JSON of one request, sent as a client that has no manners would."""
+    client = http.client.HTTPConnection(server, timeout=30)
+    try:
+        client.request(method, path, body, headers)
+        response = client.getresponse()
+        content = response.read()
+        return response.status, response.headers, json.loads(content) if content else None
+    finally:
+        client.close()
+
+
+def test_a_request_cancels_a_batch(harbour, server):
+    batch = harbour.batch(queued=3)
+    body, token = json.dumps({"batch_id": str(batch.pk)}), issue_token(harbour.owner)
+
+    status, headers, answer = request(server, "POST", URL, body, Authorization=f"Bearer {token}")
+
+    assert (status, answer["contacts_skipped"]) == (200, 3)
+    assert headers["Content-Type"] == "application/json"
+    assert CallBatch.objects.get(pk=batch.pk).status == BatchStatus.CANCELLED
+
+
+@pytest.fixture
+def functions(harbour, server):
+    """Supabase's client for Python, signed in as Harbour's owner, with only its address changed."""
+    with httpx.Client() as http_client:
+        headers = {"Authorization": f"Bearer {issue_token(harbour.owner)}"}
+        yield SyncFunctionsClient(f"http://{server}/functions/v1", headers, http_client=http_client)
+
+
+def test_supabases_own_client_cancels_a_batch(harbour, functions):
+    batch = harbour.batch(queued=3)
+
+    answer = functions.invoke("calls-batch-cancel", {"body": {"batch_id": str(batch.pk)}, "responseType": "json"})
+
+    assert answer["contacts_skipped"] == 3
+
+
+def test_supabases_own_client_reads_a_refusal(functions):
+    with pytest.raises(FunctionsHttpError, match="batch_id must be a valid UUID"):
+        functions.invoke("calls-batch-cancel", {"body": '{"batch_id": "1"}'})
+
+
+def test_a_function_answers_plain_http_and_never_redirects(server):
+    status, headers, answer = request(server, "POST", URL)
+
+    assert (status, answer["code"]) == (401, "unauthorized")
+    assert headers["Location"] is None
+
+
+def test_a_token_of_100_kb_is_refused_in_the_apis_own_words(server):
+    status, headers, answer = request(server, "POST", URL, Authorization="Bearer " + "x" * 100_000)
+
+    assert (status, answer["code"], headers["WWW-Authenticate"]) == (401, "unauthorized", "Bearer")
+
+
+def test_two_authorization_headers_are_refused(harbour, server):
+    client = http.client.HTTPConnection(server, timeout=30)
+    client.putrequest("POST", URL)
+    for _ in range(2):
+        client.putheader("Authorization", f"Bearer {issue_token(harbour.owner)}")
+    client.putheader("Content-Length", "0")
+    client.endheaders()
+
+    assert client.getresponse().status == 401
+    client.close()
+
+
+def test_a_head_request_has_no_body(server):
+    status, headers, answer = request(server, "HEAD", URL)
+
+    assert (status, headers["Allow"], answer) == (405, "POST, OPTIONS", None)
+
+
+def test_the_health_check_answers_200(server):
+    assert request(server, "GET", "/healthz")[::2] == (200, {"status": "ok"})
+
+
+def test_without_a_database_it_starts_and_says_so():
+    with gunicorn("postgresql://nobody@127.0.0.1:1/nothing") as server:
+        assert request(server, "GET", "/healthz")[::2] == (503, {"status": "unavailable"})
+
+
+def test_connections_that_the_database_has_closed_are_replaced(harbour, server):
+    batch = harbour.batch(queued=3)
+    body, token = json.dumps({"batch_id": str(batch.pk)}), issue_token(harbour.owner)
+    assert request(server, "GET", "/healthz")[0] == 200
+
+    with psycopg.connect(database_url(), autocommit=True) as plain:
+        plain.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    connection.close()
+    status, _, answer = request(server, "POST", URL, body, Authorization=f"Bearer {token}")
+
+    assert (status, answer["success"]) == (200, True)
+
+
+def test_more_requests_at_once_than_connections_are_all_answered(harbour, server):
+    batches = [harbour.batch(queued=3) for _ in range(40)]
+    authorization = f"Bearer {issue_token(harbour.owner)}"
+
+    with ThreadPoolExecutor(40) as pool:
+        answers = pool.map(
+            lambda batch: request(
+                server, "POST", URL, json.dumps({"batch_id": str(batch.pk)}), Authorization=authorization
+            ),
+            batches,
+        )
+
+    assert {status for status, _, _ in answers} == {200}
