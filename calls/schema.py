@@ -28,7 +28,8 @@ class SupabaseJWTScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unty
         return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 
-_ID = "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"
+# The batch of the examples. The demo has one with this id, so that what the docs page shows can be tried there.
+EXAMPLE_BATCH_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10")
 _FINISHED_AT = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
 _ERROR = inline_serializer(
@@ -44,7 +45,7 @@ _ERROR = inline_serializer(
 
 
 def _finished(refusal: type[exceptions.BatchFinished], status: BatchStatus) -> CallsError:
-    return refusal(CallBatch(pk=UUID(_ID), status=status, completed_at=_FINISHED_AT))
+    return refusal(CallBatch(pk=EXAMPLE_BATCH_ID, status=status, completed_at=_FINISHED_AT))
 
 
 def _errors(*errors: CallsError | type[CallsError]) -> dict[int, OpenApiResponse]:
@@ -63,7 +64,11 @@ def _errors(*errors: CallsError | type[CallsError]) -> dict[int, OpenApiResponse
 
 
 _CANCELLED = CancelResult(
-    batch_id=UUID(_ID), agency_id=UUID(_ID), status=BatchStatus.CANCELLED, contacts_skipped=342, in_progress=5
+    batch_id=EXAMPLE_BATCH_ID,
+    agency_id=EXAMPLE_BATCH_ID,
+    status=BatchStatus.CANCELLED,
+    contacts_skipped=342,
+    in_progress=5,
 )
 
 cancel = extend_schema(
@@ -76,7 +81,7 @@ cancel = extend_schema(
     ),
     tags=[FUNCTIONS_TAG],
     request=BatchIdSerializer,
-    examples=[OpenApiExample("a batch", value={"batch_id": _ID}, request_only=True)],
+    examples=[OpenApiExample("a batch", value={"batch_id": str(EXAMPLE_BATCH_ID)}, request_only=True)],
     responses={
         200: OpenApiResponse(
             CancelledBatchSerializer,

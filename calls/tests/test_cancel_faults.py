@@ -103,7 +103,7 @@ def server(tmp_path_factory):
     data = tmp_path_factory.mktemp("killed", numbered=True)
     script = (
         "import sys, pathlib; from agency_backend import embedded;"
-        "server = embedded.start(pathlib.Path(sys.argv[1]), temporary=True);"
+        "server = embedded.start(pathlib.Path(sys.argv[1]));"
         "print(server.get_uri(), flush=True); sys.stdin.read()"
     )
     started = []

@@ -124,3 +124,21 @@ def test_health_is_bad_while_it_does_not(client):
         response = client.get("/healthz")
 
     assert (response.status_code, response.json()) == (503, {"status": "unavailable"})
+
+
+def test_in_an_incident_without_a_database_the_command_says_so_in_one_line():
+    batch_id = "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"
+    cancel, with_agency = (
+        manage("cancel_batch", batch_id, **PRODUCTION),
+        manage("cancel_batch", batch_id, "--agency", "a", **PRODUCTION),
+    )
+
+    assert (cancel.returncode, cancel.stdout) == (
+        1,
+        f"{batch_id}: not cancelled: Failed to update batch status (update_failed)\n",
+    )
+    assert (with_agency.returncode, with_agency.stderr.splitlines()[-1]) == (
+        1,
+        "CommandError: Failed to update batch status (update_failed): the database cannot be reached, nothing is done",
+    )
+    assert "Traceback" not in cancel.stderr + with_agency.stderr

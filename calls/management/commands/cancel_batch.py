@@ -9,6 +9,7 @@ from uuid import UUID
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from calls.actors import Actor, Door
+from calls.db import as_update_failed, bounded
 from calls.exceptions import CallsError
 from calls.identifiers import parse_uuid
 from calls.models import Agency, CallBatch, CancelResult
@@ -56,7 +57,11 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def _agency_id(self, slug: str) -> UUID:
-        agency_id = Agency.objects.filter(slug=slug).values_list("pk", flat=True).first()
+        try:
+            with as_update_failed(), bounded():
+                agency_id = Agency.objects.filter(slug=slug).values_list("pk", flat=True).first()
+        except CallsError as refusal:
+            raise CommandError(f"{refusal} ({refusal.code}): the database cannot be reached, nothing is done") from None
         if agency_id is None:
             raise CommandError(f"there is no agency with the slug {slug!r}", returncode=2)
         return agency_id

@@ -27,6 +27,7 @@ from calls.models import (
     Role,
 )
 from calls.models.batch import Mode
+from calls.schema import EXAMPLE_BATCH_ID
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
 
 STAFF, STAFF_PASSWORD = "demo", "demo"
@@ -83,7 +84,7 @@ class Command(BaseCommand):
 
         tomorrow = timezone.now() + timedelta(days=1)
         spring, renewals = self._campaign(harbour, "Spring check-in"), self._campaign(harbour, "Policy renewals")
-        self._batch(spring, BatchStatus.PROCESSING, AMERICAN, MAIN)
+        self._batch(spring, BatchStatus.PROCESSING, AMERICAN, MAIN, pk=EXAMPLE_BATCH_ID)
         self._batch(spring, BatchStatus.PENDING, AMERICAN, {ContactStatus.PENDING: 40})
         self._batch(
             renewals,
@@ -201,5 +202,5 @@ class Command(BaseCommand):
         ]
         if second:
             command = ".venv/bin/python -m agency_backend.embedded -- .venv/bin/python manage.py cancel_batch"
-            lines += ["", "And another from a second terminal:", "", f"{command} {second.pk}"]
+            lines += ["", "And another, with the command:", "", f"{command} {second.pk}"]
         return lines
