@@ -36,7 +36,7 @@ class Actor:
     @classmethod
     def agency_user(cls, user: AgencyUser) -> Actor:
         """Somebody who came with a Supabase access token."""
-        return cls(ActorKind.AGENCY_USER, str(user.pk), user.email)
+        return cls(ActorKind.AGENCY_USER, str(user.pk), user.email or "")
 
     @classmethod
     def os_user(cls) -> Actor:

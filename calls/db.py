@@ -31,6 +31,16 @@ def set_timeouts(*, lock: float = LOCK_TIMEOUT, statement: float = LOCK_STATEMEN
         )
 
 
+def forget_history_context() -> None:
+    """
+    End what ``pghistory.context`` has set, before the transaction ends.
+
+    It sets its context for the rest of the transaction, so that later changes by others would be put down to it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('pghistory.context_metadata', '', true)")
+
+
 @contextmanager
 def bounded() -> Iterator[None]:
     """A transaction whose statements wait at most 5 seconds for a lock and run at most 10 seconds each."""

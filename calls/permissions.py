@@ -24,7 +24,12 @@ class HasAgencyRole(HasAgency):
     """Lets in whoever has one of the view's ``required_roles`` in their agency; None there is any role."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """:raises NoAgency: as above. :raises InsufficientRole: another role than those the view asks for."""
+        """
+        Whether to let them in.
+
+        :raises NoAgency: as above.
+        :raises InsufficientRole: theirs is another role than those that the view asks for.
+        """
         super().has_permission(request, view)
         required_roles = getattr(view, "required_roles", None)
         user: Any = request.user

@@ -19,7 +19,12 @@ class BatchIdSerializer(serializers.Serializer[Any]):
     batch_id = serializers.UUIDField()
 
     def run_validation(self, data: Any = serializers.empty) -> dict[str, UUID]:
-        """:raises BatchIdRequired: absent, null or ``""``. :raises BatchIdInvalid: anything but a UUID."""
+        """
+        The id, as a UUID.
+
+        :raises BatchIdRequired: it is absent, null or ``""``, or the body is no object.
+        :raises BatchIdInvalid: it is anything else than a UUID.
+        """
         value = data.get("batch_id") if isinstance(data, dict) else None
         if value is None or value == "":
             raise BatchIdRequired

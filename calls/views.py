@@ -72,7 +72,7 @@ class CallBatchViewSet(FunctionsViewSet):
         """
         The batch that the body names, of the caller's agency.
 
-        :raises BatchIdRequired: :raises BatchIdInvalid: :raises BatchNotFound: as the contract's table says.
+        :raises CallsError: BatchIdRequired, BatchIdInvalid, BatchNotFound or BatchUpdateFailed.
         """
         serializer = BatchIdSerializer(data=self.request.data)
         serializer.is_valid(raise_exception=True)

@@ -16,7 +16,7 @@ from django.db import OperationalError, connection, models, transaction
 from psycopg.errors import DeadlockDetected
 
 from calls import guards
-from calls.db import as_update_failed, set_timeouts
+from calls.db import as_update_failed, forget_history_context, set_timeouts
 from calls.exceptions import (
     BatchAlreadyCancelled,
     BatchAlreadyCompleted,
@@ -121,7 +121,8 @@ class CallBatch(BaseModel):
 
         :param actor: who does it, kept in the history for good.
         :param via: the door they came through, kept likewise.
-        :raises BatchAlreadyCancelled: or :raises BatchAlreadyCompleted: it has ended before.
+        :raises BatchAlreadyCancelled: it was cancelled before; its ``batch`` is the row under the lock.
+        :raises BatchAlreadyCompleted: it has come to its end, likewise.
         :raises BatchNotFound: the row is gone.
         :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed. If the
             connection broke during COMMIT the outcome is unknown, and asking again tells it.
@@ -152,9 +153,7 @@ class CallBatch(BaseModel):
         """
         What :meth:`cancel` would do at this moment, refused in the same cases. Nothing is written or locked.
 
-        :raises BatchAlreadyCancelled: or :raises BatchAlreadyCompleted: it has ended before.
-        :raises BatchNotFound: the row is gone.
-        :raises BatchUpdateFailed: the database could not say in time.
+        :raises CallsError: as :meth:`cancel` does, in the same cases.
         """
         with as_update_failed(), transaction.atomic():
             set_timeouts(statement=settings.CANCEL_TIMEOUT)
@@ -186,6 +185,9 @@ class CallBatch(BaseModel):
                 )
             if not cancelled:
                 raise BatchUpdateFailed
+            if connection.savepoint_ids:
+                # The caller's transaction goes on: what it changes next is not this actor's doing.
+                forget_history_context()
             return batch._cancel_result(skipped=skipped)
 
     def _retry_deadlocks(self, attempt: Callable[[], CancelResult]) -> CancelResult:

@@ -37,6 +37,8 @@ class CallBatchEvent(
     otherwise it is null. Rows cannot be changed or deleted.
     """
 
+    pgh_id = models.BigAutoField(primary_key=True)
+
     class Meta:
         db_table = "call_batch_events"
         indexes = [

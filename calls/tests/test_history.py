@@ -50,6 +50,17 @@ def test_plain_sql_is_history_too_without_a_name(harbour):
     assert batch.events.latest("pk").pgh_context is None
 
 
+def test_what_the_same_transaction_changes_next_is_not_put_down_to_who_cancelled(harbour):
+    first, second = harbour.batch(), harbour.batch()
+
+    with transaction.atomic():
+        cancel(first)
+        CallBatch.objects.filter(pk=second.pk).update(status=BatchStatus.PAUSED)
+
+    assert first.events.latest("pk").pgh_context["via"] == "api"
+    assert second.events.latest("pk").pgh_context is None
+
+
 def test_ending_a_batch_once_more_is_no_history(harbour):
     batch = harbour.batch(BatchStatus.CANCELLED)
     before = story(batch)
