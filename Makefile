@@ -14,7 +14,7 @@ PRODUCTION := DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/python -c "import secre
 run: .venv/installed
 	@DJANGO_DEBUG=1 $(EMBEDDED) -- sh -c '\
 		$(BIN)/python manage.py migrate --verbosity 0 && \
-		$(BIN)/python manage.py demo --address http://127.0.0.1:$(PORT) && \
+		LOG_LEVEL=WARNING $(BIN)/python manage.py demo --address http://127.0.0.1:$(PORT) && \
 		exec $(BIN)/python manage.py runserver 127.0.0.1:$(PORT)'
 
 test: .venv/installed

@@ -16,7 +16,10 @@ def main() -> None:
         settings.INSTALLED_APPS  # noqa: B018 - loads the settings, so that a mistake in them is told in one line
     except ImproperlyConfigured as error:
         sys.exit(f"Configuration error: {error}")
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ except ImportError:
 DATA = Path(__file__).resolve().parent.parent / ".postgres"
 MODULE = "agency_backend.embedded"
 
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 # Ctrl-C in a terminal reaches the command as well; only one that has not ended by itself by then gets it passed on.
 GRACE = 2.0
 
@@ -122,7 +124,7 @@ class _Command:
         self._process: subprocess.Popen[bytes] | None = None
         self._interrupted_at: float | None = None
         # Before the command starts: one that inherits an ignored SIGINT, as in a shell's background, would not end.
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for signum in PASSED_ON:
             signal.signal(signum, self._handle)
 
     def run(self, command: list[str], environment: dict[str, str]) -> int:
@@ -171,8 +173,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
     options = parser.parse_args(arguments)
     # Until the command runs, a signal ends this process in the ordinary way, and the server with it.
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
-    signal.signal(signal.SIGHUP, lambda signum, frame: sys.exit(128 + signum))
+    for signum in PASSED_ON:
+        signal.signal(signum, lambda signum, frame: sys.exit(128 + signum))
     data = Path(tempfile.mkdtemp(prefix="agency-backend-")) if options.temporary else DATA
     environment = dict(os.environ)
     server = start(data, temporary=options.temporary)
@@ -184,6 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 127
     finally:
         server.cleanup()
+        if server.pgdata != data and not (data / "postmaster.pid").exists():
+            server.pgdata.unlink(missing_ok=True)
         if options.temporary:
             shutil.rmtree(data, ignore_errors=True)
 

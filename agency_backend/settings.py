@@ -5,46 +5,71 @@ The README lists every variable with its default. A value that cannot work is re
 checks in ``calls/checks.py``, with a hint; only a missing database stops the settings themselves.
 """
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
+from psycopg import IsolationLevel
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-
-env = environ.Env()
-env.read_env(BASE_DIR / ".env")
-
-DEBUG = env.bool("DJANGO_DEBUG", default=False)
-
-# Known to everybody who can read this file. They work while DJANGO_DEBUG is on; with it off, the checks refuse them.
-DEMO_SECRET_KEY = "demo-only-django-secret-key-known-to-everybody-who-can-read"
-DEMO_JWT_SECRET = "demo-only-supabase-jwt-secret-of-more-than-32-characters"
-
-# Without a key of its own a process gets a random one: nobody can guess it, and the check asks for a lasting one.
-DJANGO_SECRET_KEY = env("DJANGO_SECRET_KEY", default=DEMO_SECRET_KEY if DEBUG else "")
-SECRET_KEY = DJANGO_SECRET_KEY or get_random_secret_key()
-ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"] if DEBUG else [])
-
-SUPABASE_URL = env("SUPABASE_URL", default="").rstrip("/")
-SUPABASE_JWT_ISSUER = env("SUPABASE_JWT_ISSUER", default=f"{SUPABASE_URL}/auth/v1" if SUPABASE_URL else "")
-SUPABASE_JWT_SECRET = env("SUPABASE_JWT_SECRET", default=DEMO_JWT_SECRET if DEBUG else "")
 
 # What could not be used, by variable: the default stands in for it, and a check says so.
 INVALID_ENVIRONMENT: dict[str, str] = {}
 
+
+def _note_invalid_line(record: logging.LogRecord) -> bool:
+    """Keep a line of ``.env`` that cannot be read out of the log: it may well be a secret."""
+    if record.levelno >= logging.WARNING:
+        INVALID_ENVIRONMENT[".env"] = "Each of its lines is NAME=value, or empty, or begins with #."
+    return record.levelno < logging.WARNING
+
+
+logging.getLogger("environ.environ").addFilter(_note_invalid_line)
+environ.Env.read_env(BASE_DIR / ".env")
+
+
+def _variable(name: str, default: str = "") -> str:
+    """The variable, or the default where it is not set or is empty."""
+    return os.environ.get(name) or default
+
+
+def _list(name: str, default: str = "") -> list[str]:
+    return [item.strip() for item in _variable(name, default).split(",") if item.strip()]
+
+
+DEBUG = _variable("DJANGO_DEBUG").lower() in ("1", "true", "on", "yes")
+if not DEBUG and _variable("DJANGO_DEBUG").lower() not in ("", "0", "false", "off", "no"):
+    INVALID_ENVIRONMENT["DJANGO_DEBUG"] = "Give it 1 or 0."
+
+# Known to everybody who can read this file: they work with DJANGO_DEBUG, and count as unset without it.
+DEMO_SECRET_KEY = "demo-only-django-secret-key-known-to-everybody-who-can-read"
+DEMO_JWT_SECRET = "demo-only-supabase-jwt-secret-of-more-than-32-characters"
+
+# Without a key of its own a process gets a random one: nobody can guess it, and the check asks for a lasting one.
+DJANGO_SECRET_KEY = _variable("DJANGO_SECRET_KEY", DEMO_SECRET_KEY if DEBUG else "")
+SECRET_KEY = DJANGO_SECRET_KEY
+if not SECRET_KEY or (SECRET_KEY == DEMO_SECRET_KEY and not DEBUG):
+    SECRET_KEY = get_random_secret_key()
+ALLOWED_HOSTS = _list("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]" if DEBUG else "")
+
+SUPABASE_URL = _variable("SUPABASE_URL").rstrip("/")
+SUPABASE_JWT_ISSUER = _variable("SUPABASE_JWT_ISSUER", f"{SUPABASE_URL}/auth/v1" if SUPABASE_URL else "")
+SUPABASE_JWT_SECRET = _variable("SUPABASE_JWT_SECRET", DEMO_JWT_SECRET if DEBUG else "")
+
 # Seconds that the UPDATE of a batch's contacts may take.
 try:
-    CANCEL_TIMEOUT = env.float("CANCEL_TIMEOUT", default=120.0)
+    CANCEL_TIMEOUT = float(_variable("CANCEL_TIMEOUT", "120"))
     if not 1 <= CANCEL_TIMEOUT <= 3600:
         raise ValueError
 except ValueError:
     CANCEL_TIMEOUT = 120.0
     INVALID_ENVIRONMENT["CANCEL_TIMEOUT"] = "Give it a number of seconds from 1 to 3600."
 
-LOG_LEVEL = env("LOG_LEVEL", default="INFO").upper()
+LOG_LEVEL = _variable("LOG_LEVEL", "INFO").upper()
 if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
     LOG_LEVEL = "INFO"
     INVALID_ENVIRONMENT["LOG_LEVEL"] = "Give it one of DEBUG, INFO, WARNING, ERROR, CRITICAL."
@@ -97,22 +122,36 @@ TEMPLATES = [
 
 
 def _database(url: str) -> dict[str, Any]:
-    """Django's settings for the PostgreSQL at ``url``, with a connection pool and bounded waits to connect."""
+    """Django's settings for the PostgreSQL at ``url``: a connection pool, and no wait for the network without end."""
     if not url.startswith(("postgres://", "postgresql://")):
         raise ImproperlyConfigured(
             "DATABASE_URL must be a postgresql:// address (PostgreSQL 14 or newer). "
             "To use the embedded server: python -m agency_backend.embedded -- COMMAND"
         )
     try:
-        database: dict[str, Any] = env.db_url_config(url)
-    except ValueError as error:
-        raise ImproperlyConfigured(f"DATABASE_URL cannot be read: {error}") from None
-    options = {"connect_timeout": 5, **database.get("OPTIONS", {})}
-    options["pool"] = {"min_size": 0, "max_size": 20, "timeout": 5}
-    return {**database, "OPTIONS": options, "CONN_HEALTH_CHECKS": True}
+        database: dict[str, Any] = environ.Env.db_url_config(url, engine="agency_backend.postgresql")
+    except ValueError:
+        # Without the reason: it quotes the address, and so perhaps a part of the password.
+        raise ImproperlyConfigured(
+            "DATABASE_URL cannot be read. Write special characters in its password as %XX, such as %2F for a slash."
+        ) from None
+    options = {
+        "connect_timeout": 5,
+        # A server that has vanished is given up after some 10 seconds, also in the middle of a statement.
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        **database.get("OPTIONS", {}),
+        # The locks rely on it: each statement sees what was committed while it waited.
+        "isolation_level": IsolationLevel.READ_COMMITTED,
+        # Give up soon, so that the first request after an outage tries afresh instead of waiting for a late retry.
+        "pool": {"min_size": 0, "max_size": 20, "timeout": 5, "reconnect_timeout": 5},
+    }
+    return {**database, "OPTIONS": options}
 
 
-DATABASES = {"default": _database(env("DATABASE_URL", default=""))}
+DATABASES = {"default": _database(_variable("DATABASE_URL"))}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 USE_TZ = True
@@ -134,10 +173,10 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
 
-# Behind a proxy that ends TLS. The functions and the health check answer plain HTTP too: a redirect would lose a POST.
+# Behind a proxy that ends TLS. What programs ask for is answered by plain HTTP too: a redirect would lose a POST.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_SSL_REDIRECT = not DEBUG
-SECURE_REDIRECT_EXEMPT = [r"^functions/", r"^healthz$", r"^openapi\.json$"]
+SECURE_REDIRECT_EXEMPT = [r"^(?!admin|docs)"]
 SECURE_HSTS_SECONDS = 0 if DEBUG else 31_536_000
 SESSION_COOKIE_SECURE = not DEBUG
 CSRF_COOKIE_SECURE = not DEBUG
@@ -145,7 +184,7 @@ CSRF_COOKIE_SECURE = not DEBUG
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
 CORS_URLS_REGEX = r"^/functions/"
-_cors_origins = env.list("CORS_ALLOWED_ORIGINS", default=["*"] if DEBUG else [])
+_cors_origins = _list("CORS_ALLOWED_ORIGINS", "*" if DEBUG else "")
 CORS_ALLOW_ALL_ORIGINS = "*" in _cors_origins
 CORS_ALLOWED_ORIGINS = [origin for origin in _cors_origins if origin != "*"]
 CORS_ALLOW_HEADERS = [
@@ -170,9 +209,9 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,
 }
 
-SIMPLE_JWT = {
+SIMPLE_JWT: dict[str, Any] = {
     "AUTH_TOKEN_CLASSES": ["calls.authentication.SupabaseAccessToken"],
-    "SIGNING_KEY": SUPABASE_JWT_SECRET,
+    "SIGNING_KEY": SUPABASE_JWT_SECRET if DEBUG or SUPABASE_JWT_SECRET != DEMO_JWT_SECRET else "",
     "AUDIENCE": "authenticated",
     "ISSUER": SUPABASE_JWT_ISSUER or None,
     "LEEWAY": 10,
@@ -198,5 +237,9 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
-    "loggers": {"django": {"level": "INFO"}},
+    "loggers": {
+        "django": {"level": "INFO"},
+        # Whoever scans the internet asks for other hosts all day long. They are refused; that is all there is to say.
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
+    },
 }

@@ -22,7 +22,8 @@ from calls.models import AgencyUser
 
 _BEARER = re.compile(rb"bearer +([^\s]+)", re.IGNORECASE)
 
-# A signer has no use for these: they would have the verifier fetch or trust a key that the token itself brings.
+# Supabase sends none of these. They have the verifier fetch or trust a key that the token brings along, or (crit)
+# understand what it does not.
 _REFUSED_HEADERS = frozenset({"crit", "jku", "jwk", "x5c", "x5u"})
 
 

@@ -11,12 +11,12 @@ from django.core.checks import CheckMessage, Error, Warning, register
 MIN_SECRET = 32
 
 
-def _is_http(url: str) -> bool:
+def _is_origin(url: str) -> bool:
     try:
         parts = urlsplit(url)
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.path
 
 
 @register
@@ -41,11 +41,11 @@ def check_tokens(**kwargs: Any) -> list[CheckMessage]:
                 id="calls.E002",
             )
         )
-    if url and not _is_http(url):
+    if url and not _is_origin(url):
         messages.append(
             Error(
-                "SUPABASE_URL is not an http(s) address.",
-                hint="It looks like https://abcdefgh.supabase.co, without a path.",
+                "SUPABASE_URL is not an http(s) address without a path.",
+                hint="It looks like https://abcdefgh.supabase.co.",
                 id="calls.E003",
             )
         )

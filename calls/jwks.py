@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 LIFETIME = 600.0
 PAUSE = 30.0
 TIMEOUT = 3.0
+MAX_WAITING = 2
 
 
 class KeySet:
@@ -25,9 +26,11 @@ class KeySet:
     The keys published at ``uri``, by ``kid``, shared by all threads of the process.
 
     A set serves for ``lifetime`` seconds, and a thread of its own has fetched the next one before that is over, so
-    nobody who has a key waits. An unknown ``kid`` has the set fetched at once. Two fetches are at least ``pause``
+    nobody who has a key waits. An unknown ``kid`` has the set fetched at once; while that goes on, a third caller with
+    one is told at once that there is no such key. Two fetches are at least ``pause``
     seconds apart, whether or not the first succeeded, and each ends within ``timeout`` seconds. While no set can be
     had (no answer, or one that is not a set with a key in it) the last good one serves on, with a warning in the log.
+    ``PyJWKClient`` does the fetching; its own cache keeps callers waiting and does not outlast an outage.
     """
 
     def __init__(self, uri: str, *, lifetime: float = LIFETIME, pause: float = PAUSE, timeout: float = TIMEOUT) -> None:
@@ -36,6 +39,7 @@ class KeySet:
         self._keys: dict[str, PyJWK] = {}
         self._last_fetch: float | None = None
         self._fetching = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._renewal: threading.Timer | None = None
 
     def find(self, kid: Any) -> PyJWK | None:
@@ -51,6 +55,17 @@ class KeySet:
                 self._renewal.cancel()
 
     def _fetch_for(self, kid: str) -> PyJWK | None:
+        if not self._keys:
+            return self._fetch_unless_known(kid)
+        # Forged tokens name unknown keys: they must not keep the threads waiting that others need.
+        if not self._waiting.acquire(blocking=False):
+            return None
+        try:
+            return self._fetch_unless_known(kid)
+        finally:
+            self._waiting.release()
+
+    def _fetch_unless_known(self, kid: str) -> PyJWK | None:
         with self._fetching:
             # Somebody else may have fetched it while this thread waited.
             if kid not in self._keys and not self._pausing():

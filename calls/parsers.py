@@ -10,6 +10,7 @@ from rest_framework.parsers import BaseParser
 from calls.api_errors import BodyTooLarge
 
 MAX_BODY = 64 * 1024
+MAX_DISCARDED = 16 * 1024 * 1024
 
 
 def _integer(digits: str) -> int | float:
@@ -33,6 +34,10 @@ class AnyJSONParser(BaseParser):
         """
         body = stream.read(MAX_BODY + 1)
         if len(body) > MAX_BODY:
+            # Take the rest, up to a point: a client that is still sending when the connection closes reads no answer.
+            for _ in range(MAX_DISCARDED // MAX_BODY):
+                if not stream.read(MAX_BODY):
+                    break
             raise BodyTooLarge
         try:
             return json.loads(body, parse_int=_integer)

@@ -20,6 +20,7 @@ from calls.db import as_update_failed, forget_history_context, set_timeouts
 from calls.exceptions import (
     BatchAlreadyCancelled,
     BatchAlreadyCompleted,
+    BatchFinished,
     BatchNotFound,
     BatchUpdateFailed,
     CallsError,
@@ -29,7 +30,7 @@ from calls.models.base import BaseModel
 from calls.models.campaign import AgentMapping, Campaign
 from calls.querysets import CallBatchQuerySet
 from calls.signals import batch_cancelled
-from calls.statuses import BatchStatus, ContactStatus
+from calls.statuses import FINAL, BatchStatus, ContactStatus
 
 if TYPE_CHECKING:
     from calls.actors import Actor, Door
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEADLOCK_RETRIES = 3
+
+REFUSAL: dict[str, type[BatchFinished]] = {
+    BatchStatus.COMPLETED: BatchAlreadyCompleted,
+    BatchStatus.CANCELLED: BatchAlreadyCancelled,
+}
 
 
 class Mode(models.TextChoices):
@@ -114,8 +120,9 @@ class CallBatch(BaseModel):
         until they end. It cannot be undone. The row is read again under its lock, so neither this instance's
         fields nor anybody who races matter; the instance is not refreshed.
 
-        Waits are bounded: at most 10 seconds for the batch's lock, ``CANCEL_TIMEOUT`` for the contacts. A cancel
-        that is its own transaction and falls victim to a deadlock tries again, three times at most. Inside a
+        Waits are bounded: each attempt waits at most 10 seconds for the batch's lock and ``CANCEL_TIMEOUT`` for the
+        contacts. A cancel that is its own transaction and falls victim to a deadlock tries again, three times at
+        most. Inside a
         caller's transaction it neither tries again nor is it final before that commits, and the timeouts stay in
         force until then.
 
@@ -131,8 +138,8 @@ class CallBatch(BaseModel):
 
         def log(outcome: str, *, skipped: int = 0, in_progress: int = 0) -> None:
             logger.info(
-                "cancel batch=%s agency=%s door=%s actor=%s outcome=%s skipped=%d in_progress=%d ms=%.0f",
-                *(self.pk, self.agency_id, via, actor.id, outcome, skipped, in_progress),
+                "cancel batch=%s agency=%s door=%s actor=%s:%s outcome=%s skipped=%d in_progress=%d ms=%.0f",
+                *(self.pk, self.agency_id, via, actor.kind, actor.id, outcome, skipped, in_progress),
                 (time.monotonic() - started) * 1000,
             )
 
@@ -206,10 +213,8 @@ class CallBatch(BaseModel):
             batch = batches.get(pk=self.pk)
         except CallBatch.DoesNotExist:
             raise BatchNotFound from None
-        if batch.status == BatchStatus.COMPLETED:
-            raise BatchAlreadyCompleted(batch)
-        if batch.status == BatchStatus.CANCELLED:
-            raise BatchAlreadyCancelled(batch)
+        if batch.status in FINAL:
+            raise REFUSAL[batch.status](batch)
         return batch
 
     def _cancel_result(self, *, skipped: int) -> CancelResult:

@@ -240,7 +240,7 @@ def test_one_line_in_the_log_says_who_and_how_many(harbour, caplog, django_captu
         cancel(batch)
 
     (line,) = caplog.messages
-    who = f"batch={batch.pk} agency={harbour.agency.pk} door=api actor=7"
+    who = f"batch={batch.pk} agency={harbour.agency.pk} door=api actor=staff:7"
     assert line.startswith(f"cancel {who} outcome=cancelled skipped=3 in_progress=2 ms=")
     assert SOMEBODY.label not in line
     assert PHONE not in line

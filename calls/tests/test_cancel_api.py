@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 from django.db import DatabaseError, InterfaceError, OperationalError
+from django.test import Client
 
 from calls.models import AgencyUser, CallBatch, Role
 from calls.statuses import BatchStatus
@@ -302,8 +303,8 @@ def test_unknown_parameters_keys_and_headers_are_ignored(harbour, owner):
 
 @pytest.mark.parametrize("path", ["/", "/nowhere", "/functions/v1/", "/functions/v1/nowhere", URL + "/", URL + "%0A"])
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-def test_an_unknown_path_and_a_trailing_slash_are_not_found(owner, path, method):
-    response = owner.generic(method, path, secure=True)
+def test_an_unknown_path_and_a_trailing_slash_are_not_found(path, method):
+    response = Client(enforce_csrf_checks=True).generic(method, path)
 
     assert refusal(response) == (404, {"error": "Not found", "code": "not_found"})
 

@@ -35,8 +35,8 @@ def test_it_cancels_each_batch_and_says_so(harbour, run):
     assert run(first.pk, second.pk) == (
         0,
         [
-            f"{first.pk}: cancelled: 342 contacts skipped, 5 calls in progress go on until they end",
-            f"{second.pk}: cancelled: 1 contacts skipped, 0 calls in progress go on until they end",
+            f"{first.pk}: cancelled. Contacts skipped: 342. Calls in progress, which will finish: 5.",
+            f"{second.pk}: cancelled. Contacts skipped: 1. Calls in progress, which will finish: 0.",
         ],
     )
 
@@ -60,7 +60,7 @@ def test_a_refusal_and_an_unknown_batch_do_not_keep_the_others_from_being_cancel
         [
             f"{refused.pk}: not cancelled: Batch is already completed (batch_already_completed)",
             f"{unknown}: not cancelled: Batch not found (batch_not_found)",
-            f"{last.pk}: cancelled: 2 contacts skipped, 0 calls in progress go on until they end",
+            f"{last.pk}: cancelled. Contacts skipped: 2. Calls in progress, which will finish: 0.",
         ],
     )
 
@@ -87,7 +87,7 @@ def test_with_an_agency_it_finds_only_that_agencys_batches(harbour, bluebell, ru
     assert run(ours.pk, theirs.pk, "--agency", "harbour") == (
         1,
         [
-            f"{ours.pk}: cancelled: 1 contacts skipped, 0 calls in progress go on until they end",
+            f"{ours.pk}: cancelled. Contacts skipped: 1. Calls in progress, which will finish: 0.",
             f"{theirs.pk}: not cancelled: Batch not found (batch_not_found)",
         ],
     )
@@ -104,6 +104,13 @@ def test_an_unknown_agency_is_bad_usage_and_nothing_is_done(harbour):
     assert everything(batch) == before
 
 
+def test_an_agency_that_cannot_even_be_written_is_bad_usage(harbour):
+    with pytest.raises(CommandError, match="no agency with the slug") as bad_usage:
+        call_command("cancel_batch", str(uuid.uuid4()), "--agency", "\udcff")
+
+    assert bad_usage.value.returncode == 2
+
+
 def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run):
     batch, finished = harbour.batch(queued=3, in_progress=1), harbour.batch(BatchStatus.CANCELLED)
     before = everything(batch)
@@ -111,7 +118,7 @@ def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run):
     assert run(batch.pk, finished.pk, "--dry-run") == (
         1,
         [
-            f"{batch.pk}: would be cancelled: 3 contacts skipped, 1 calls in progress go on until they end",
+            f"{batch.pk}: would be cancelled. Contacts to skip: 3. Calls in progress, which will finish: 1.",
             f"{finished.pk}: not cancelled: Batch is already cancelled (batch_already_cancelled)",
         ],
     )
@@ -135,22 +142,28 @@ def test_json_is_one_object_a_line(harbour, run):
 
     assert status == 1
     assert [json.loads(line) for line in lines] == [
+        {"batch_id": str(batch.pk), "cancelled": True, "contacts_skipped": 3, "in_progress": 1},
         {
-            "success": True,
-            "batch_id": str(batch.pk),
-            "dry_run": False,
-            "status": "cancelled",
-            "contacts_skipped": 3,
-            "in_progress": 1,
-        },
-        {
-            "success": False,
             "batch_id": str(finished.pk),
-            "dry_run": False,
+            "cancelled": False,
             "error": "Batch is already cancelled",
             "code": "batch_already_cancelled",
         },
     ]
+
+
+def test_json_of_a_dry_run_does_not_say_that_anything_was_cancelled(harbour, run):
+    batch = harbour.batch(queued=3)
+
+    status, (line,) = run(batch.pk, "--json", "--dry-run")
+
+    assert status == 0
+    assert json.loads(line) == {
+        "batch_id": str(batch.pk),
+        "would_cancel": True,
+        "contacts_skipped": 3,
+        "in_progress": 0,
+    }
 
 
 def test_a_wrong_setting_of_the_api_is_not_in_its_way(harbour, settings):

@@ -35,7 +35,7 @@ class FaultAt:
         self.seen += 1
         if self.seen == self.number:
             with plain_connection() as plain:
-                plain.execute("SELECT pg_terminate_backend(%s, 1000)", [connection.connection.info.backend_pid])
+                plain.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.connection.info.backend_pid])
         return execute(sql, params, many, context)
 
 
@@ -176,4 +176,4 @@ def test_a_database_killed_in_the_middle_of_a_cancel_has_done_none_of_it(server)
     with psycopg.connect(url, autocommit=True) as plain:
         assert plain.execute(snapshot, [batch_id]).fetchall() == before
         assert plain.execute("SELECT status FROM call_batches WHERE id = %s", [batch_id]).fetchone() == ("processing",)
-    assert "cancelled: 342 contacts skipped" in manage(url, "cancel_batch", str(batch_id)).stdout
+    assert "cancelled. Contacts skipped: 342." in manage(url, "cancel_batch", str(batch_id)).stdout

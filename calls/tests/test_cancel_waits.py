@@ -6,12 +6,13 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from django.db import connection
 
 from calls.db import set_timeouts
 from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import URL, cancel, count, plain_connection
-from calls.tests.races import Held
+from calls.tests.races import Held, waits_for_a_lock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -59,6 +60,29 @@ def test_one_who_holds_the_whole_table_gets_cancel_refused_in_time(harbour, owne
 
     assert (status, code) == (500, "update_failed")
     assert seconds < 15
+
+
+@pytest.fixture
+def repeatable_read(db):
+    """A database whose administrator has set another isolation level than PostgreSQL's own default."""
+    name = connection.ops.quote_name(connection.settings_dict["NAME"])
+    with plain_connection() as plain:
+        plain.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+        connection.close_pool()
+        yield
+        plain.execute(f"ALTER DATABASE {name} RESET default_transaction_isolation")
+
+
+def test_contacts_added_while_cancel_waits_are_skipped_whatever_isolation_is_the_default(harbour, repeatable_read):
+    batch = harbour.batch(queued=3)
+    with plain_connection() as plain, plain.transaction():
+        assert plain.execute("SHOW transaction_isolation").fetchone() == ("repeatable read",)
+        plain.execute(ADD, [batch.pk])
+        cancelling = Held(lambda: cancel(batch))
+        cancelling.start()
+        assert waits_for_a_lock()
+
+    assert cancelling.release().contacts_skipped == 4
 
 
 @contextmanager

@@ -162,6 +162,21 @@ def test_nobody_who_has_a_key_waits_for_a_fetch(key_set, supabase):
     stranger.join()
 
 
+def test_forged_tokens_keep_two_threads_waiting_at_most(key_set, supabase):
+    keys = key_set(pause=0.1, timeout=3)
+    keys.find("old")
+    supabase.delay = 1
+    time.sleep(0.15)
+    strangers = [threading.Thread(target=keys.find, args=["forged"]) for _ in range(8)]
+    for stranger in strangers:
+        stranger.start()
+    time.sleep(0.4)
+
+    assert sum(stranger.is_alive() for stranger in strangers) == 2
+    for stranger in strangers:
+        stranger.join()
+
+
 @pytest.mark.parametrize("outage", OUTAGES)
 def test_without_any_set_no_key_is_found_and_nobody_waits_longer_than_the_limit(key_set, supabase, outage):
     outage(supabase)

@@ -125,6 +125,37 @@ def test_a_function_answers_plain_http_and_never_redirects(server):
     assert headers["Location"] is None
 
 
+def test_a_body_without_a_length_is_read(harbour, server):
+    batch = harbour.batch(queued=3)
+    body = json.dumps({"batch_id": str(batch.pk)}).encode()
+
+    # An iterable is sent in chunks.
+    status, _, answer = request(
+        server, "POST", URL, iter([body[:9], body[9:]]), Authorization=f"Bearer {issue_token(harbour.owner)}"
+    )
+
+    assert (status, answer["contacts_skipped"]) == (200, 3)
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "without"])
+def test_a_body_of_5_mb_is_refused_and_the_client_can_read_it(harbour, server, chunked):
+    body = b" " * 5_000_000
+
+    status, _, answer = request(
+        server, "POST", URL, iter([body]) if chunked else body, Authorization=f"Bearer {issue_token(harbour.owner)}"
+    )
+
+    assert (status, answer["code"]) == (413, "body_too_large")
+
+
+def test_a_content_type_that_cannot_be_read_is_ignored(harbour, server):
+    content_type = "application/json; a*=bogus'en'%20"
+
+    status, _, answer = request(server, "POST", URL, **{"Content-Type": content_type})
+
+    assert (status, answer["code"]) == (401, "unauthorized")
+
+
 def test_a_token_of_100_kb_is_refused_in_the_apis_own_words(server):
     status, headers, answer = request(server, "POST", URL, Authorization="Bearer " + "x" * 100_000)
 
@@ -161,17 +192,42 @@ def test_without_a_database_it_starts_and_says_so():
 def test_connections_that_the_database_has_closed_are_replaced(harbour, server):
     batch = harbour.batch(queued=3)
     body, token = json.dumps({"batch_id": str(batch.pk)}), issue_token(harbour.owner)
-    assert request(server, "GET", "/healthz")[0] == 200
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: request(server, "GET", "/healthz")[0], range(80))
+    assert set(answers) == {200}
 
     with psycopg.connect(database_url(), autocommit=True) as plain:
         plain.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     connection.close()
+    started = time.monotonic()
     status, _, answer = request(server, "POST", URL, body, Authorization=f"Bearer {token}")
 
     assert (status, answer["success"]) == (200, True)
+    assert time.monotonic() - started < 2
+
+
+def test_a_command_whose_reader_has_gone_cancels_every_batch_all_the_same(harbour):
+    batches = [harbour.batch(queued=3) for _ in range(3)]
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    command = subprocess.run(
+        [sys.executable, "-u", "manage.py", "cancel_batch", *(str(batch.pk) for batch in batches)],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url(), "DJANGO_SETTINGS_MODULE": "agency_backend.settings"},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+
+    assert command.returncode == 0
+    assert "Traceback" not in command.stderr
+    assert set(CallBatch.objects.values_list("status", flat=True)) == {BatchStatus.CANCELLED}
 
 
 def test_more_requests_at_once_than_connections_are_all_answered(harbour, server):

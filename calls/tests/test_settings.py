@@ -9,6 +9,8 @@ import pytest
 from django.db import OperationalError, connection
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+DEMO_KEY = "demo-only-django-secret-key-known-to-everybody-who-can-read"
+DEMO_SECRET = "demo-only-supabase-jwt-secret-of-more-than-32-characters"
 DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
 PRODUCTION = {
     "CORS_ALLOWED_ORIGINS": "https://app.example.com",
@@ -47,8 +49,24 @@ def test_a_demo_has_nothing_to_be_told():
     assert (check.returncode, check.stderr) == (0, "")
 
 
-DEMO_KEY = "demo-only-django-secret-key-known-to-everybody-who-can-read"
-DEMO_SECRET = "demo-only-supabase-jwt-secret-of-more-than-32-characters"
+def test_what_is_set_to_nothing_counts_as_not_set():
+    nothing = {"CANCEL_TIMEOUT": "", "LOG_LEVEL": "", "SUPABASE_JWT_ISSUER": "", "SUPABASE_JWT_SECRET": ""}
+    script = "from django.conf import settings; print(settings.SIMPLE_JWT['ISSUER'], settings.CANCEL_TIMEOUT)"
+
+    shell = manage("shell", "--no-imports", "--command", script, **without(**nothing))
+
+    assert shell.stdout == "https://project.supabase.co/auth/v1 120.0\n"
+
+
+def test_demo_values_count_as_not_set_in_production():
+    script = "from django.conf import settings; print([settings.SIMPLE_JWT['SIGNING_KEY'], len(settings.SECRET_KEY)])"
+
+    shell = manage(
+        *("shell", "--no-imports", "--command", script),
+        **without(DJANGO_SECRET_KEY=DEMO_KEY, SUPABASE_JWT_SECRET=DEMO_SECRET),
+    )
+
+    assert shell.stdout == "['', 50]\n"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +78,8 @@ DEMO_SECRET = "demo-only-supabase-jwt-secret-of-more-than-32-characters"
         (without(LOG_LEVEL="loud"), "(calls.E001) LOG_LEVEL has a value that cannot be used"),
         (without("SUPABASE_URL"), "(calls.E002) No access token can be verified"),
         (without(SUPABASE_URL="project.supabase.co"), "(calls.E003) SUPABASE_URL is not an http(s) address"),
+        (without(SUPABASE_URL="https://x.supabase.co/auth/v1"), "(calls.E003) SUPABASE_URL is not an http(s) address"),
+        (without(DJANGO_DEBUG="maybe"), "(calls.E001) DJANGO_DEBUG has a value that cannot be used"),
         (without(SUPABASE_URL="https://["), "(calls.E003) SUPABASE_URL is not an http(s) address"),
         (without(SUPABASE_JWT_ISSUER="https://else.example"), "(calls.W004) SUPABASE_JWT_ISSUER is not the issuer"),
         (without(SUPABASE_JWT_SECRET="short"), "(calls.E005) SUPABASE_JWT_SECRET is shorter than 32"),
@@ -81,6 +101,16 @@ def test_a_mistake_is_told_with_its_id_and_a_hint(environment, told):
     assert "Traceback" not in check.stderr
 
 
+def test_a_secret_is_not_repeated_where_it_cannot_be_read(tmp_path):
+    refused = manage("check", **without(DATABASE_URL="postgresql://user:S3cret/pass@127.0.0.1/x"))
+    (tmp_path / ".env").write_text(f"DATABASE_URL={DATABASE}\nSUPABASE_JWT_SECRET: S3cret\n")
+    read = settings_of(tmp_path, "settings.INVALID_ENVIRONMENT")
+
+    assert refused.stderr.startswith("Configuration error: DATABASE_URL cannot be read.")
+    assert read.stdout == "{'.env': 'Each of its lines is NAME=value, or empty, or begins with #.'}\n"
+    assert "S3cret" not in refused.stderr + read.stderr
+
+
 @pytest.mark.parametrize("url", ["", "mysql://x/y", "nonsense", "postgresql://x:y@z:port/db"])
 @pytest.mark.parametrize("command", ["check", "migrate", "cancel_batch"])
 def test_without_a_database_one_line_says_what_to_do(command, url):
@@ -91,23 +121,27 @@ def test_without_a_database_one_line_says_what_to_do(command, url):
     assert len(refused.stderr.splitlines()) == 1
 
 
-def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path):
-    script = "from agency_backend import settings; print(settings.CANCEL_TIMEOUT, settings.LOG_LEVEL)"
-    (tmp_path / "agency_backend").mkdir()
+def settings_of(folder, expression, **environment):
+    """What an expression about the settings is, in a copy of the project that has a .env file of its own."""
+    (folder / "agency_backend").mkdir()
     for name in ("__init__.py", "settings.py"):
-        (tmp_path / "agency_backend" / name).write_text((ROOT / "agency_backend" / name).read_text())
-    (tmp_path / ".env").write_text(f"DATABASE_URL={DATABASE}\nCANCEL_TIMEOUT=7\nLOG_LEVEL=ERROR\n")
-
-    printed = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "LOG_LEVEL": "debug"},
+        (folder / "agency_backend" / name).write_text((ROOT / "agency_backend" / name).read_text())
+    return subprocess.run(
+        [sys.executable, "-c", f"from agency_backend import settings; print({expression})"],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
 
-    assert printed.stdout == "7.0 DEBUG\n"
+
+def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path):
+    (tmp_path / ".env").write_text(f"DATABASE_URL={DATABASE}\nCANCEL_TIMEOUT=7\nLOG_LEVEL=ERROR\n")
+
+    read = settings_of(tmp_path, "(settings.CANCEL_TIMEOUT, settings.LOG_LEVEL)", LOG_LEVEL="debug")
+
+    assert read.stdout == "(7.0, 'DEBUG')\n"
 
 
 @pytest.mark.django_db

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from typing import Any
 from uuid import UUID
@@ -28,7 +29,7 @@ class Command(BaseCommand):
     help = (
         "Cancels batches: skips every contact not yet called, lets calls in progress end, starts no new one. "
         "Each batch in its own transaction. Exits with 0 when all are cancelled, 1 when any was refused or is "
-        "unknown (the others are cancelled still), 2 for bad usage (nothing is done)."
+        "unknown (the others are still cancelled), 2 for bad usage (nothing is done)."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -41,48 +42,56 @@ class Command(BaseCommand):
         batches = CallBatch.objects.all()
         if agency is not None:
             batches = batches.for_agency(self._agency_id(agency))
-        say = self._say_json if options["json"] else self._say_line
+        as_text = as_json if options["json"] else as_line
         refused = False
         # An id given twice is one batch, not a second cancel that is refused.
         for pk in dict.fromkeys(batch_ids):
+            outcome: CancelResult | CallsError
             try:
                 batch = batches.find(pk)
-                result = batch.preview_cancel() if dry_run else batch.cancel(actor=Actor.os_user(), via=Door.COMMAND)
+                outcome = batch.preview_cancel() if dry_run else batch.cancel(actor=Actor.os_user(), via=Door.COMMAND)
             except CallsError as refusal:
-                refused = True
-                say(pk, refusal, dry_run)
-            else:
-                say(pk, result, dry_run)
+                outcome, refused = refusal, True
+            self._say(as_text(pk, outcome, dry_run))
         if refused:
             sys.exit(1)
+
+    def _say(self, text: str) -> None:
+        try:
+            self.stdout.write(text)
+            self.stdout.flush()
+        except OSError:
+            # Nobody reads it any more, or the disk is full: the other batches are cancelled all the same.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _agency_id(self, slug: str) -> UUID:
         try:
             with as_update_failed(), bounded():
                 agency_id = Agency.objects.filter(slug=slug).values_list("pk", flat=True).first()
+        except UnicodeEncodeError:
+            agency_id = None
         except CallsError as refusal:
             raise CommandError(f"{refusal} ({refusal.code}): the database cannot be reached, nothing is done") from None
         if agency_id is None:
             raise CommandError(f"there is no agency with the slug {slug!r}", returncode=2)
         return agency_id
 
-    def _say_line(self, pk: UUID, outcome: CancelResult | CallsError, dry_run: bool) -> None:
-        if isinstance(outcome, CallsError):
-            self.stdout.write(f"{pk}: not cancelled: {outcome} ({outcome.code})")
-        else:
-            self.stdout.write(
-                f"{pk}: {'would be cancelled' if dry_run else 'cancelled'}: {outcome.contacts_skipped} contacts "
-                f"skipped, {outcome.in_progress} calls in progress go on until they end"
-            )
 
-    def _say_json(self, pk: UUID, outcome: CancelResult | CallsError, dry_run: bool) -> None:
-        line: dict[str, Any] = {"success": True, "batch_id": str(pk), "dry_run": dry_run}
-        if isinstance(outcome, CallsError):
-            line |= {"success": False, "error": outcome.text, "code": outcome.code}
-        else:
-            line |= {
-                "status": outcome.status,
-                "contacts_skipped": outcome.contacts_skipped,
-                "in_progress": outcome.in_progress,
-            }
-        self.stdout.write(json.dumps(line))
+def as_line(pk: UUID, outcome: CancelResult | CallsError, dry_run: bool) -> str:
+    if isinstance(outcome, CallsError):
+        return f"{pk}: not cancelled: {outcome} ({outcome.code})"
+    done, skipped = ("would be cancelled", "Contacts to skip") if dry_run else ("cancelled", "Contacts skipped")
+    return (
+        f"{pk}: {done}. {skipped}: {outcome.contacts_skipped}. "
+        f"Calls in progress, which will finish: {outcome.in_progress}."
+    )
+
+
+def as_json(pk: UUID, outcome: CancelResult | CallsError, dry_run: bool) -> str:
+    cancelled = not isinstance(outcome, CallsError)
+    said: dict[str, Any] = {"batch_id": str(pk), "would_cancel" if dry_run else "cancelled": cancelled}
+    if isinstance(outcome, CallsError):
+        said |= {"error": outcome.text, "code": outcome.code}
+    else:
+        said |= {"contacts_skipped": outcome.contacts_skipped, "in_progress": outcome.in_progress}
+    return json.dumps(said)

@@ -1,4 +1,4 @@
-"""One row for each batch made and each change of its status, whoever makes it."""
+"""The database keeps the promise too (``calls/guards.py``), and who changed a batch (``calls/models/history.py``)."""
 
 import django.contrib.postgres.functions
 import django.db.models.deletion
@@ -9,16 +9,19 @@ import pgtrigger.compiler
 import pgtrigger.migrations
 from django.db import migrations, models
 
-# The history is written by whoever changes a batch, and they need have no rights on it.
+# Other services have row level security, no grants on our tables, sometimes an empty search_path. With the rights of
+# whoever writes, the guards would see nothing and let everything pass, and the history would refuse every write.
 RUN_AS_OWNER = """
 DO $$
-DECLARE writer regprocedure;
+DECLARE trigger_function regprocedure;
 BEGIN
-    FOR writer IN
+    FOR trigger_function IN
         SELECT DISTINCT tgfoid::regprocedure FROM pg_trigger
-        WHERE tgrelid IN ('call_batches'::regclass, 'call_batch_events'::regclass) AND tgname LIKE 'pgtrigger_%'
+        WHERE tgname LIKE 'pgtrigger_%' AND tgrelid IN (
+            'call_batches'::regclass, 'campaign_contacts'::regclass, 'call_batch_events'::regclass
+        )
     LOOP
-        EXECUTE format('ALTER FUNCTION %s SECURITY DEFINER SET search_path = public, pg_temp', writer);
+        EXECUTE format('ALTER FUNCTION %s SECURITY DEFINER SET search_path = public, pg_temp', trigger_function);
     END LOOP;
 END
 $$;
@@ -26,9 +29,57 @@ $$;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("calls", "0003_guards")]
+    dependencies = [("calls", "0002_indexes_and_constraints")]
 
     operations = [
+        pgtrigger.migrations.AddTrigger(
+            model_name="callbatch",
+            trigger=pgtrigger.compiler.Trigger(
+                name="batch_final",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    condition="WHEN (OLD.status IN ('completed', 'cancelled') AND (NEW.status IS DISTINCT FROM OLD.status OR NEW.completed_at IS DISTINCT FROM OLD.completed_at OR NEW.error_message IS DISTINCT FROM OLD.error_message))",
+                    func="\n        IF NEW.status IS NULL OR NEW.status NOT IN ('completed', 'cancelled', 'failed') THEN\n            RAISE EXCEPTION 'batch % is % and cannot become %', OLD.id, OLD.status, NEW.status USING ERRCODE = 'check_violation', CONSTRAINT = 'batch_final', SCHEMA = TG_TABLE_SCHEMA, TABLE = 'call_batches';\n        END IF;\n        NEW.status := OLD.status;\n        NEW.completed_at := OLD.completed_at;\n        NEW.error_message := OLD.error_message;\n        RETURN NEW;\n    ",
+                    hash="9fa6f7ca8e9e017dfac77342a9fd891d5c5d051b",
+                    operation="UPDATE",
+                    pgid="pgtrigger_batch_final_28c79",
+                    table="call_batches",
+                    when="BEFORE",
+                ),
+            ),
+        ),
+        pgtrigger.migrations.AddTrigger(
+            model_name="campaigncontact",
+            trigger=pgtrigger.compiler.Trigger(
+                name="contact_batch_live",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    condition="WHEN (NEW.batch_id IS NOT NULL AND NEW.status IN ('pending', 'queued', 'scheduled', 'in_progress') AND (NEW.batch_id IS DISTINCT FROM OLD.batch_id OR (NEW.status IS DISTINCT FROM OLD.status AND NOT (OLD.status IN ('pending', 'queued', 'scheduled') AND NEW.status IN ('pending', 'queued', 'scheduled')))))",
+                    declare="DECLARE batch_status text;",
+                    func="\n        IF OLD.status IN ('pending', 'queued', 'scheduled') AND NEW.batch_id IS NOT DISTINCT FROM OLD.batch_id THEN\n            SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id;\n        ELSE\n            SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id FOR KEY SHARE;\n        END IF;\n        IF batch_status IS NULL OR batch_status IN ('completed', 'cancelled') OR (\n            batch_status = 'paused' AND NEW.status = 'in_progress' AND OLD.status IS DISTINCT FROM NEW.status\n        ) THEN\n            RAISE EXCEPTION 'contact % cannot become % in batch %, which is %', NEW.id, NEW.status, NEW.batch_id, COALESCE(batch_status, 'not there') USING ERRCODE = 'check_violation', CONSTRAINT = 'contact_batch_live', SCHEMA = TG_TABLE_SCHEMA, TABLE = 'campaign_contacts';\n        END IF;\n        RETURN NULL;\n    ",
+                    hash="7d0762b1b785f952641d97aff3fe6691a083b93d",
+                    operation="UPDATE",
+                    pgid="pgtrigger_contact_batch_live_b5935",
+                    table="campaign_contacts",
+                    when="AFTER",
+                ),
+            ),
+        ),
+        pgtrigger.migrations.AddTrigger(
+            model_name="campaigncontact",
+            trigger=pgtrigger.compiler.Trigger(
+                name="contact_batch_live_insert",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    declare="DECLARE refused record;",
+                    func="\n        PERFORM 1 FROM call_batches\n        WHERE id IN (SELECT batch_id FROM new_contacts WHERE status IN ('pending', 'queued', 'scheduled', 'in_progress'))\n        ORDER BY id FOR KEY SHARE;\n        SELECT c.batch_id, c.status, b.status::text AS batch_status INTO refused\n        FROM (\n            SELECT DISTINCT batch_id, status FROM new_contacts WHERE batch_id IS NOT NULL AND status IN ('pending', 'queued', 'scheduled', 'in_progress')\n        ) c LEFT JOIN call_batches b ON b.id = c.batch_id\n        WHERE b.id IS NULL OR b.status IN ('completed', 'cancelled')\n            OR (b.status = 'paused' AND c.status = 'in_progress')\n        LIMIT 1;\n        IF FOUND THEN\n            RAISE EXCEPTION 'a contact cannot be added as % to batch %, which is %', refused.status, refused.batch_id, COALESCE(refused.batch_status, 'not there') USING ERRCODE = 'check_violation', CONSTRAINT = 'contact_batch_live', SCHEMA = TG_TABLE_SCHEMA, TABLE = 'campaign_contacts';\n        END IF;\n        RETURN NULL;\n    ",
+                    hash="13ed6ef714b0c1b57ec5de5e35ee1eb08181dd8a",
+                    level="STATEMENT",
+                    operation="INSERT",
+                    pgid="pgtrigger_contact_batch_live_insert_5428e",
+                    referencing="REFERENCING NEW TABLE AS new_contacts ",
+                    table="campaign_contacts",
+                    when="AFTER",
+                ),
+            ),
+        ),
         migrations.CreateModel(
             name="CallBatchEvent",
             fields=[

@@ -22,7 +22,7 @@ TABLES = [
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("calls", "0004_history"),
+        ("calls", "0003_guards_and_history"),
         ("admin", "0003_logentry_add_action_flag_choices"),
         ("auth", "0012_alter_user_first_name_max_length"),
         ("contenttypes", "0002_remove_content_type_name"),
