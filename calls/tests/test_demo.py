@@ -53,6 +53,7 @@ def test_it_has_two_agencies_a_user_of_each_role_and_a_staff_login(demo):
 
     assert Agency.objects.count() == 2
     assert set(AgencyUser.objects.values_list("role", flat=True)) == set(Role)
+    assert AgencyUser.objects.values("email").distinct().count() == AgencyUser.objects.count()
     assert authenticate(username="demo", password="demo").is_staff
 
 

@@ -78,7 +78,8 @@ class Command(BaseCommand):
         User.objects.create_superuser(STAFF, "demo@staff.example", STAFF_PASSWORD)
         harbour = self._agency("Harbour & Pine", "harbour-pine", "+12125550199")
         for role in Role:
-            self._user(harbour, role, f"{role.removeprefix('agency_').replace('_', '.')}@harbour-pine.example")
+            name = "platform.admin" if role == Role.ADMIN else role.removeprefix("agency_").replace("_", ".")
+            self._user(harbour, role, f"{name}@harbour-pine.example")
         bluebell = self._agency("Bluebell Outreach", "bluebell", "+447700900999")
         self._user(bluebell, Role.AGENCY_OWNER, "owner@bluebell.example")
 
