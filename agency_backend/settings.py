@@ -176,7 +176,7 @@ AUTH_PASSWORD_VALIDATORS = [
 # Behind a proxy that ends TLS. What programs ask for is answered by plain HTTP too: a redirect would lose a POST.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_SSL_REDIRECT = not DEBUG
-SECURE_REDIRECT_EXEMPT = [r"^(?!admin|docs)"]
+SECURE_REDIRECT_EXEMPT = [r"^(?!(admin/.*|admin|docs)$)"]
 SECURE_HSTS_SECONDS = 0 if DEBUG else 31_536_000
 SESSION_COOKIE_SECURE = not DEBUG
 CSRF_COOKIE_SECURE = not DEBUG

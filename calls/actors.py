@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -40,11 +40,11 @@ class Actor:
 
     @classmethod
     def os_user(cls) -> Actor:
-        """Whoever runs this process, as the operating system knows them."""
+        """Whoever runs this process, as the operating system knows them, and not as the environment says."""
         uid = os.getuid()
         try:
-            name = getpass.getuser()
-        except (KeyError, OSError):
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
             name = f"uid {uid}"
         return cls(ActorKind.OS_USER, str(uid), name)
 

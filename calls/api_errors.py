@@ -75,12 +75,6 @@ _STATUS: dict[type[CallsError], HTTPStatus] = {
     InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
-_FROM_DRF: list[tuple[type[Exception], type[CallsError]]] = [
-    (drf.MethodNotAllowed, MethodNotAllowed),
-    (drf.NotAuthenticated, Unauthorized),
-    (drf.AuthenticationFailed, Unauthorized),
-]
-
 
 def status_of(error: CallsError | type[CallsError]) -> HTTPStatus:
     """The HTTP status that says this refusal."""
@@ -104,16 +98,17 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     """Answer every exception of a function in the contract's shape. What nobody foresaw is logged, never shown."""
     # Under ATOMIC_REQUESTS an answer, even an error, would commit what was written before it.
     set_rollback()
-    headers = {}
-    if isinstance(error, drf.APIException):
-        headers["WWW-Authenticate"] = getattr(error, "auth_header", None)
-        if isinstance(error, drf.MethodNotAllowed):
-            headers["Allow"] = ", ".join(context["view"].allowed_methods)
-        error = next((ours() for theirs, ours in _FROM_DRF if isinstance(error, theirs)), error)
-    if not isinstance(error, CallsError):
+    headers: dict[str, str] = {}
+    if isinstance(error, drf.MethodNotAllowed):
+        headers["Allow"] = ", ".join(context["view"].allowed_methods)
+        error = MethodNotAllowed()
+    elif isinstance(error, drf.NotAuthenticated | drf.AuthenticationFailed):
+        headers["WWW-Authenticate"] = "Bearer"
+        error = Unauthorized()
+    elif not isinstance(error, CallsError):
         logger.error("unforeseen error in %s", context["request"].path, exc_info=error)
         error = InternalError()
-    return Response(error_body(error), status=status_of(error), headers={k: v for k, v in headers.items() if v})
+    return Response(error_body(error), status=status_of(error), headers=headers)
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:

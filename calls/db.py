@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import pghistory
 from django.db import Error, connection, transaction
 
 from calls.exceptions import BatchUpdateFailed
@@ -31,21 +33,32 @@ def set_timeouts(*, lock: float = LOCK_TIMEOUT, statement: float = LOCK_STATEMEN
         )
 
 
-def forget_history_context() -> None:
+@contextmanager
+def history_context(**metadata: Any) -> Iterator[None]:
     """
-    End what ``pghistory.context`` has set, before the transaction ends.
+    What the history says of the changes made inside, and of no other.
 
-    It sets its context for the rest of the transaction, so that later changes by others would be put down to it.
+    ``pghistory.context`` alone would say it of all that follows in the same transaction, or in a context that the
+    caller has opened.
     """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('pghistory.context_metadata', '', true)")
+    with pghistory.context() as context:
+        callers = dict(context.metadata)
+        context.metadata.update(metadata)
+        try:
+            yield
+        finally:
+            context.metadata.clear()
+            context.metadata.update(callers)
+    if connection.savepoint_ids:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('pghistory.context_metadata', '', true)")
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
-    """A transaction whose statements wait at most 5 seconds for a lock and run at most 10 seconds each."""
+def bounded(*, statement: float = LOCK_STATEMENT_TIMEOUT) -> Iterator[None]:
+    """A transaction whose statements wait at most 5 seconds for a lock and run at most ``statement`` seconds each."""
     with transaction.atomic():
-        set_timeouts()
+        set_timeouts(statement=statement)
         yield
 
 

@@ -27,9 +27,10 @@ class KeySet:
 
     A set serves for ``lifetime`` seconds, and a thread of its own has fetched the next one before that is over, so
     nobody who has a key waits. An unknown ``kid`` has the set fetched at once; while that goes on, a third caller with
-    one is told at once that there is no such key. Two fetches are at least ``pause``
-    seconds apart, whether or not the first succeeded, and each ends within ``timeout`` seconds. While no set can be
-    had (no answer, or one that is not a set with a key in it) the last good one serves on, with a warning in the log.
+    one is told at once that there is no such key. Two fetches are at least ``pause`` seconds apart, whether or not the
+    first succeeded, and each ends within ``timeout`` seconds. While no set can be had (no answer, or one that is not a
+    set with a key in it) the last good one serves on, with a warning in the log.
+
     ``PyJWKClient`` does the fetching; its own cache keeps callers waiting and does not outlast an outage.
     """
 

@@ -21,6 +21,10 @@ def _integer(digits: str) -> int | float:
         return float(digits)
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
 class AnyJSONParser(BaseParser):
     """Reads JSON whatever the ``Content-Type`` says: clients of edge functions send all kinds, and none."""
 
@@ -40,6 +44,6 @@ class AnyJSONParser(BaseParser):
                     break
             raise BodyTooLarge
         try:
-            return json.loads(body, parse_int=_integer)
+            return json.loads(body.decode("utf-8-sig"), parse_int=_integer, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return None

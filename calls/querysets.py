@@ -26,14 +26,14 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
 
     def find(self, batch_id: UUID) -> CallBatch:
         """
-        The batch with this id among these.
+        The batch with this id among these, other columns deferred.
 
         :raises BatchNotFound: there is none.
         :raises BatchUpdateFailed: the database could not say within 10 seconds.
         """
         with as_update_failed(), bounded():
             try:
-                return self.get(pk=batch_id)
+                return self.only("agency_id", "status").get(pk=batch_id)
             except self.model.DoesNotExist:
                 raise BatchNotFound from None
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import pghistory
 from django.conf import settings
 from django.contrib.postgres.functions import TransactionNow
 from django.db import OperationalError, connection, models, transaction
 from psycopg.errors import DeadlockDetected
 
 from calls import guards
-from calls.db import as_update_failed, forget_history_context, set_timeouts
+from calls.db import as_update_failed, bounded, history_context, set_timeouts
 from calls.exceptions import (
     BatchAlreadyCancelled,
     BatchAlreadyCompleted,
@@ -122,9 +121,8 @@ class CallBatch(BaseModel):
 
         Waits are bounded: each attempt waits at most 10 seconds for the batch's lock and ``CANCEL_TIMEOUT`` for the
         contacts. A cancel that is its own transaction and falls victim to a deadlock tries again, three times at
-        most. Inside a
-        caller's transaction it neither tries again nor is it final before that commits, and the timeouts stay in
-        force until then.
+        most. Inside a caller's transaction it neither tries again nor is it final before that commits, and the
+        timeouts stay in force until then.
 
         :param actor: who does it, kept in the history for good.
         :param via: the door they came through, kept likewise.
@@ -162,14 +160,12 @@ class CallBatch(BaseModel):
 
         :raises CallsError: as :meth:`cancel` does, in the same cases.
         """
-        with as_update_failed(), transaction.atomic():
-            set_timeouts(statement=settings.CANCEL_TIMEOUT)
+        with as_update_failed(), bounded(statement=settings.CANCEL_TIMEOUT):
             batch = self._read_cancellable(CallBatch.objects.all())
             return batch._cancel_result(skipped=batch.contacts.dialable().count())
 
     def _cancel(self, actor: Actor, via: Door) -> CancelResult:
-        with transaction.atomic():
-            set_timeouts()
+        with bounded():
             # The batch first, then its contacts; and FOR UPDATE, since the weaker lock would let an INSERT whose
             # foreign key points here go through, and leave its contacts waiting in a cancelled batch.
             batch = self._read_cancellable(CallBatch.objects.select_for_update(of=("self",)))
@@ -177,7 +173,7 @@ class CallBatch(BaseModel):
             skipped = batch.contacts.dialable().update(
                 status=ContactStatus.SKIPPED, outcome_notes="Batch cancelled", updated_at=TransactionNow()
             )
-            with pghistory.context(actor=actor.as_dict(), via=str(via), contacts_skipped=skipped):
+            with history_context(actor=actor.as_dict(), via=str(via), contacts_skipped=skipped):
                 cancelled = (
                     CallBatch.objects.filter(pk=self.pk)
                     .cancellable()
@@ -191,10 +187,8 @@ class CallBatch(BaseModel):
                     )
                 )
             if not cancelled:
+                # Somebody else's trigger has swallowed it, for under the lock the batch is still cancellable.
                 raise BatchUpdateFailed
-            if connection.savepoint_ids:
-                # The caller's transaction goes on: what it changes next is not this actor's doing.
-                forget_history_context()
             return batch._cancel_result(skipped=skipped)
 
     def _retry_deadlocks(self, attempt: Callable[[], CancelResult]) -> CancelResult:
@@ -210,7 +204,8 @@ class CallBatch(BaseModel):
 
     def _read_cancellable(self, batches: models.QuerySet[CallBatch]) -> CallBatch:
         try:
-            batch = batches.get(pk=self.pk)
+            # No more than is needed: what stands in another column cannot keep a batch from being cancelled.
+            batch = batches.only("agency_id", "status", "in_progress", "completed_at").get(pk=self.pk)
         except CallBatch.DoesNotExist:
             raise BatchNotFound from None
         if batch.status in FINAL:

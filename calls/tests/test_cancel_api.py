@@ -5,7 +5,7 @@ import re
 import uuid
 
 import pytest
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.test import Client
 
 from calls.models import AgencyUser, CallBatch, Role
@@ -41,6 +41,8 @@ NO_BATCH_ID = [
     b'{"batch_id": ""}',
     b'{"Batch_Id": "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"}',
     b"batch_id=01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10",
+    b'{"batch_id": NaN}',
+    '{"batch_id": "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"}'.encode("utf-16"),
     b"[" * 60_000,
     b'{"a":' * 10_000,
 ]
@@ -214,7 +216,7 @@ def test_row_8_a_completed_batch_may_not_know_when(harbour, owner):
 
 @pytest.mark.parametrize("error", [DatabaseError, OperationalError, InterfaceError])
 @pytest.mark.parametrize("verb", ["get", "select_for_update", "update"])
-def test_row_9_any_database_error_once_the_id_is_valid(harbour, owner, monkeypatch, error, verb):
+def test_row_9_any_database_error_once_the_id_is_valid(harbour, owner, monkeypatch, caplog, error, verb):
     batch = harbour.batch(queued=1)
     before = everything(batch)
 
@@ -227,6 +229,8 @@ def test_row_9_any_database_error_once_the_id_is_valid(harbour, owner, monkeypat
 
     assert refusal(response) == (500, {"error": "Failed to update batch status", "code": "update_failed"})
     assert everything(batch) == before
+    assert f"database error: {error.__name__}" in caplog.text
+    assert "+12125550100" not in caplog.text
 
 
 def test_an_unforeseen_error_is_logged_and_never_shown(harbour, owner, monkeypatch, caplog):
@@ -266,9 +270,13 @@ def test_the_method_is_checked_before_the_token_and_the_role_before_the_body(har
 
 
 def test_a_body_over_64_kb_is_refused(owner):
-    response = post(owner, b'{"batch_id": "' + b"x" * 64 * 1024 + b'"}')
+    response = post(owner, b" " * (64 * 1024 + 1))
 
     assert refusal(response) == (413, {"error": "Request body too large", "code": "body_too_large"})
+
+
+def test_a_byte_order_mark_is_no_harm(harbour, owner):
+    assert post(owner, body(harbour.batch().pk).encode("utf-8-sig")).status_code == 200
 
 
 def test_a_body_of_64_kb_is_read(harbour, owner):
@@ -301,7 +309,10 @@ def test_unknown_parameters_keys_and_headers_are_ignored(harbour, owner):
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/nowhere", "/functions/v1/", "/functions/v1/nowhere", URL + "/", URL + "%0A"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/nowhere", "/docs/", "/administer", "/functions/v1/", "/functions/v1/nowhere", URL + "/", URL + "%0A"],
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 def test_an_unknown_path_and_a_trailing_slash_are_not_found(path, method):
     response = Client(enforce_csrf_checks=True).generic(method, path)
@@ -313,6 +324,31 @@ def test_a_plain_options_needs_no_token(client, db):
     response = client.options(URL)
 
     assert (response.status_code, response["Allow"], response.content) == (204, "POST, OPTIONS", b"")
+
+
+def breaks(get_response):
+    """A middleware that does."""
+
+    def broken(request):
+        raise RuntimeError
+
+    return broken
+
+
+def test_an_error_that_no_view_has_seen_is_answered_in_json(owner, settings):
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.breaks"]
+
+    response = post(owner, b"")
+
+    assert refusal(response) == (500, {"error": "Internal server error", "code": "internal_error"})
+
+
+def test_what_another_column_holds_does_not_keep_a_batch_from_being_cancelled(harbour, owner):
+    batch = harbour.batch(BatchStatus.SCHEDULED, scheduled=1)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE call_batches SET scheduled_for = 'infinity'")
+
+    assert post(owner, body(batch.pk)).status_code == 200
 
 
 def test_a_host_that_is_not_ours_is_told_so_in_json(owner):

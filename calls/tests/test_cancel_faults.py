@@ -6,17 +6,17 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 
 from calls.exceptions import BatchUpdateFailed
-from calls.models import CancelResult
+from calls.models import CallBatch, CancelResult
 from calls.tests.cast import cancel, everything, plain_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -92,6 +92,38 @@ def test_an_answer_lost_during_commit_is_told_when_asked_again(harbour, owner, m
 
     response = owner.post("/functions/v1/calls-batch-cancel", {"batch_id": str(batch.pk)}, format="json")
     assert response.json()["code"] == "batch_already_cancelled"
+
+
+def test_a_write_that_somebody_elses_trigger_swallows_leaves_everything_as_it_was(harbour):
+    batch = harbour.batch(queued=3)
+    before = everything(batch)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+            "CREATE TRIGGER a BEFORE UPDATE ON call_batches FOR EACH ROW EXECUTE FUNCTION swallow()"
+        )
+        try:
+            with pytest.raises(BatchUpdateFailed):
+                cancel(batch)
+        finally:
+            cursor.execute("DROP FUNCTION swallow() CASCADE")
+
+    assert everything(batch) == before
+
+
+@pytest.mark.parametrize(("nested", "attempts"), [(False, 4), (True, 1)])
+def test_a_deadlock_is_tried_again_three_times_unless_a_caller_has_more_to_lose(harbour, monkeypatch, nested, attempts):
+    made = []
+
+    def deadlocks(self, *arguments):
+        made.append(arguments)
+        raise OperationalError from psycopg.errors.DeadlockDetected()
+
+    monkeypatch.setattr(CallBatch, "_cancel", deadlocks)
+    with transaction.atomic() if nested else nullcontext(), pytest.raises(BatchUpdateFailed):
+        cancel(harbour.batch(queued=3))
+
+    assert len(made) == attempts
 
 
 # The whole server, killed

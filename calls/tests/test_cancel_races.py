@@ -154,11 +154,11 @@ def test_a_claimer_that_locks_the_batch_first_claims_before_cancel(harbour):
     assert count(batch, ContactStatus.IN_PROGRESS) == 1
 
 
-def cancel_first(batch, *statements, **settings):
-    """Cancel has skipped the contacts but not committed when somebody writes; what that write met."""
+def cancel_first(batch, statement, *, meets=(True,)):
+    """Cancel has skipped the contacts but not committed when somebody writes: they meet, and this is how that ends."""
     with Held(lambda: cancel(batch), after=SKIPPED) as cancelling:
-        foreign = Foreign(*statements, **settings).start()
-        waits_for_a_lock(foreign.pid)
+        foreign = Foreign(statement).start()
+        assert waits_for_a_lock(foreign.pid) in meets
         assert isinstance(cancelling.release(), CancelResult)
     return foreign.result()
 
@@ -174,6 +174,16 @@ def test_control_without_the_lock_the_two_deadlock(harbour, without_lock):
     batch = harbour.batch(queued=3)
 
     assert cancel_first(batch, (CAREFUL_CLAIM, [batch.pk])) == "40P01"
+
+
+def test_a_claim_does_not_wait_for_a_cancel_that_has_only_locked_the_batch(harbour):
+    batch = harbour.batch(queued=3)
+    with Held(lambda: cancel(batch), after=READ) as cancelling:
+        foreign = Foreign((CLAIM, [batch.contacts.first().pk])).start()
+        assert foreign.result() is None
+
+    assert cancelling.release().contacts_skipped == 2
+    assert count(batch, ContactStatus.IN_PROGRESS) == 1
 
 
 def test_a_claim_that_waited_for_cancel_is_refused(harbour):
@@ -193,7 +203,7 @@ def test_control_without_the_guards_it_claims_after_the_answer(harbour, without_
 # Whatever makes a contact dialable that cancel's snapshot does not see
 
 
-@pytest.fixture(params=["add", "move", "retry"])
+@pytest.fixture(params=["add", "move", "retry", "redial"])
 def unseen(request, harbour):
     """A batch being cancelled, and a write that makes a contact dialable in it which cancel cannot see."""
     batch = harbour.batch(queued=3, failed=1)
@@ -202,6 +212,7 @@ def unseen(request, harbour):
         "add": (ADD, [batch.pk]),
         "move": (MOVE, [batch.pk, elsewhere.pk]),
         "retry": (RETRY, [batch.contacts.get(status=ContactStatus.FAILED).pk]),
+        "redial": (CLAIM, [batch.contacts.get(status=ContactStatus.FAILED).pk]),
     }[request.param]
     return batch, statement
 
@@ -216,14 +227,15 @@ def test_a_contact_that_cancel_cannot_see_is_refused_once_it_has_answered(unseen
 def test_control_with_the_weaker_lock_it_survives_in_the_cancelled_batch(unseen, with_weaker_lock):
     batch, statement = unseen
 
-    assert cancel_first(batch, statement) is None
+    assert cancel_first(batch, statement, meets=(False,)) is None
     assert left_active(batch) == 1
 
 
 def test_control_without_the_guards_it_survives_as_well(unseen, without_guards):
     batch, statement = unseen
 
-    assert cancel_first(batch, statement) is None
+    # At its commit the deferred foreign key may have it wait for cancel, but that does not look at the status.
+    assert cancel_first(batch, statement, meets=(True, False)) is None
     assert left_active(batch) == 1
 
 
@@ -235,8 +247,10 @@ def test_a_contact_that_came_before_cancel_is_skipped_by_it(unseen):
         cancelling.start()
         assert waits_for_a_lock()
 
-    assert cancelling.release().contacts_skipped == 4
-    assert left_active(batch) == 0
+    # Somebody called again is in progress, which cancel leaves alone; the others wait, and are skipped.
+    redialled = sql == CLAIM
+    assert cancelling.release().contacts_skipped == (3 if redialled else 4)
+    assert left_active(batch) == redialled
 
 
 def test_control_without_the_lock_it_is_left_behind(unseen, without_lock):

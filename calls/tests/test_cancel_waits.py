@@ -1,5 +1,6 @@
 """Whoever holds on for too long: a cancel waits, but never without end, and says so when it gives up."""
 
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -7,8 +8,10 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from calls.db import set_timeouts
+from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import URL, cancel, count, plain_connection
@@ -60,6 +63,51 @@ def test_one_who_holds_the_whole_table_gets_cancel_refused_in_time(harbour, owne
 
     assert (status, code) == (500, "update_failed")
     assert seconds < 15
+
+
+def test_one_who_holds_the_users_gets_an_answer_in_time(harbour, owner):
+    batch = harbour.batch(queued=3)
+    with plain_connection() as plain, plain.transaction():
+        plain.execute("LOCK TABLE users")
+        status, code, seconds = post(owner, batch)
+
+    assert (status, code) == (500, "internal_error")
+    assert seconds < 15
+
+
+def test_a_preview_does_not_wait_without_end_either(harbour):
+    batch = harbour.batch(queued=3)
+    with plain_connection() as plain, plain.transaction():
+        plain.execute("LOCK TABLE campaign_contacts")
+        started = time.monotonic()
+        with pytest.raises(BatchUpdateFailed):
+            batch.preview_cancel()
+
+    assert time.monotonic() - started < 15
+
+
+def test_the_lock_has_ten_seconds_and_the_contacts_have_theirs(harbour, settings):
+    settings.CANCEL_TIMEOUT = 77
+    batch = harbour.batch(queued=3)
+
+    with CaptureQueriesContext(connection) as queries:
+        cancel(batch)
+
+    limits = [re.findall(r"'(\d+ms)'", query["sql"]) for query in queries if "statement_timeout" in query["sql"]]
+    assert limits == [["5000ms", "10000ms"], ["5000ms", "77000ms"]]
+
+
+def test_the_limits_end_with_the_transaction(harbour):
+    def limits():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('lock_timeout'), current_setting('statement_timeout')")
+            return cursor.fetchone()
+
+    batch, before = harbour.batch(queued=3), limits()
+
+    cancel(batch)
+
+    assert limits() == before
 
 
 @pytest.fixture

@@ -79,10 +79,11 @@ def test_ending_it_once_more_goes_through_and_keeps_how_it_ended(harbour, ended,
 
 
 @pytest.mark.parametrize("ended", FINAL)
-def test_when_and_why_it_ended_stay_as_they_were(harbour, ended):
+@pytest.mark.parametrize("rewritten", [{"completed_at": TransactionNow()}, {"error_message": "rewritten"}], ids=str)
+def test_when_and_why_it_ended_stay_as_they_were(harbour, ended, rewritten):
     batch = harbour.batch(ended)
 
-    assert not batch_refused(batch, completed_at=TransactionNow(), error_message="rewritten")
+    assert not batch_refused(batch, **rewritten)
 
     batch.refresh_from_db()
     assert (batch.completed_at, batch.error_message) == (None, None)
@@ -153,6 +154,18 @@ def test_entering_and_becoming_in_progress_at_once_is_refused_where_the_batch_re
 
     assert contact_refused(contact, batch=batch, status=ContactStatus.IN_PROGRESS)
     assert not contact_refused(contact, batch=batch)
+
+
+def test_a_contact_in_progress_may_enter_a_batch_that_rests(harbour):
+    elsewhere, batch = harbour.batch(in_progress=1), harbour.batch(BatchStatus.PAUSED)
+
+    assert not contact_refused(elsewhere.contacts.get(), batch=batch)
+
+
+def test_no_contact_enters_a_batch_that_is_not_there(harbour):
+    elsewhere = harbour.batch(queued=1)
+
+    assert contact_refused(elsewhere.contacts.get(), batch=uuid.uuid4())
 
 
 @pytest.mark.parametrize("status", ACTIVE)
@@ -236,6 +249,15 @@ def test_the_batch_is_looked_up_once_for_ten_thousand_contacts(harbour):
         CampaignContact.objects.bulk_create((harbour.contact(batch) for _ in range(10_000)), batch_size=10_000)
 
     assert number == [1]
+
+
+def test_starting_a_batch_calls_no_guard(harbour):
+    batch = harbour.batch(pending=30)
+
+    with calls_of("contact_batch_live") as number:
+        batch.contacts.update(status=ContactStatus.QUEUED)
+
+    assert number == [0]
 
 
 def test_a_cancel_calls_no_guard(harbour):

@@ -1,5 +1,6 @@
 """The history: one row for each batch made and each change of its status, kept for good."""
 
+import pghistory
 import pytest
 from django.db import ProgrammingError, connection, transaction
 from django.db.models import F
@@ -59,6 +60,17 @@ def test_what_the_same_transaction_changes_next_is_not_put_down_to_who_cancelled
 
     assert first.events.latest("pk").pgh_context["via"] == "api"
     assert second.events.latest("pk").pgh_context is None
+
+
+def test_a_callers_own_context_stays_as_it_was(harbour):
+    first, second = harbour.batch(), harbour.batch()
+
+    with pghistory.context(job="nightly"):
+        cancel(first)
+        CallBatch.objects.filter(pk=second.pk).update(status=BatchStatus.PAUSED)
+
+    assert first.events.latest("pk").pgh_context["via"] == "api"
+    assert second.events.latest("pk").pgh_context == {"job": "nightly"}
 
 
 def test_ending_a_batch_once_more_is_no_history(harbour):

@@ -1,5 +1,6 @@
 """The published keys: rotation, and every way in which they cannot be had."""
 
+import json
 import logging
 import threading
 import time
@@ -7,6 +8,7 @@ import time
 import jwt
 import pytest
 
+from calls import jwks
 from calls.jwks import KeySet
 from calls.tests.supabase import SigningKey, project
 
@@ -80,6 +82,17 @@ def test_a_key_is_found_by_its_kid(key_set):
 
     assert (key.key_id, key.algorithm_name) == ("old", "ES256")
     assert jwt.decode(OLD.sign({"a": 1}), key.key, algorithms=["ES256"]) == {"a": 1}
+
+
+def test_a_key_for_encryption_signs_nothing(key_set, supabase):
+    supabase.answer(200, json.dumps({"keys": [OLD.jwk | {"use": "enc"}, NEW.jwk]}))
+    keys = key_set()
+
+    assert (keys.find("old"), keys.find("new").key_id) == (None, "new")
+
+
+def test_the_times_are_the_contracts():
+    assert (jwks.LIFETIME, jwks.PAUSE, jwks.TIMEOUT) == (600, 30, 3)
 
 
 def test_the_set_is_fetched_once_for_many_tokens(key_set, supabase):

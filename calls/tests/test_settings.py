@@ -1,6 +1,7 @@
 """Configuration: what is missing, contradictory or left at a demo value is told, with a hint and an id."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,15 @@ def test_a_dotenv_file_is_read_and_the_environment_wins(tmp_path):
     read = settings_of(tmp_path, "(settings.CANCEL_TIMEOUT, settings.LOG_LEVEL)", LOG_LEVEL="debug")
 
     assert read.stdout == "(7.0, 'DEBUG')\n"
+
+
+def test_gunicorn_gives_a_cancel_more_time_than_the_database_does(settings):
+    settings.CANCEL_TIMEOUT = 300
+
+    configured = runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+
+    assert configured["timeout"] > 300
+    assert configured["graceful_timeout"] > 300
 
 
 @pytest.mark.django_db

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from calls.models import Role
-from calls.tests.cast import URL, client_of
+from calls.tests.cast import URL
 from calls.tests.supabase import SigningKey, claims, project
 
 pytestmark = pytest.mark.django_db
@@ -103,10 +103,15 @@ def test_clocks_may_differ_by_ten_seconds(client, harbour, secret, changes):
     assert status_of(client, f"Bearer {jwt.encode(claims(harbour.owner.pk, **moved), secret, 'HS256')}") == 400
 
 
-def test_what_users_write_about_themselves_is_never_read(harbour):
-    member = client_of(harbour.users[Role.AGENCY_MEMBER])
+@pytest.mark.parametrize("claim", ["user_metadata", "app_metadata"])
+def test_what_a_token_says_of_role_and_agency_is_never_read(client, harbour, bluebell, secret, claim):
+    said = {"role": "agency_owner", "agency_id": str(bluebell.agency.pk)}
+    member = jwt.encode(claims(harbour.users[Role.AGENCY_MEMBER].pk, role="agency_owner", **{claim: said}), secret)
+    stranger = jwt.encode(claims(uuid.uuid4(), role="agency_owner", **{claim: said}), secret)
 
-    assert member.generic("POST", URL, b"").json()["code"] == "insufficient_role"
+    codes = [client.post(URL, HTTP_AUTHORIZATION=f"Bearer {token}").json()["code"] for token in (member, stranger)]
+
+    assert codes == ["insufficient_role", "no_agency"]
 
 
 # Each makes a token that must be refused, of: the user's id, the project's keys, its legacy secret.
