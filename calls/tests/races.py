@@ -71,27 +71,24 @@ class Held(threading.Thread):
 
 class Foreign(threading.Thread):
     """
-    Another service: runs SQL statements one after the other in one transaction of its own, then commits.
+    Another service: runs one SQL statement in a transaction of its own.
 
     ``error`` is the SQLSTATE that ended it, or None.
     """
 
-    def __init__(self, *statements: tuple[str, list[Any]] | str, isolation: str = "read committed", **settings: Any):
+    def __init__(self, statement: tuple[str, list[Any]]) -> None:
         super().__init__(daemon=True)
-        self._statements, self._isolation, self._settings = statements, isolation, settings
+        self._statement = statement
         self._connected = threading.Event()
         self.error: str | None = None
         self.pid = 0
 
     def run(self) -> None:
-        with plain_connection(**self._settings) as plain:
+        with plain_connection() as plain:
             self.pid = plain.info.backend_pid
             self._connected.set()
             try:
-                with plain.transaction():
-                    for statement in self._statements:
-                        sql, parameters = (statement, None) if isinstance(statement, str) else statement
-                        plain.execute(sql, parameters)
+                plain.execute(*self._statement)
             except psycopg.Error as error:
                 self.error = error.sqlstate
 
