@@ -133,7 +133,8 @@ class _Command:
         family = self._family()
         while True:
             try:
-                self._process.wait(timeout=0.2)
+                # The wait ends with the command; only the look at what it has started comes once a second.
+                self._process.wait(timeout=1)
                 break
             except subprocess.TimeoutExpired:
                 family = self._family()

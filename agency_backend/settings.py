@@ -49,11 +49,14 @@ if not DEBUG and _variable("DJANGO_DEBUG").lower() not in ("", "0", "false", "of
 DEMO_SECRET_KEY = "demo-only-django-secret-key-known-to-everybody-who-can-read"
 DEMO_JWT_SECRET = "demo-only-supabase-jwt-secret-of-more-than-32-characters"
 
+
+def _unless_demo(secret: str, demo: str) -> str:
+    return secret if DEBUG or secret != demo else ""
+
+
 # Without a key of its own a process gets a random one: nobody can guess it, and the check asks for a lasting one.
 DJANGO_SECRET_KEY = _variable("DJANGO_SECRET_KEY", DEMO_SECRET_KEY if DEBUG else "")
-SECRET_KEY = DJANGO_SECRET_KEY
-if not SECRET_KEY or (SECRET_KEY == DEMO_SECRET_KEY and not DEBUG):
-    SECRET_KEY = get_random_secret_key()
+SECRET_KEY = _unless_demo(DJANGO_SECRET_KEY, DEMO_SECRET_KEY) or get_random_secret_key()
 ALLOWED_HOSTS = _list("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]" if DEBUG else "")
 
 SUPABASE_URL = _variable("SUPABASE_URL").rstrip("/")
@@ -203,7 +206,6 @@ CORS_ALLOW_HEADERS = [
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "calls.api_errors.exception_handler",
     "URL_FORMAT_OVERRIDE": None,
@@ -211,7 +213,7 @@ REST_FRAMEWORK = {
 
 SIMPLE_JWT: dict[str, Any] = {
     "AUTH_TOKEN_CLASSES": ["calls.authentication.SupabaseAccessToken"],
-    "SIGNING_KEY": SUPABASE_JWT_SECRET if DEBUG or SUPABASE_JWT_SECRET != DEMO_JWT_SECRET else "",
+    "SIGNING_KEY": _unless_demo(SUPABASE_JWT_SECRET, DEMO_JWT_SECRET),
     "AUDIENCE": "authenticated",
     "ISSUER": SUPABASE_JWT_ISSUER or None,
     "LEEWAY": 10,

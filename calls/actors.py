@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from django.db import models
+import pghistory
+from django.db import connection, models
 
 if TYPE_CHECKING:
     from calls.models import AgencyUser
@@ -51,3 +54,24 @@ class Actor:
     def as_dict(self) -> dict[str, str]:
         """``{"kind", "id", "label"}``, as the history stores it."""
         return {key: str(value) for key, value in asdict(self).items()}
+
+
+@contextmanager
+def history_context(**metadata: Any) -> Iterator[None]:
+    """
+    What the history says of the changes made inside, and of no other.
+
+    ``pghistory.context`` alone would say it of all that follows in the same transaction, or in a context that the
+    caller has opened.
+    """
+    with pghistory.context() as context:
+        callers = dict(context.metadata)
+        context.metadata.update(metadata)
+        try:
+            yield
+        finally:
+            context.metadata.clear()
+            context.metadata.update(callers)
+    if connection.savepoint_ids:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('pghistory.context_metadata', '', true)")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import pghistory
 from django.db import Error, connection, transaction
 
 from calls.exceptions import BatchUpdateFailed
@@ -31,27 +29,6 @@ def set_timeouts(*, lock: float = LOCK_TIMEOUT, statement: float = LOCK_STATEMEN
             "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
             [f"{lock * 1000:.0f}ms", f"{statement * 1000:.0f}ms"],
         )
-
-
-@contextmanager
-def history_context(**metadata: Any) -> Iterator[None]:
-    """
-    What the history says of the changes made inside, and of no other.
-
-    ``pghistory.context`` alone would say it of all that follows in the same transaction, or in a context that the
-    caller has opened.
-    """
-    with pghistory.context() as context:
-        callers = dict(context.metadata)
-        context.metadata.update(metadata)
-        try:
-            yield
-        finally:
-            context.metadata.clear()
-            context.metadata.update(callers)
-    if connection.savepoint_ids:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('pghistory.context_metadata', '', true)")
 
 
 @contextmanager

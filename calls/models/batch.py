@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.conf import settings
@@ -15,7 +14,8 @@ from django.db import OperationalError, connection, models, transaction
 from psycopg.errors import DeadlockDetected
 
 from calls import guards
-from calls.db import as_update_failed, bounded, history_context, set_timeouts
+from calls.actors import Actor, Door, history_context
+from calls.db import as_update_failed, bounded, set_timeouts
 from calls.exceptions import (
     BatchAlreadyCancelled,
     BatchAlreadyCompleted,
@@ -30,9 +30,6 @@ from calls.models.campaign import AgentMapping, Campaign
 from calls.querysets import CallBatchQuerySet
 from calls.signals import batch_cancelled
 from calls.statuses import FINAL, BatchStatus, ContactStatus
-
-if TYPE_CHECKING:
-    from calls.actors import Actor, Door
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,6 +18,7 @@ from calls.authentication import issue_token
 from calls.models import Agency, AgencyUser, AgentMapping, CallBatch, Campaign, CampaignContact, CancelResult, Role
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 URL = "/functions/v1/calls-batch-cancel"
 PHONE = "+12125550100"
 SOMEBODY = Actor(ActorKind.STAFF, "7", "somebody")
@@ -100,11 +102,15 @@ def everything(batch: CallBatch) -> list[Any]:
     ]
 
 
+def address() -> dict[str, Any]:
+    """Where the test's database is, as psycopg takes it."""
+    parameters = connection.get_connection_params()
+    names = ("dbname", "user", "password", "host", "port")
+    return {name: parameters[name] for name in names if parameters.get(name)}
+
+
 @contextmanager
 def plain_connection(**settings: Any) -> Iterator[psycopg.Connection]:
     """A second connection to the test's database that knows nothing of Django: what another service has."""
-    parameters = connection.get_connection_params()
-    names = ("dbname", "user", "password", "host", "port")
-    kwargs = {name: parameters[name] for name in names if parameters.get(name)} | settings
-    with psycopg.connect(autocommit=True, **kwargs) as plain:
+    with psycopg.connect(autocommit=True, **address() | settings) as plain:
         yield plain

@@ -10,9 +10,17 @@ from typing import Any
 import psycopg
 from django.db import connection, connections
 
-from calls.tests.cast import plain_connection
+from calls.models import CallBatch
+from calls.tests.cast import cancel, plain_connection
 
 PATIENCE = 20.0
+
+# What other services write.
+CLAIM = "UPDATE campaign_contacts SET status = 'in_progress' WHERE id = %s"
+ADD = """
+    INSERT INTO campaign_contacts (agency_id, campaign_id, batch_id, phone_number)
+    SELECT agency_id, campaign_id, id, '+12125550100' FROM call_batches WHERE id = %s
+"""
 
 
 class Held(threading.Thread):
@@ -101,6 +109,16 @@ class Foreign(threading.Thread):
         self.join(PATIENCE)
         assert not self.is_alive()
         return self.error
+
+
+def foreign_first(batch: CallBatch, sql: str, parameters: list[Any]) -> Any:
+    """Another service has changed one row but not committed when cancel comes and waits; cancel's outcome."""
+    with plain_connection() as plain, plain.transaction():
+        assert plain.execute(sql, parameters).rowcount == 1
+        cancelling = Held(lambda: cancel(batch))
+        cancelling.start()
+        assert waits_for_a_lock()
+    return cancelling.release()
 
 
 def waits_for_a_lock(pid: int | None = None) -> bool:

@@ -7,7 +7,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from pathlib import Path
 
 import psutil
 import psycopg
@@ -17,11 +16,10 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CancelResult
-from calls.tests.cast import cancel, everything, plain_connection
+from calls.tests.cast import ROOT, cancel, everything, plain_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 STATEMENTS = 5
 
 

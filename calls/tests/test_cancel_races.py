@@ -13,7 +13,7 @@ from calls.models import batch as batch_module
 from calls.querysets import CampaignContactQuerySet
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
 from calls.tests.cast import cancel, count, plain_connection
-from calls.tests.races import Foreign, Held, waits_for_a_lock
+from calls.tests.races import ADD, CLAIM, Foreign, Held, foreign_first, waits_for_a_lock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -21,12 +21,7 @@ READ = 'FROM "call_batches"'
 SKIPPED = 'UPDATE "campaign_contacts"'
 ACTIVE = (*DIALABLE, ContactStatus.IN_PROGRESS)
 
-CLAIM = "UPDATE campaign_contacts SET status = 'in_progress' WHERE id = %s"
 RETRY = "UPDATE campaign_contacts SET status = 'queued' WHERE id = %s"
-ADD = """
-    INSERT INTO campaign_contacts (agency_id, campaign_id, batch_id, phone_number)
-    SELECT agency_id, campaign_id, id, '+12125550100' FROM call_batches WHERE id = %s
-"""
 MOVE = "UPDATE campaign_contacts SET batch_id = %s WHERE id = %s"
 CAREFUL_CLAIM = """
     UPDATE campaign_contacts SET status = 'in_progress' WHERE id = (
@@ -111,21 +106,11 @@ def test_many_cancels_at_once_skip_each_contact_once(harbour):
 # A claim
 
 
-def claim_first(batch, contact):
-    """Somebody has claimed the contact but not committed when cancel comes; cancel answers, then count."""
-    with plain_connection() as plain, plain.transaction():
-        plain.execute(CLAIM, [contact.pk])
-        cancelling = Held(lambda: cancel(batch))
-        cancelling.start()
-        assert waits_for_a_lock()
-    return cancelling.release()
-
-
 def test_a_contact_claimed_before_the_answer_stays_in_progress(harbour):
     batch = harbour.batch(queued=3)
     contact = batch.contacts.first()
 
-    assert claim_first(batch, contact).contacts_skipped == 2
+    assert foreign_first(batch, CLAIM, [contact.pk]).contacts_skipped == 2
     contact.refresh_from_db()
     assert contact.status == ContactStatus.IN_PROGRESS
 
@@ -136,7 +121,7 @@ def test_control_with_the_status_checked_in_a_subquery_the_claim_is_overwritten(
     waiting = list(batch.contacts.values_list("pk", flat=True))
     monkeypatch.setattr(CampaignContactQuerySet, "dialable", lambda self: self.filter(pk__in=waiting))
 
-    claim_first(batch, contact)
+    foreign_first(batch, CLAIM, [contact.pk])
 
     contact.refresh_from_db()
     assert contact.status == ContactStatus.SKIPPED
@@ -144,13 +129,8 @@ def test_control_with_the_status_checked_in_a_subquery_the_claim_is_overwritten(
 
 def test_a_claimer_that_locks_the_batch_first_claims_before_cancel(harbour):
     batch = harbour.batch(queued=3)
-    with plain_connection() as plain, plain.transaction():
-        assert plain.execute(CAREFUL_CLAIM, [batch.pk]).rowcount == 1
-        cancelling = Held(lambda: cancel(batch))
-        cancelling.start()
-        assert waits_for_a_lock()
 
-    assert cancelling.release().contacts_skipped == 2
+    assert foreign_first(batch, CAREFUL_CLAIM, [batch.pk]).contacts_skipped == 2
     assert count(batch, ContactStatus.IN_PROGRESS) == 1
 
 
@@ -241,15 +221,11 @@ def test_control_without_the_guards_it_survives_as_well(unseen, without_guards):
 
 def test_a_contact_that_came_before_cancel_is_skipped_by_it(unseen):
     batch, (sql, parameters) = unseen
-    with plain_connection() as plain, plain.transaction():
-        plain.execute(sql, parameters)
-        cancelling = Held(lambda: cancel(batch))
-        cancelling.start()
-        assert waits_for_a_lock()
+    outcome = foreign_first(batch, sql, parameters)
 
     # Somebody called again is in progress, which cancel leaves alone; the others wait, and are skipped.
     redialled = sql == CLAIM
-    assert cancelling.release().contacts_skipped == (3 if redialled else 4)
+    assert outcome.contacts_skipped == (3 if redialled else 4)
     assert left_active(batch) == redialled
 
 
@@ -342,22 +318,13 @@ def test_control_without_the_guards_a_stale_pause_revives_the_batch(harbour, wit
 
 def test_a_batch_paused_while_cancel_waited_is_cancelled(harbour):
     batch = harbour.batch(queued=3)
-    with plain_connection() as plain, plain.transaction():
-        plain.execute(GUARDED_PAUSE, [batch.pk])
-        cancelling = Held(lambda: cancel(batch))
-        cancelling.start()
-        assert waits_for_a_lock()
 
-    assert cancelling.release().contacts_skipped == 3
+    assert foreign_first(batch, GUARDED_PAUSE, [batch.pk]).contacts_skipped == 3
     assert CallBatch.objects.get(pk=batch.pk).status == BatchStatus.CANCELLED
 
 
 def test_a_batch_completed_while_cancel_waited_is_refused(harbour):
     batch = harbour.batch(completed=1)
-    with plain_connection() as plain, plain.transaction():
-        plain.execute("UPDATE call_batches SET status = 'completed', completed_at = now() WHERE id = %s", [batch.pk])
-        cancelling = Held(lambda: cancel(batch))
-        cancelling.start()
-        assert waits_for_a_lock()
+    completes = "UPDATE call_batches SET status = 'completed', completed_at = now() WHERE id = %s"
 
-    assert cancelling.release().code == "batch_already_completed"
+    assert foreign_first(batch, completes, [batch.pk]).code == "batch_already_completed"

@@ -15,7 +15,8 @@ import psutil
 import psycopg
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from calls.tests.cast import ROOT
+
 SAY_AND_SLEEP = "import os, time; print(os.environ['DATABASE_URL'], flush=True); time.sleep(60)"
 SAY = "import os; print(os.environ['DATABASE_URL'])"
 

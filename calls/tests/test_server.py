@@ -21,11 +21,9 @@ from supabase_functions.errors import FunctionsHttpError
 from calls.authentication import issue_token
 from calls.models import CallBatch
 from calls.statuses import BatchStatus
-from calls.tests.cast import URL
+from calls.tests.cast import ROOT, URL, address
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @contextmanager
@@ -61,17 +59,14 @@ def gunicorn(database_url):
 
 
 def database_url():
-    parameters = connection.get_connection_params()
-    names = ("dbname", "user", "password", "host", "port")
-    pairs = {name: str(parameters[name]) for name in names if parameters.get(name)}
-    host = pairs.pop("host", "")
-    return f"postgresql://{pairs['user']}@/{pairs['dbname']}?host={host}&port={pairs.get('port', 5432)}"
+    where = {"host": "", "port": 5432} | address()
+    return f"postgresql://{where['user']}@/{where['dbname']}?host={where['host']}&port={where['port']}"
 
 
 @pytest.fixture
 def server(db):
-    with gunicorn(database_url()) as address:
-        yield address
+    with gunicorn(database_url()) as host_and_port:
+        yield host_and_port
 
 
 def request(server, method, path, body=None, **headers):

@@ -4,12 +4,12 @@ import os
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from django.db import OperationalError, connection
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from calls.tests.cast import ROOT
+
 DEMO_KEY = "demo-only-django-secret-key-known-to-everybody-who-can-read"
 DEMO_SECRET = "demo-only-supabase-jwt-secret-of-more-than-32-characters"
 DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
