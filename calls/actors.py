@@ -13,11 +13,13 @@ import pghistory
 from django.db import connection, models
 
 if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
     from calls.models import AgencyUser
 
 
 class Door(models.TextChoices):
-    API = "api"
+    API = "api", "API"
     ADMIN = "admin"
     COMMAND = "command"
 
@@ -25,7 +27,7 @@ class Door(models.TextChoices):
 class ActorKind(models.TextChoices):
     AGENCY_USER = "agency_user"
     STAFF = "staff"
-    OS_USER = "os_user"
+    OS_USER = "os_user", "Operating system user"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Actor:
     def agency_user(cls, user: AgencyUser) -> Actor:
         """Somebody who came with a Supabase access token."""
         return cls(ActorKind.AGENCY_USER, str(user.pk), user.email or "")
+
+    @classmethod
+    def staff(cls, user: User) -> Actor:
+        """Somebody who has signed in to the Django admin."""
+        return cls(ActorKind.STAFF, str(user.pk), user.get_username())
 
     @classmethod
     def os_user(cls) -> Actor:

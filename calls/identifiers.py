@@ -1,10 +1,12 @@
-"""One spelling of an id, wherever one comes in from outside."""
+"""One spelling of an id or a phone number, wherever one comes in from outside."""
 
 import re
 import uuid
 from typing import Any
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_PUNCTUATION = re.compile(r"[\s().\-/]")
+_E164_DIGITS = re.compile(r"[1-9][0-9]{6,14}")
 
 
 def parse_uuid(value: Any) -> uuid.UUID:
@@ -17,3 +19,15 @@ def parse_uuid(value: Any) -> uuid.UUID:
     if isinstance(value, str) and _UUID.fullmatch(value):
         return uuid.UUID(value)
     raise ValueError("not a UUID of 8-4-4-4-12 hexadecimal digits")
+
+
+def parse_phone_number(value: str) -> str:
+    """
+    The number in E.164, from however a person writes one: with spaces, dashes, dots, brackets, 00 or nothing for +.
+
+    :raises ValueError: ``value`` is not a whole international number.
+    """
+    digits = _PUNCTUATION.sub("", value).removeprefix("+").removeprefix("00")
+    if _E164_DIGITS.fullmatch(digits):
+        return f"+{digits}"
+    raise ValueError("not a phone number in international form")

@@ -98,15 +98,26 @@ class CallBatch(BaseModel):
     class Meta:
         db_table = "call_batches"
         verbose_name_plural = "call batches"
+        # For staff in the admin. Whoever may change a batch may not thereby cancel one.
+        permissions = [("cancel_callbatch", "Can cancel call batch")]
         constraints = [
             # For everybody: a status that no code knows could be neither dialled nor cancelled.
             models.CheckConstraint(name="batch_status_known", condition=models.Q(status__in=BatchStatus.values)),
             models.CheckConstraint(name="batch_mode_known", condition=models.Q(mode__in=Mode.values)),
         ]
+        indexes = [
+            # For the admin's list, newest first, and its drill-down by date.
+            models.Index(name="batch_by_creation", fields=["-created_at", "-id"]),
+        ]
         triggers = [guards.batch_final]
 
     def __str__(self) -> str:
         return str(self.pk)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether this instance was completed or cancelled when it was read: for good, then. Decides nothing."""
+        return self.status in FINAL
 
     def cancel(self, *, actor: Actor, via: Door) -> CancelResult:
         """
@@ -205,7 +216,7 @@ class CallBatch(BaseModel):
             batch = batches.only("agency_id", "status", "in_progress", "completed_at").get(pk=self.pk)
         except CallBatch.DoesNotExist:
             raise BatchNotFound from None
-        if batch.status in FINAL:
+        if batch.has_ended:
             raise REFUSAL[batch.status](batch)
         return batch
 

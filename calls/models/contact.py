@@ -58,6 +58,8 @@ class CampaignContact(BaseModel):
             # For cancel, which skips a batch's contacts, and for whoever lists them. It names no column that cancel
             # writes, so cancel's update needs no new index entries (a heap-only update).
             models.Index(name="contact_of_batch", fields=["batch", "id"]),
+            # For staff with a complaint, who look for the batch that calls a number.
+            models.Index(name="contact_by_phone_number", fields=["phone_number"]),
         ]
         triggers = [guards.contact_batch_live, guards.contact_batch_live_insert]
 

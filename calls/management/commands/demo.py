@@ -8,7 +8,7 @@ from itertools import chain, cycle, product, repeat
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 from django.utils import timezone
@@ -30,7 +30,8 @@ from calls.models.batch import Mode
 from calls.schema import EXAMPLE_BATCH_ID
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
 
-STAFF, STAFF_PASSWORD = "demo", "demo"
+# Each with its own name as the password.
+SUPERUSER, OPERATOR = "demo", "operator"
 
 FIRST_NAMES = """
     Amara Ben Chloe Dev Elena Farid Grace Hugo Ines Jonas Kaya Liam Mei
@@ -75,7 +76,9 @@ class Command(BaseCommand):
         self._print_how_to_use(address)
 
     def _load(self) -> None:
-        User.objects.create_superuser(STAFF, "demo@staff.example", STAFF_PASSWORD)
+        User.objects.create_superuser(SUPERUSER, "demo@staff.example", SUPERUSER)
+        operator = User.objects.create_user(OPERATOR, "operator@staff.example", OPERATOR, is_staff=True)
+        operator.groups.add(Group.objects.get(name="Call operators"))
         harbour = self._agency("Harbour & Pine", "harbour-pine", "+12125550199")
         for role in Role:
             name = "platform.admin" if role == Role.ADMIN else role.removeprefix("agency_").replace("_", ".")
@@ -143,6 +146,7 @@ class Command(BaseCommand):
             in_progress=counts.get(ContactStatus.IN_PROGRESS, 0),
             completed=counts.get(ContactStatus.COMPLETED, 0),
             failed=counts.get(ContactStatus.FAILED, 0),
+            created_at=begun - timedelta(minutes=5),
             started_at=None if waiting else begun,
             paused_at=timezone.now() if status == BatchStatus.PAUSED else None,
             completed_at=ended,
@@ -181,7 +185,7 @@ class Command(BaseCommand):
         lines = [
             f"API    {address}/functions/v1/",
             f"Docs   {address}/docs",
-            f"Admin  {address}/admin/  (sign in as {STAFF} with the password {STAFF_PASSWORD})",
+            f"Admin  {address}/admin/  (sign in as {OPERATOR}/{OPERATOR}, or as the superuser {SUPERUSER}/{SUPERUSER})",
         ]
         agency = Agency.objects.filter(batches__in=CallBatch.objects.cancellable()).order_by("created_at").first()
         if agency is None:
