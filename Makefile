@@ -9,7 +9,7 @@ EMBEDDED := $(BIN)/python -m agency_backend.embedded
 PRODUCTION := DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/python -c "import secrets; print(secrets.token_urlsafe(64))") DJANGO_ALLOWED_HOSTS=api.example.com \
 	SUPABASE_URL=https://project.supabase.co CORS_ALLOWED_ORIGINS=https://app.example.com
 
-.PHONY: run test check clean
+.PHONY: run test check screenshots clean
 
 run: .venv/installed
 	@DJANGO_DEBUG=1 $(EMBEDDED) -- sh -c '\
@@ -30,6 +30,9 @@ check: .venv/installed test
 		$(BIN)/python manage.py makemigrations --check --dry-run; \
 		$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null; \
 		$(PRODUCTION) $(BIN)/python manage.py check --deploy --fail-level WARNING'
+
+screenshots: .venv/installed
+	@SCREENSHOTS=docs/images $(EMBEDDED) --temporary -- $(BIN)/python -m pytest -k signs_in_finds_a_batch calls/tests/test_admin_browser.py
 
 clean: ## Throw away the demo's data, to start afresh with the next run.
 	rm -rf .postgres

@@ -7,6 +7,7 @@ checks in ``calls/checks.py``, with a hint; only a missing database stops the se
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -252,14 +253,24 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_SETTINGS": {"persistAuthorization": True},
 }
 
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Keep what somebody searches for, perhaps a phone number, out of the development server's log."""
+    if isinstance(record.args, tuple) and record.args:
+        record.args = (re.sub(r"\?\S*", "", str(record.args[0])), *record.args[1:])
+    return True
+
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
+    "filters": {"without_query": {"()": "django.utils.log.CallbackFilter", "callback": _without_query}},
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "django": {"level": "INFO"},
+        "django.server": {"filters": ["without_query"]},
         # Whoever scans the internet asks for other hosts all day long. They are refused; that is all there is to say.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },

@@ -31,7 +31,7 @@ from calls.identifiers import parse_phone_number, parse_uuid
 from calls.models import Agency, CallBatch, CallBatchEvent, CampaignContact, CancelResult
 from calls.statuses import BatchStatus, ContactStatus
 
-admin.site.site_header = admin.site.site_title = "Call batches"
+admin.site.site_header = admin.site.site_title = "Outbound calls"
 # A bar of parts needs the width, and two lists no menu.
 admin.site.enable_nav_sidebar = False
 
@@ -109,10 +109,14 @@ class AgencyFilter(OfferedFilter):
 
 
 class ContactStatusFilter(StatusFilter):
+    """Offered within a batch: the contacts of all batches have no index by status."""
+
     statuses = ContactStatus
     LEFT = "left"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        if BatchFilter.parameter_name not in request.GET:
+            return []
         return [*super().lookups(request, model_admin), (self.LEFT, "Left to call")]
 
     def narrow(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from django.contrib.auth.models import Permission, User
 from django.db import connection
 from rest_framework.test import APIClient
 
@@ -83,6 +84,13 @@ def client_of(user: AgencyUser) -> APIClient:
     client = APIClient(raise_request_exception=False)
     client.credentials(HTTP_AUTHORIZATION=f"Bearer {issue_token(user)}")
     return client
+
+
+def staff(name: str, *permissions: str) -> User:
+    """Somebody who may sign in to the admin, with these permissions of the app."""
+    user = User.objects.create_user(name, is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(content_type__app_label="calls", codename__in=permissions))
+    return user
 
 
 def cancel(batch: CallBatch) -> CancelResult:

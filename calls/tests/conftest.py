@@ -1,7 +1,9 @@
 import pytest
+from django.contrib.auth.models import Group
+from django.test import Client
 
 from calls.models import Role
-from calls.tests.cast import Tenant, client_of
+from calls.tests.cast import Tenant, client_of, staff
 
 
 @pytest.fixture
@@ -20,3 +22,19 @@ def bluebell(db):
 def owner(harbour):
     """The API as Harbour's owner sees it."""
     return client_of(harbour.users[Role.AGENCY_OWNER])
+
+
+@pytest.fixture
+def operator(db):
+    """A member of the staff, in the group that may look at batches and cancel them."""
+    user = staff("operator")
+    user.groups.add(Group.objects.get(name="Call operators"))
+    return user
+
+
+@pytest.fixture
+def admin(operator):
+    """The admin as the operator sees it, through a proxy that ends TLS."""
+    client = Client(headers={"X-Forwarded-Proto": "https"})
+    client.force_login(operator)
+    return client

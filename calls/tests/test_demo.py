@@ -48,13 +48,16 @@ def test_it_has_a_batch_with_342_contacts_to_dial_5_in_progress_and_400_done(dem
     assert batch.contacts.dialable().count() == 342
 
 
-def test_it_has_two_agencies_a_user_of_each_role_and_a_staff_login(demo):
+def test_it_has_two_agencies_a_user_of_each_role_a_superuser_and_an_operator(demo):
     demo()
 
     assert Agency.objects.count() == 2
     assert set(AgencyUser.objects.values_list("role", flat=True)) == set(Role)
     assert AgencyUser.objects.values("email").distinct().count() == AgencyUser.objects.count()
-    assert authenticate(username="demo", password="demo").is_staff
+    assert authenticate(username="demo", password="demo").is_superuser
+    operator = authenticate(username="operator", password="operator")
+    assert operator.is_staff
+    assert operator.has_perm("calls.cancel_callbatch")
 
 
 def test_it_has_batches_in_every_status_and_their_counters_agree(demo):

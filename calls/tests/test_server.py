@@ -1,15 +1,12 @@
-"""The real thing: gunicorn as it is started in production, spoken to by HTTP and by Supabase's own client."""
+"""The server as it is started in production, spoken to by HTTP and by Supabase's own client."""
 
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import psycopg
@@ -21,46 +18,10 @@ from supabase_functions.errors import FunctionsHttpError
 from calls.authentication import issue_token
 from calls.models import CallBatch
 from calls.statuses import BatchStatus
-from calls.tests.cast import ROOT, URL, address
+from calls.tests.cast import ROOT, URL
+from calls.tests.server import database_url, gunicorn
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@contextmanager
-def gunicorn(database_url):
-    """``gunicorn agency_backend.wsgi`` on a free port, configured by its environment alone."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "DATABASE_URL": database_url,
-        "DJANGO_SETTINGS_MODULE": "agency_backend.settings",
-        "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
-    }
-    process = subprocess.Popen(
-        [Path(sys.executable).parent / "gunicorn", "agency_backend.wsgi", "--bind", f"127.0.0.1:{port}"],
-        cwd=ROOT,
-        env=environment,
-    )
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def database_url():
-    where = {"host": "", "port": 5432} | address()
-    return f"postgresql://{where['user']}@/{where['dbname']}?host={where['host']}&port={where['port']}"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Configuration: what is missing, contradictory or left at a demo value is told, with a hint and an id."""
 
+import logging
 import os
 import runpy
 import subprocess
@@ -48,6 +49,16 @@ def test_a_demo_has_nothing_to_be_told():
     check = manage("check", "--fail-level", "DEBUG", DATABASE_URL=DATABASE, DJANGO_DEBUG="1")
 
     assert (check.returncode, check.stderr) == (0, "")
+
+
+def test_what_somebody_searches_for_is_not_in_the_development_servers_log(caplog):
+    logger = logging.getLogger("django.server")
+    logger.addHandler(caplog.handler)
+
+    logger.info('"%s" %s %s', "GET /admin/calls/callbatch/?q=%2B12125550100 HTTP/1.1", "200", "1234")
+
+    logger.removeHandler(caplog.handler)
+    assert caplog.messages == ['"GET /admin/calls/callbatch/ HTTP/1.1" 200 1234']
 
 
 def test_what_is_set_to_nothing_counts_as_not_set():

@@ -1,0 +1,49 @@
+"""The real thing: gunicorn as it is started in production, on this test's database."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from calls.tests.cast import ROOT, address
+
+
+def database_url():
+    where = {"host": "", "port": 5432} | address()
+    return f"postgresql://{where['user']}@/{where['dbname']}?host={where['host']}&port={where['port']}"
+
+
+@contextmanager
+def gunicorn(database_url, **variables):
+    """``gunicorn agency_backend.wsgi`` on a free port, configured by its environment alone. Gives its host and port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database_url,
+        "DJANGO_SETTINGS_MODULE": "agency_backend.settings",
+        "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
+        **variables,
+    }
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "gunicorn", "agency_backend.wsgi", "--bind", f"127.0.0.1:{port}"],
+        cwd=ROOT,
+        env=environment,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)

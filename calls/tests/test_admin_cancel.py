@@ -1,0 +1,293 @@
+"""The admin's way to cancel: the action and the button, the confirmation, and what came of it."""
+
+import html
+import re
+from urllib.parse import unquote
+
+import pytest
+from django.contrib.messages import get_messages
+from django.db import OperationalError
+from django.test import Client
+
+from calls.admin import BATCHES_AT_ONCE
+from calls.models import CallBatch, CampaignContact
+from calls.statuses import BatchStatus, ContactStatus
+from calls.tests.cast import cancel, count, everything, staff
+from calls.tests.test_admin import BATCHES, page_of, words
+
+pytestmark = pytest.mark.django_db
+
+UNKNOWN = "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"
+
+
+def confirmation_of(*batches):
+    return f"{BATCHES}cancel/?ids={','.join(str(getattr(batch, 'pk', batch)) for batch in batches)}"
+
+
+def hidden_fields(response):
+    """What the confirmation's form would send, as a browser reads it."""
+    fields = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', response.content.decode())
+    return {name: html.unescape(value) for name, value in fields}
+
+
+def confirm(client, *batches):
+    """Look at the confirmation and press its button: the messages that follow, and where one is led."""
+    address = confirmation_of(*batches)
+    response = client.post(address, hidden_fields(client.get(address)))
+    assert response.status_code == 302
+    return messages_of(client, response["Location"])
+
+
+def messages_of(client, address):
+    response = client.get(address)
+    return [(message.level_tag, message.message) for message in response.context["messages"]]
+
+
+def select(client, *batches, address=BATCHES):
+    """Choose batches in the list and the action."""
+    return client.post(
+        address, {"action": "cancel_selected", "_selected_action": [str(batch.pk) for batch in batches], "index": "0"}
+    )
+
+
+def test_the_action_leads_to_the_confirmation(harbour, admin):
+    first, second = harbour.batch(queued=1), harbour.batch(queued=2)
+
+    response = select(admin, first, second)
+
+    assert response.status_code == 302
+    assert unquote(response["Location"]) == confirmation_of(second, first)
+
+
+def test_the_button_leads_to_the_confirmation(harbour, admin):
+    batch = harbour.batch(queued=1)
+
+    assert (
+        f'<a class="button danger" href="{confirmation_of(batch)}">Cancel batch</a>'
+        in admin.get(page_of(batch)).content.decode()
+    )
+
+
+def test_a_batch_that_has_ended_has_no_button(harbour, admin):
+    assert "Cancel batch" not in words(admin.get(page_of(harbour.batch(BatchStatus.COMPLETED))))
+
+
+def test_the_confirmation_says_what_would_happen_and_changes_nothing(harbour, admin):
+    batch = harbour.batch(BatchStatus.PAUSED, queued=340, pending=2, in_progress=5, completed=9)
+    before = everything(batch)
+
+    text = words(admin.get(confirmation_of(batch)))
+
+    assert f"{batch.pk} Harbour Spring Paused 342 5 Skip 342 contacts in 1 batch" in text
+    assert everything(batch) == before
+
+
+def test_it_counts_contacts_and_takes_no_counter_for_it(harbour, admin):
+    batch = harbour.batch(queued=3)
+    CallBatch.objects.filter(pk=batch.pk).update(queued=999)
+
+    assert "Skip 3 contacts in 1 batch" in words(admin.get(confirmation_of(batch)))
+
+
+def test_a_mixed_selection_says_which_cannot_be_cancelled_and_why(harbour, bluebell, admin):
+    one, other = harbour.batch(queued=1), bluebell.batch(queued=1)
+    completed = harbour.batch(BatchStatus.COMPLETED)
+    cancelled = harbour.batch()
+    cancel(cancelled)
+    since = CallBatch.objects.get(pk=cancelled.pk).completed_at
+
+    text = words(admin.get(confirmation_of(one, completed, other, cancelled, UNKNOWN, "nonsense")))
+
+    plans, refusals = text.split("Will be cancelled")[1].split("Cannot be cancelled")
+    assert f"{one.pk} Harbour Spring Processing 1 0" in plans
+    assert f"{other.pk} Bluebell Spring Processing 1 0" in plans
+    assert f"{completed.pk} Harbour Spring Completed Batch is already completed" in refusals
+    assert f"Cancelled Batch is already cancelled, since {since:%Y-%m-%d %H:%M:%S} UTC" in refusals
+    assert f"{UNKNOWN} Batch not found" in refusals
+    assert "nonsense Batch not found" in refusals
+    assert "Skip 2 contacts in 2 batches" in refusals
+
+
+def test_a_mixed_selection_is_cancelled_as_far_as_possible_with_a_message_for_each(harbour, admin):
+    first, completed, second = harbour.batch(queued=1), harbour.batch(BatchStatus.COMPLETED), harbour.batch(queued=2)
+
+    messages = confirm(admin, first, completed, UNKNOWN, second)
+
+    assert messages == [
+        (
+            "success",
+            f"Batch {first.pk} (Harbour, Spring): cancelled. 1 contact skipped; 0 calls in progress will finish.",
+        ),
+        ("warning", f"Batch {completed.pk} (Harbour, Spring): Batch is already completed. Nothing was changed."),
+        ("error", f"Batch {UNKNOWN}: Batch not found. Nothing was changed."),
+        (
+            "success",
+            f"Batch {second.pk} (Harbour, Spring): cancelled. 2 contacts skipped; 0 calls in progress will finish.",
+        ),
+    ]
+    assert [count(batch, ContactStatus.SKIPPED) for batch in (first, second)] == [1, 2]
+
+
+def test_with_nothing_to_cancel_there_is_no_button(harbour, admin):
+    response = admin.get(confirmation_of(harbour.batch(BatchStatus.COMPLETED)))
+
+    assert "There is nothing to cancel." in words(response)
+    assert 'class="button danger"' not in response.content.decode()
+
+
+def test_the_outcome_says_that_the_numbers_have_changed_meanwhile(harbour, admin):
+    batch = harbour.batch(queued=3)
+    fields = hidden_fields(admin.get(confirmation_of(batch)))
+    CampaignContact.objects.filter(pk=batch.contacts.first().pk).update(status=ContactStatus.IN_PROGRESS)
+
+    admin.post(confirmation_of(batch), fields)
+
+    ((_, message),) = messages_of(admin, page_of(batch))
+    assert "2 contacts skipped" in message
+    assert message.endswith("The confirmation page had said 3, which had changed meanwhile.")
+
+
+@pytest.mark.parametrize("fields", [{}, {"skip": "nonsense"}, {"skip": "-1"}], ids=str)
+def test_a_form_that_says_no_number_cancels_all_the_same(harbour, admin, fields):
+    batch = harbour.batch(queued=3)
+
+    admin.post(confirmation_of(batch), {f"skip-{batch.pk}": value for value in fields.values()})
+
+    ((_, message),) = messages_of(admin, page_of(batch))
+    assert message.endswith("3 contacts skipped; 0 calls in progress will finish.")
+
+
+def test_pressing_the_button_again_is_harmless_and_says_since_when_it_is_cancelled(harbour, admin):
+    batch = harbour.batch(queued=3)
+    fields = hidden_fields(admin.get(confirmation_of(batch)))
+    admin.post(confirmation_of(batch), fields)
+    messages_of(admin, page_of(batch))
+    before = everything(batch)
+
+    admin.post(confirmation_of(batch), fields)
+
+    since = CallBatch.objects.get(pk=batch.pk).completed_at
+    assert messages_of(admin, page_of(batch)) == [
+        (
+            "warning",
+            f"Batch {batch.pk} (Harbour, Spring): Batch is already cancelled, since {since:%Y-%m-%d %H:%M:%S} UTC."
+            " Nothing was changed.",
+        )
+    ]
+    assert everything(batch) == before
+
+
+def test_one_batch_that_fails_does_not_keep_the_others(harbour, admin, monkeypatch):
+    first, second = harbour.batch(queued=1), harbour.batch(queued=1)
+    works = CallBatch._cancel
+
+    def fails_once(self, *arguments):
+        if self.pk == first.pk:
+            raise OperationalError
+        return works(self, *arguments)
+
+    monkeypatch.setattr(CallBatch, "_cancel", fails_once)
+
+    messages = confirm(admin, first, second)
+
+    assert messages[0] == (
+        "error",
+        f"Batch {first.pk} (Harbour, Spring): Failed to update batch status. Nothing was changed.",
+    )
+    assert (count(first, ContactStatus.SKIPPED), count(second, ContactStatus.SKIPPED)) == (0, 1)
+
+
+def test_the_history_names_who_pressed_it(harbour, admin, operator):
+    batch = harbour.batch(queued=3)
+
+    confirm(admin, batch)
+
+    assert batch.events.last().pgh_context == {
+        "actor": {"kind": "staff", "id": str(operator.pk), "label": "operator"},
+        "via": "admin",
+        "contacts_skipped": 3,
+    }
+
+
+def test_after_it_the_list_is_filtered_as_before(harbour, admin):
+    first, second = harbour.batch(queued=1), harbour.batch(queued=1)
+    address = select(admin, first, second, address=f"{BATCHES}?status=processing")["Location"]
+
+    response = admin.post(address, {})
+
+    assert response["Location"] == f"{BATCHES}?status=processing"
+
+
+def test_a_batch_that_has_left_the_filter_meanwhile_is_cancelled_all_the_same(harbour, admin):
+    batch = harbour.batch(queued=1)
+    address = select(admin, batch, address=f"{BATCHES}?status=processing")["Location"]
+    CallBatch.objects.filter(pk=batch.pk).update(status=BatchStatus.PAUSED)
+
+    admin.post(address, {})
+
+    batch.refresh_from_db()
+    assert batch.status == BatchStatus.CANCELLED
+
+
+@pytest.mark.parametrize("ids", ["", ",", ",".join([UNKNOWN[:-2] + f"{n:02x}" for n in range(BATCHES_AT_ONCE + 1)])])
+def test_none_or_too_many_are_not_even_asked_about(admin, ids):
+    response = admin.get(f"{BATCHES}cancel/?ids={ids}")
+
+    assert messages_of(admin, response["Location"]) == [("error", f"Select 1 to {BATCHES_AT_ONCE} batches to cancel.")]
+
+
+def test_a_selection_across_pages_is_cut_off_with_a_word(harbour, admin):
+    CallBatch.objects.bulk_create(
+        CallBatch(agency=harbour.agency, campaign=harbour.campaign, agent_mapping=harbour.agent, from_number="+1")
+        for _ in range(BATCHES_AT_ONCE + 1)
+    )
+
+    response = admin.post(
+        BATCHES,
+        {
+            "action": "cancel_selected",
+            "_selected_action": [str(CallBatch.objects.first().pk)],
+            "select_across": "1",
+            "index": "0",
+        },
+    )
+
+    assert [str(message) for message in get_messages(response.wsgi_request)] == [
+        f"Select at most {BATCHES_AT_ONCE} batches at a time."
+    ]
+    assert not CallBatch.objects.exclude(status=BatchStatus.PENDING).exists()
+
+
+# Permission
+
+
+@pytest.mark.parametrize("permissions", [["view_callbatch"], ["view_callbatch", "change_callbatch"]], ids=str)
+def test_without_the_permission_neither_action_nor_button_nor_a_hand_made_request_works(harbour, permissions):
+    batch = harbour.batch(queued=3)
+    before = everything(batch)
+    client = Client(headers={"X-Forwarded-Proto": "https"})
+    client.force_login(staff("somebody", *permissions))
+
+    assert "cancel_selected" not in client.get(BATCHES).content.decode()
+    assert "Cancel batch" not in client.get(page_of(batch)).content.decode()
+    assert select(client, batch).status_code in (200, 302)
+    assert client.get(confirmation_of(batch)).status_code == 403
+    assert client.post(confirmation_of(batch)).status_code == 403
+    assert everything(batch) == before
+
+
+def test_a_request_forged_by_another_site_is_refused(harbour, operator):
+    batch = harbour.batch(queued=3)
+    client = Client(enforce_csrf_checks=True, headers={"X-Forwarded-Proto": "https"})
+    client.force_login(operator)
+
+    assert client.post(confirmation_of(batch)).status_code == 403
+    assert count(batch, ContactStatus.QUEUED) == 3
+
+
+def test_the_group_may_look_and_cancel_and_nothing_else(operator):
+    assert operator.get_all_permissions() == {
+        "calls.view_callbatch",
+        "calls.cancel_callbatch",
+        "calls.view_campaigncontact",
+    }
