@@ -10,7 +10,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from calls.admin import BATCHES_AT_ONCE, HISTORY_SHOWN, BoundedPaginator
+from calls.admin.batches import BATCHES_AT_ONCE, HISTORY_SHOWN
+from calls.admin.lists import BoundedPaginator
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import PHONE, cancel, staff

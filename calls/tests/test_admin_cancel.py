@@ -9,7 +9,7 @@ from django.contrib.messages import get_messages
 from django.db import OperationalError
 from django.test import Client
 
-from calls.admin import BATCHES_AT_ONCE
+from calls.admin.batches import BATCHES_AT_ONCE
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import cancel, count, everything, staff
@@ -118,8 +118,8 @@ def test_a_mixed_selection_is_cancelled_as_far_as_possible_with_a_message_for_ea
             "success",
             f"Batch {first.pk} (Harbour, Spring): cancelled. 1 contact skipped; 0 calls in progress will finish.",
         ),
-        ("warning", f"Batch {completed.pk} (Harbour, Spring): Batch is already completed. Nothing was changed."),
-        ("error", f"Batch {UNKNOWN}: Batch not found. Nothing was changed."),
+        ("warning", f"Batch {completed.pk} (Harbour, Spring): Batch is already completed."),
+        ("error", f"Batch {UNKNOWN}: Batch not found."),
         (
             "success",
             f"Batch {second.pk} (Harbour, Spring): cancelled. 2 contacts skipped; 0 calls in progress will finish.",
@@ -170,8 +170,7 @@ def test_pressing_the_button_again_is_harmless_and_says_since_when_it_is_cancell
     assert messages_of(admin, page_of(batch)) == [
         (
             "warning",
-            f"Batch {batch.pk} (Harbour, Spring): Batch is already cancelled, since {since:%Y-%m-%d %H:%M:%S} UTC."
-            " Nothing was changed.",
+            f"Batch {batch.pk} (Harbour, Spring): Batch is already cancelled, since {since:%Y-%m-%d %H:%M:%S} UTC.",
         )
     ]
     assert everything(batch) == before
@@ -192,7 +191,7 @@ def test_one_batch_that_fails_does_not_keep_the_others(harbour, admin, monkeypat
 
     assert messages[0] == (
         "error",
-        f"Batch {first.pk} (Harbour, Spring): Failed to update batch status. Nothing was changed.",
+        f"Batch {first.pk} (Harbour, Spring): Failed to update batch status. Try again: that is safe.",
     )
     assert (count(first, ContactStatus.SKIPPED), count(second, ContactStatus.SKIPPED)) == (0, 1)
 
