@@ -98,10 +98,11 @@ class CallBatchAdmin(ReadOnlyAdmin):
         return render_to_string("admin/calls/callbatch/progress.html", {"parts": parts_of(batch)})
 
     @admin.display(description="Age", ordering="-created_at")
-    def age(self, batch: CallBatch) -> str:
-        # Another service's table may have batches without it.
-        return batch.created_at and format_html(
-            '<time datetime="{}">{}</time>', batch.created_at.isoformat(), timesince(batch.created_at, depth=1)
+    def age(self, batch: CallBatch) -> str | None:
+        # Another service's table may have batches without a time.
+        made = batch.created_at
+        return (
+            format_html('<time datetime="{}">{}</time>', made.isoformat(), timesince(made, depth=1)) if made else None
         )
 
     def render_change_form(
