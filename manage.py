@@ -15,7 +15,8 @@ def main() -> None:
     try:
         settings.INSTALLED_APPS  # noqa: B018 - loads the settings, so that a mistake in them is told in one line
     except ImproperlyConfigured as error:
-        sys.exit(f"Configuration error: {error}")
+        sys.stderr.write(f"Configuration error: {error}\n")
+        sys.exit(2)
     try:
         execute_from_command_line(sys.argv)
     except KeyboardInterrupt:

@@ -170,6 +170,8 @@ FORMAT_MODULE_PATH = "agency_backend.formats"
 # The API's paths have no trailing slash and are never redirected; a second spelling is simply not found.
 APPEND_SLASH = False
 
+LOGIN_REDIRECT_URL = "admin:index"
+
 STATIC_URL = "static/"
 # Served by the application from where the packages keep them: there is nothing to collect.
 WHITENOISE_USE_FINDERS = True

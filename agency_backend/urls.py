@@ -23,6 +23,8 @@ urlpatterns = [
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="schema"),
     path("docs", docs, name="docs"),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
+    # Django's way from an object to its public page: there is none, and it fails on ids that are no numbers.
+    re_path("^admin/r/", api_errors.not_found),
     path("admin/", admin.site.urls),
     path("healthz", healthz),
     re_path("", csrf_exempt(api_errors.not_found)),

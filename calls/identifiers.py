@@ -5,7 +5,8 @@ import uuid
 from typing import Any
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
-_PUNCTUATION = re.compile(r"[\s().\-/]")
+# What people, and the programs they copy from, put between digits: dashes of every kind, marks that are not seen.
+_PUNCTUATION = re.compile(r"^tel:|[\s().\-/\u00ad\u200b-\u200f\u2010-\u2015\u202a-\u202e\u2060-\u2069\ufeff]")
 _E164_DIGITS = re.compile(r"[1-9][0-9]{6,14}")
 
 

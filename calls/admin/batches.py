@@ -10,19 +10,22 @@ from uuid import UUID
 from django.contrib import admin, messages
 from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.defaultfilters import pluralize
 from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.timesince import timesince
 
 from calls.actors import Actor, Door
 from calls.admin.display import describe, name_of, outcome, parts_of, reason
 from calls.admin.lists import OfferedFilter, ReadOnlyAdmin, StatusFilter
-from calls.exceptions import BatchFinished, BatchNotFound, CallsError
+from calls.db import as_update_failed, bounded
+from calls.exceptions import BatchFinished, BatchNotFound, BatchUpdateFailed, CallsError
 from calls.identifiers import parse_phone_number, parse_uuid
 from calls.models import Agency, CallBatch, CampaignContact, CancelResult
 from calls.statuses import BatchStatus
@@ -54,22 +57,22 @@ class CallBatchAdmin(ReadOnlyAdmin):
     list_select_related = ["agency", "campaign"]
     list_filter = [BatchStatusFilter, AgencyFilter]
     list_per_page = BATCHES_AT_ONCE
-    list_max_show_all = BATCHES_AT_ONCE
+    sortable_by = ["id", "status", "age"]
     date_hierarchy = "created_at"
     ordering = ["-created_at", "-id"]
     search_fields = ["id"]
-    search_help_text = "A batch's id, a whole phone number (called or calling), or a part of an agency's name."
+    search_help_text = (
+        "A batch's id, a phone number with its country code (on the list, or the one that calls), or a part of an "
+        "agency's or a campaign's name."
+    )
     actions = ["cancel_selected"]
     fieldsets = [
         (
             "What happened, and when",
-            {"fields": ["created_at", "scheduled_for", "started_at", "paused_at", "completed_at", "error_message"]},
+            {"fields": ["created_at", "scheduled_for", "started_at", "paused_at", "ended_at", "reason"]},
         ),
         ("How it calls", {"fields": ["agent_mapping", "from_number", "mode", "calls_per_minute", "max_concurrent"]}),
     ]
-
-    class Media:
-        css = {"all": ["calls/admin.css"]}
 
     # Looking
 
@@ -83,7 +86,7 @@ class CallBatchAdmin(ReadOnlyAdmin):
             return queryset.filter(pk=parse_uuid(term)), False
         except ValueError:
             pass
-        found = Q(agency__name__icontains=term) | Q(agency__slug__icontains=term)
+        found = Q(agency__name__icontains=term) | Q(agency__slug__icontains=term) | Q(campaign__name__icontains=term)
         try:
             number = parse_phone_number(term)
         except ValueError:
@@ -95,24 +98,28 @@ class CallBatchAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Progress")
     def progress(self, batch: CallBatch) -> str:
-        return render_to_string("admin/calls/callbatch/progress.html", {"parts": parts_of(batch)})
+        return render_to_string(
+            "admin/calls/callbatch/progress.html", {"parts": parts_of(batch), "total": batch.total_contacts or 0}
+        )
 
     @admin.display(description="Age", ordering="-created_at")
     def age(self, batch: CallBatch) -> str | None:
         # Another service's table may have batches without a time.
         made = batch.created_at
-        return (
-            format_html('<time datetime="{}">{}</time>', made.isoformat(), timesince(made, depth=1)) if made else None
-        )
+        if not made:
+            return None
+        return format_html('<time title="{}">{}</time>', date_format(made, "DATETIME_FORMAT"), timesince(made, depth=1))
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Any = None,
+    @admin.display(description="Ended at")
+    def ended_at(self, batch: CallBatch) -> str | None:
+        return date_format(batch.completed_at, "DATETIME_FORMAT") if batch.completed_at else None
+
+    @admin.display(description="Reason")
+    def reason(self, batch: CallBatch) -> str | None:
+        return batch.error_message
+
+    def render_change_form(  # type: ignore[override]
+        self, request: HttpRequest, context: dict[str, Any], *, obj: CallBatch, **kwargs: Any
     ) -> HttpResponse:
         contacts = self.admin_site.get_model_admin(CampaignContact)
         context |= {
@@ -125,7 +132,7 @@ class CallBatchAdmin(ReadOnlyAdmin):
             context["contacts_url"] = f"{reverse('admin:calls_campaigncontact_changelist')}?batch={obj.pk}"
         if self.has_cancel_permission(request) and not obj.has_ended:
             context["cancel_url"] = self._cancel_url(request, [obj.pk])
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        return super().render_change_form(request, context, obj=obj, **kwargs)
 
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
@@ -152,6 +159,15 @@ class CallBatchAdmin(ReadOnlyAdmin):
             return None
         return HttpResponseRedirect(self._cancel_url(request, ids))
 
+    def response_action(  # type: ignore[override]
+        self, request: HttpRequest, queryset: QuerySet[CallBatch]
+    ) -> HttpResponse | None:
+        try:
+            return super().response_action(request, queryset)
+        except ValidationError:
+            self.message_user(request, "That is no selection of batches. Nothing was changed.", messages.ERROR)
+            return HttpResponseRedirect(self._list_url(request))
+
     def cancel_view(self, request: HttpRequest) -> HttpResponse:
         """GET says what cancelling the batches in ``?ids=`` would do; POST does it and says what came of it."""
         if not self.has_cancel_permission(request):
@@ -160,23 +176,35 @@ class CallBatchAdmin(ReadOnlyAdmin):
         if not 1 <= len(ids) <= BATCHES_AT_ONCE:
             self.message_user(request, f"Select 1 to {BATCHES_AT_ONCE} batches to cancel.", messages.ERROR)
             return HttpResponseRedirect(self._list_url(request))
-        if request.method == "POST":
-            return self._cancel(request, ids)
-        return self._confirm(request, ids)
+        try:
+            batches = self._find(request, ids)
+        except BatchUpdateFailed as refusal:
+            self.message_user(request, reason(refusal), messages.ERROR)
+            return HttpResponseRedirect(self._list_url(request))
+        # What the page did not offer is not done, however it has come to be possible meanwhile.
+        confirmed = [pk for pk in ids if f"skip-{pk}" in request.POST]
+        if confirmed:
+            return self._cancel(request, confirmed, batches)
+        return self._confirm(request, ids, batches)
 
     def _find(self, request: HttpRequest, ids: list[str]) -> dict[str, CallBatch]:
-        """The batches with these ids, by id. An id that is unknown or is none at all is left out."""
+        """
+        The batches with these ids, by id. An id that is unknown or is none at all is left out.
+
+        :raises BatchUpdateFailed: the database could not say in time.
+        """
         known: list[UUID] = []
         for pk in ids:
             try:
                 known.append(parse_uuid(pk))
             except ValueError:
                 continue
-        batches = self.get_queryset(request).select_related("agency", "campaign").in_bulk(known)
+        with as_update_failed(), bounded():
+            # Names without a join: a batch is not missed because something that it belongs to is.
+            batches = self.get_queryset(request).prefetch_related("agency", "campaign").in_bulk(known)
         return {str(pk): batch for pk, batch in batches.items()}
 
-    def _confirm(self, request: HttpRequest, ids: list[str]) -> HttpResponse:
-        batches = self._find(request, ids)
+    def _confirm(self, request: HttpRequest, ids: list[str], batches: dict[str, CallBatch]) -> HttpResponse:
         plans: list[tuple[CallBatch, CancelResult]] = []
         refusals: list[tuple[str, CallBatch | None, str]] = []
         for pk in ids:
@@ -191,16 +219,15 @@ class CallBatchAdmin(ReadOnlyAdmin):
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "media": self.media,
-            "title": "Cancel this batch?" if len(ids) == 1 else f"Cancel these {len(ids)} batches?",
+            "title": f"Cancel {len(plans)} batch{pluralize(len(plans), 'es')}?" if plans else "Nothing to cancel",
             "plans": plans,
             "refusals": refusals,
             "contacts": sum(plan.contacts_skipped for _, plan in plans),
-            "back_url": self._back_url(request, list(batches.values())),
+            "back_url": self._back_url(request, ids),
         }
         return TemplateResponse(request, "admin/calls/callbatch/cancel_confirmation.html", context)
 
-    def _cancel(self, request: HttpRequest, ids: list[str]) -> HttpResponse:
-        batches = self._find(request, ids)
+    def _cancel(self, request: HttpRequest, ids: list[str], batches: dict[str, CallBatch]) -> HttpResponse:
         actor = Actor.staff(cast(User, request.user))
         for pk in ids:
             batch = batches.get(pk)
@@ -213,9 +240,11 @@ class CallBatchAdmin(ReadOnlyAdmin):
                 level = messages.WARNING if isinstance(refusal, BatchFinished) else messages.ERROR
                 self.message_user(request, f"{name}: {reason(refusal)}", level)
             else:
-                announced = request.POST.get(f"skip-{pk}", "")
-                self.message_user(request, f"{name}: {outcome(result, announced)}", messages.SUCCESS)
-        return HttpResponseRedirect(self._back_url(request, list(batches.values())))
+                announced = (request.POST[f"skip-{pk}"], request.POST.get(f"calls-{pk}", ""))
+                text = outcome(result, announced)
+                self.message_user(request, f"{name}: {text}", messages.SUCCESS)
+                self.log_change(request, batch, text)
+        return HttpResponseRedirect(self._back_url(request, ids))
 
     def _cancel_url(self, request: HttpRequest, ids: Iterable[UUID]) -> str:
         query = urlencode({"ids": ",".join(str(pk) for pk in ids)}, safe=",")
@@ -224,11 +253,11 @@ class CallBatchAdmin(ReadOnlyAdmin):
     def _list_url(self, request: HttpRequest) -> str:
         return self._preserve(request, reverse("admin:calls_callbatch_changelist"))
 
-    def _back_url(self, request: HttpRequest, batches: list[CallBatch]) -> str:
+    def _back_url(self, request: HttpRequest, ids: list[str]) -> str:
         """A single batch's page, else the list as it was filtered."""
-        if len(batches) != 1:
+        if len(ids) != 1:
             return self._list_url(request)
-        return self._preserve(request, reverse("admin:calls_callbatch_change", args=[batches[0].pk]))
+        return self._preserve(request, reverse("admin:calls_callbatch_change", args=ids))
 
     def _preserve(self, request: HttpRequest, url: str) -> str:
         filters: Any = {"preserved_filters": self.get_preserved_filters(request), "opts": self.opts}

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.core.paginator import Paginator
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html
 
 from calls.admin.lists import BoundedPaginator, OfferedFilter, ReadOnlyAdmin, StatusFilter
 from calls.identifiers import parse_phone_number, parse_uuid
-from calls.models import CampaignContact
+from calls.models import CallBatch, CampaignContact
 from calls.statuses import ContactStatus
 
 
@@ -21,7 +24,7 @@ class ContactStatusFilter(StatusFilter):
     LEFT = "left"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        if BatchFilter.parameter_name not in request.GET:
+        if not request.GET.get(BatchFilter.parameter_name):
             return []
         return [*super().lookups(request, model_admin), (self.LEFT, "Left to call")]
 
@@ -44,17 +47,55 @@ class BatchFilter(OfferedFilter):
             return queryset.none()
 
 
+def batch_named(batch_id: str | None) -> CallBatch | None:
+    try:
+        return CallBatch.objects.select_related("agency", "campaign").filter(pk=parse_uuid(batch_id)).first()
+    except ValueError:
+        return None
+
+
 @admin.register(CampaignContact)
 class CampaignContactAdmin(ReadOnlyAdmin):
-    list_display = ["phone_number", "name", "status", "attempts", "outcome", "outcome_notes", "last_attempt_at"]
+    list_display = [
+        *("phone_number", "name", "status", "attempts", "outcome", "outcome_notes", "last_attempt_at", "in_batch"),
+    ]
+    list_select_related = ["batch__agency", "batch__campaign"]
     list_filter = [ContactStatusFilter, BatchFilter]
     # In the order of the ids, which an index gives; five million rows are not sorted by anything else.
     ordering = ["id"]
     sortable_by = ()
-    paginator = BoundedPaginator
-    list_max_show_all = 0
     search_fields = ["phone_number"]
-    search_help_text = "A whole phone number."
+    search_help_text = "A phone number with its country code."
+    fields = [
+        *("phone_number", "name", "status", "do_not_call", "batch", "agency", "campaign"),
+        *(
+            "attempts",
+            "max_attempts",
+            "last_attempt_at",
+            "outcome",
+            "outcome_notes",
+            "duration_seconds",
+            "completed_at",
+        ),
+        *("company", "title", "email", "timezone", "custom_data", "call_id", "created_at", "updated_at"),
+    ]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        batch = batch_named(request.GET.get(BatchFilter.parameter_name))
+        context = {"title": f"Contacts of {batch.agency}: {batch.campaign}", "batch": batch} if batch else {}
+        return super().changelist_view(request, context | (extra_context or {}))
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        """Without the batch's name where all are of the same one."""
+        within_a_batch = request.GET.get(BatchFilter.parameter_name)
+        return [column for column in self.list_display if not (within_a_batch and column == "in_batch")]
+
+    def get_paginator(
+        self, request: HttpRequest, queryset: Any, per_page: int, *args: Any, **kwargs: Any
+    ) -> Paginator[Any]:
+        """The contacts of one batch have an index to count by; of all there are too many."""
+        paginator = Paginator if request.GET.get(BatchFilter.parameter_name) else BoundedPaginator
+        return paginator(queryset, per_page, *args, **kwargs)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[CampaignContact], search_term: str
@@ -69,3 +110,11 @@ class CampaignContactAdmin(ReadOnlyAdmin):
     @admin.display(description="Name")
     def name(self, contact: CampaignContact) -> str:
         return f"{contact.first_name} {contact.last_name}".strip()
+
+    @admin.display(description="Batch")
+    def in_batch(self, contact: CampaignContact) -> str | None:
+        batch = contact.batch
+        if batch is None:
+            return None
+        address = reverse("admin:calls_callbatch_change", args=[batch.pk])
+        return format_html('<a href="{}">{}: {}</a>', address, batch.agency, batch.campaign)

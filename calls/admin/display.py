@@ -54,27 +54,32 @@ def reason(refusal: CallsError) -> str:
     return f"{refusal}."
 
 
-def outcome(result: CancelResult, announced: str) -> str:
+def outcome(result: CancelResult, announced: tuple[str, str]) -> str:
     """What a cancel did; and that its numbers are others than the confirmation page ``announced``, if they are."""
     skipped, calls = result.contacts_skipped, result.in_progress
     text = (
         f"cancelled. {skipped} contact{pluralize(skipped)} skipped; "
         f"{calls} call{pluralize(calls)} in progress will finish."
     )
-    if announced.isdecimal() and announced != str(skipped):
-        text += f" The confirmation page had said {announced}, which had changed meanwhile."
+    if announced != (str(skipped), str(calls)) and all(number.isdecimal() for number in announced):
+        text += " The confirmation page had said {} and {}: that had changed meanwhile.".format(*announced)
     return text
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    """What the history was told; another service can tell it something of another shape."""
+    return value if isinstance(value, dict) else {}
 
 
 def describe(event: CallBatchEvent) -> dict[str, Any]:
     """One row of the history as a person reads it. Without a context somebody wrote the table by other means."""
-    said = event.pgh_context or {}
-    actor = said.get("actor") or {}
+    said = _as_dict(event.pgh_context)
+    actor = _as_dict(said.get("actor"))
     return {
         "when": event.pgh_created_at,
         "what": "Created" if event.pgh_label == "created" else event.get_status_display(),
         "who": actor.get("label") or actor.get("id"),
-        "kind": actor.get("kind", "").replace("_", " "),
+        "kind": str(actor.get("kind")).replace("_", " "),
         "door": said.get("via"),
         "skipped": said.get("contacts_skipped"),
     }

@@ -6,13 +6,29 @@ import re
 from functools import cached_property
 from typing import Any, cast
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ORDER_VAR, ChangeList
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet, TextChoices
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
+MANY_DIGITS = re.compile(r"(\d\W*){7}")
 DATE_PART = re.compile(r"[12][0-9]{3}|0?[1-9]|[12][0-9]|3[01]")
+
+
+class FoundOnly(ChangeList):
+    """A list that says how many it found and offers no way to show all there are, in whatever order."""
+
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
+        if not self.sortable_by:
+            # Django takes the address's word for it, also for a column whose heading offers no sorting.
+            self.params.pop(ORDER_VAR, None)
+        return super().get_ordering(request, queryset)
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.full_result_count = self.result_count
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -21,9 +37,24 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     edited or deleted by hand, whatever other permissions somebody has.
     """
 
-    # Nothing is counted that nobody asked for: the contacts of all batches are millions.
+    # Nothing is counted, and no page is longer, than anybody asked for: the contacts of all batches are millions.
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
+    list_max_show_all = 0
+
+    class Media:
+        css = {"all": ["calls/admin.css"]}
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return FoundOnly
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        response = super().changelist_view(request, extra_context)
+        found = (getattr(response, "context_data", None) or {}).get("cl")
+        if found and not found.result_count and MANY_DIGITS.search(found.query):
+            text = "Nothing found. Is it a phone number? Write all of it, with the country code: +1 212 555 0100."
+            self.message_user(request, text, messages.WARNING)
+        return response
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -33,6 +64,10 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Model | None:
+        """By its id, and by no other column that an address may name."""
+        return super().get_object(request, object_id)
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """What the page itself offers, and no other column: those would reach the database with any value at all."""
@@ -68,10 +103,13 @@ class StatusFilter(OfferedFilter):
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts, and leafs through, the first 10,000 rows at most: what comes after is found by filter and search."""
+    """Counts, and leafs through, the first 10,000 rows; ``more`` says whether there are others."""
 
     LIMIT = 10_000
+    more = False
 
     @cached_property
     def count(self) -> int:
-        return cast("QuerySet[Any]", self.object_list)[: self.LIMIT].count()
+        count = cast("QuerySet[Any]", self.object_list)[: self.LIMIT + 1].count()
+        self.more = count > self.LIMIT
+        return min(count, self.LIMIT)

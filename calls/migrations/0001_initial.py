@@ -343,9 +343,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "phone_number",
-                    models.TextField(
-                        help_text="E.164. Checked where contacts enter: a CHECK would run on every update."
-                    ),
+                    models.TextField(help_text="E.164"),
                 ),
                 ("first_name", models.TextField(blank=True, db_default="", default="")),
                 ("last_name", models.TextField(blank=True, db_default="", default="")),
@@ -371,7 +369,7 @@ class Migration(migrations.Migration):
                         default="pending",
                     ),
                 ),
-                ("call_id", models.UUIDField(blank=True, help_text="The calls row of the latest attempt.", null=True)),
+                ("call_id", models.UUIDField(blank=True, null=True)),
                 ("attempts", models.IntegerField(db_default=0, default=0)),
                 ("max_attempts", models.IntegerField(db_default=3, default=3)),
                 ("outcome", models.TextField(blank=True, null=True)),

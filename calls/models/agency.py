@@ -21,7 +21,7 @@ class Agency(BaseModel):
         verbose_name_plural = "agencies"
 
     def __str__(self) -> str:
-        return self.name
+        return self.name or self.slug or str(self.pk)
 
 
 class Role(models.TextChoices):

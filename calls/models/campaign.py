@@ -14,7 +14,7 @@ class Campaign(BaseModel):
         db_table = "campaigns"
 
     def __str__(self) -> str:
-        return self.name
+        return self.name or str(self.pk)
 
 
 class AgentMapping(BaseModel):

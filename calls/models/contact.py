@@ -26,7 +26,8 @@ class CampaignContact(BaseModel):
     batch = models.ForeignKey(
         CallBatch, on_delete=models.PROTECT, null=True, blank=True, related_name="contacts", db_index=False
     )
-    phone_number = models.TextField(help_text="E.164. Checked where contacts enter: a CHECK would run on every update.")
+    # Checked where contacts enter: a CHECK would run on every update.
+    phone_number = models.TextField(help_text="E.164")
     first_name = models.TextField(default="", db_default="", blank=True)
     last_name = models.TextField(default="", db_default="", blank=True)
     email = models.TextField(default="", db_default="", blank=True)
@@ -37,7 +38,8 @@ class CampaignContact(BaseModel):
     do_not_call = models.BooleanField(default=False, db_default=False)
 
     status = models.TextField(choices=ContactStatus, default=ContactStatus.PENDING, db_default=ContactStatus.PENDING)
-    call_id = models.UUIDField(null=True, blank=True, help_text="The calls row of the latest attempt.")
+    # The calls row of the latest attempt.
+    call_id = models.UUIDField(null=True, blank=True)
     attempts = models.IntegerField(default=0, db_default=0)
     max_attempts = models.IntegerField(default=3, db_default=3)
     outcome = models.TextField(null=True, blank=True)

@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from calls.admin.batches import BATCHES_AT_ONCE, HISTORY_SHOWN
 from calls.admin.lists import BoundedPaginator
-from calls.models import CallBatch, CampaignContact
+from calls.models import Agency, CallBatch, Campaign, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import PHONE, cancel, staff
 
@@ -39,6 +39,8 @@ def words(response):
 
 
 def queries(client, address, **parameters):
+    """What a page sends to the database, once what a process remembers is known."""
+    client.get(address, parameters)
     with CaptureQueriesContext(
         connection,
     ) as captured:
@@ -108,7 +110,7 @@ def test_the_list_says_how_far_each_batch_is_in_words_and_as_parts_of_a_bar(harb
 
     response = admin.get(BATCHES)
 
-    assert "Harbour Spring Processing 2 completed 1 in progress 1 left 0 minutes" in words(response)
+    assert "Harbour Spring Processing 2 completed 1 in progress 1 left 4 in all 0 minutes" in words(response)
     bar = response.content.decode().split('<svg class="bar"')[1].split("</svg>")[0]
     assert re.findall(r'class="(\w+)"><rect x="([\d.]+)%" width="([\d.]+)%"', bar) == [
         ("completed", "0.000", "50.000"),
@@ -117,18 +119,27 @@ def test_the_list_says_how_far_each_batch_is_in_words_and_as_parts_of_a_bar(harb
     ]
 
 
-@pytest.mark.parametrize("counters", [{"queued": 0}, {"queued": -3, "completed": 2}], ids=["empty", "drifted"])
-def test_a_bar_stands_whatever_the_counters_say(harbour, admin, counters):
-    batch = harbour.batch()
-    CallBatch.objects.filter(pk=batch.pk).update(**counters)
+def test_an_empty_batch_says_so(harbour, admin):
+    harbour.batch()
 
-    assert admin.get(BATCHES).status_code == admin.get(page_of(batch)).status_code == 200
+    assert "Processing 0 in all" in words(admin.get(BATCHES))
+
+
+def test_counters_that_have_drifted_below_zero_count_as_zero(harbour, admin):
+    CallBatch.objects.filter(pk=harbour.batch().pk).update(queued=-3, completed=2)
+
+    response = admin.get(BATCHES)
+
+    assert '"completed"><rect x="0.000%" width="100.000%"' in response.content.decode()
+    assert "Processing 2 completed 0 in all" in words(response)
 
 
 def test_the_newest_batch_is_first(harbour, admin):
-    batches = [harbour.batch().pk for _ in range(3)]
+    first, second, third = (harbour.batch() for _ in range(3))
+    first.save()
 
-    assert listed(admin, BATCHES) == batches[::-1]
+    assert listed(admin, BATCHES) == [third.pk, second.pk, first.pk]
+    assert listed(admin, BATCHES, o="6") == [third.pk, second.pk, first.pk]
 
 
 def test_it_filters_by_status(harbour, admin):
@@ -178,9 +189,26 @@ def test_a_hand_typed_filter_leads_back_to_the_list(harbour, admin, parameter):
 
 
 @pytest.mark.parametrize(
-    "term", ["{pk}", "{PK}", " {pk} ", PHONE, "12125550100", "+1 (212) 555-0100", "001 212 555 0100", "harb", "HARBOUR"]
+    "term",
+    [
+        "{pk}",
+        "{PK}",
+        " {pk} ",
+        PHONE,
+        "12125550100",
+        "+1 (212) 555-0100",
+        "001 212 555 0100",
+        "tel:+1-212-555-0100",
+        "\u202a+1\u2011212\u20115550100\u202c",
+        "harb",
+        "HARBOUR",
+        "pier-9",
+        "Spri",
+    ],
 )
-def test_it_searches_by_id_phone_number_and_agency(harbour, bluebell, admin, term):
+def test_it_searches_by_id_phone_number_agency_and_campaign(harbour, bluebell, admin, term):
+    Agency.objects.filter(slug="harbour").update(slug="pier-9")
+    Campaign.objects.filter(agency__slug="bluebell").update(name="Autumn")
     batch, other = harbour.batch(queued=2), bluebell.batch(queued=1)
     other.contacts.update(phone_number="+12125550177")
 
@@ -215,28 +243,63 @@ def test_the_list_takes_the_same_queries_for_3_batches_and_for_a_full_page(harbo
     assert len(many) == len(few) <= 11
 
 
+@pytest.mark.parametrize("number", ["2125550100", "(212) 555-0100", "+1 212 555 0177"])
 @pytest.mark.parametrize("address", [BATCHES, CONTACTS])
-def test_no_list_counts_all_contacts(harbour, admin, address):
+def test_a_number_that_is_not_found_is_asked_for_in_full(harbour, admin, address, number):
+    harbour.batch(queued=1)
+
+    assert "Write all of it, with the country code" in words(admin.get(address, {"q": number}))
+
+
+def test_nothing_is_said_of_numbers_where_nothing_is_wrong_with_one(harbour, admin):
+    harbour.batch(queued=1)
+
+    for term in (PHONE, "nothing like it", ""):
+        assert "country code:" not in words(admin.get(BATCHES, {"q": term}))
+
+
+@pytest.mark.parametrize("parameters", [{}, {"_facets": "1"}, {"all": ""}, {"o": "3"}], ids=str)
+def test_contacts_are_counted_up_to_a_limit_and_sorted_by_an_index_alone(harbour, admin, parameters):
     harbour.batch(queued=3)
 
-    counts = [sql for sql in queries(admin, address) if "COUNT" in sql and "campaign_contacts" in sql]
+    counts = [sql for sql in queries(admin, CONTACTS, **parameters) if "COUNT" in sql]
+    lists = [sql for sql in queries(admin, CONTACTS, **parameters) if '"campaign_contacts"."first_name"' in sql]
 
-    assert all(f"LIMIT {BoundedPaginator.LIMIT}" in sql for sql in counts)
+    assert len(counts) == len(lists) == 1
+    assert f"LIMIT {BoundedPaginator.LIMIT + 1}" in counts[0]
+    assert lists[0].endswith('ORDER BY "campaign_contacts"."id" ASC')
 
 
-def explain(queryset):
-    """The plan that a table too large to read as a whole would get."""
+def test_the_list_of_batches_counts_no_contacts(harbour, admin):
+    harbour.batch(queued=3)
+
+    assert [sql for sql in queries(admin, BATCHES, _facets="1", all="") if "campaign_contacts" in sql] == []
+
+
+def explain(client, address, **parameters):
+    """The plan of what a list would read, if its tables were too large to be read as a whole."""
+    queryset = client.get(address, parameters).context["cl"].queryset
     with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
-    return queryset.explain()
+        cursor.execute("SET LOCAL enable_seqscan = off")
+    return queryset[:50].explain()
 
 
-def test_lists_and_searches_read_an_index(harbour, admin):
+@pytest.mark.parametrize(
+    ("index", "address", "parameters"),
+    [
+        ("batch_by_creation", BATCHES, {}),
+        ("batch_by_creation", BATCHES, {"status": "processing", "agency": "harbour"}),
+        ("contact_by_phone_number", BATCHES, {"q": PHONE}),
+        ("contact_by_phone_number", CONTACTS, {"q": PHONE}),
+        ("contact_of_batch", CONTACTS, {"batch": "{pk}", "status": "left"}),
+        ("campaign_contacts_pkey", CONTACTS, {}),
+    ],
+    ids=str,
+)
+def test_what_a_list_reads_an_index_finds(harbour, admin, index, address, parameters):
     batch = harbour.batch(queued=3)
 
-    assert "batch_by_creation" in explain(CallBatch.objects.order_by("-created_at", "-id")[:50])
-    assert "contact_by_phone_number" in explain(CampaignContact.objects.filter(phone_number=PHONE))
-    assert "contact_of_batch" in explain(batch.contacts.order_by("id")[:100])
+    assert index in explain(admin, address, **{key: value.format(pk=batch.pk) for key, value in parameters.items()})
 
 
 # A batch's page
@@ -247,9 +310,43 @@ def test_a_page_shows_every_part_and_leads_to_its_contacts(harbour, admin):
 
     response = admin.get(page_of(batch))
 
-    assert "Processing: 3 contacts 2 completed 0 failed 0 skipped 0 in progress 1 left" in words(response)
+    assert (
+        "Processing: 3 contacts 2 completed 0 failed 0 skipped 0 in progress 1 left All contacts of this batch"
+        in words(response)
+    )
     address = re.search(r'href="([^"]*)">1 left', response.content.decode())[1].replace("&amp;", "&")
     assert listed(admin, address) == [batch.contacts.get(status=ContactStatus.QUEUED).pk]
+
+
+def test_a_page_says_what_happened_and_when(harbour, admin):
+    batch = harbour.batch()
+    times = {
+        name: datetime(2026, 1, 2, hour, tzinfo=UTC)
+        for hour, name in enumerate(["created_at", "scheduled_for", "started_at", "paused_at", "completed_at"])
+    }
+    CallBatch.objects.filter(pk=batch.pk).update(**times, error_message="Somebody said so")
+
+    assert (
+        "Created at: 2026-01-02 00:00:00 UTC Scheduled for: 2026-01-02 01:00:00 UTC Started at: 2026-01-02 02:00:00 UTC"
+        " Paused at: 2026-01-02 03:00:00 UTC Ended at: 2026-01-02 04:00:00 UTC Reason: Somebody said so"
+        in words(admin.get(page_of(batch)))
+    )
+
+
+def test_a_cancelled_batchs_page_says_that_no_new_call_starts(harbour, admin):
+    batch = harbour.batch(queued=3, in_progress=2)
+    assert "No new call starts" not in words(admin.get(page_of(batch)))
+    cancel(batch)
+
+    assert "No new call starts. 2 calls in progress will finish." in words(admin.get(page_of(batch)))
+
+
+@pytest.mark.parametrize("context", ["[1]", '"x"', '{"actor": "me"}', '{"actor": {"kind": null, "id": 7}}'])
+def test_a_page_stands_whatever_another_service_has_told_the_history(harbour, admin, context):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('pghistory.context_metadata', %s, true)", [context])
+
+    assert "UTC Created" in words(admin.get(page_of(harbour.batch())))
 
 
 def test_a_page_says_who_cancelled_through_which_door_when_and_how_many(harbour, owner, admin):
@@ -341,14 +438,59 @@ def test_a_contact_is_found_by_its_number(harbour, admin):
     assert listed(admin, CONTACTS, q="+44 7700") == []
 
 
-def test_a_long_list_is_counted_up_to_a_limit_and_says_so(harbour, admin, monkeypatch):
+def test_whoever_looks_for_a_number_sees_whose_batch_it_is_in(harbour, bluebell, admin):
+    batch = harbour.batch(queued=1)
+    bluebell.batch(queued=1)
+
+    response = admin.get(CONTACTS, {"q": PHONE})
+
+    assert f'<a href="{page_of(batch)}">Harbour: Spring</a>' in response.content.decode()
+    assert "Bluebell: Spring" in words(response)
+
+
+def test_the_contacts_of_a_batch_say_whose_they_are_and_lead_back(harbour, admin):
+    batch = harbour.batch(queued=1)
+
+    response = admin.get(CONTACTS, {"batch": str(batch.pk)})
+
+    assert "Contacts of Harbour: Spring The batch" in words(response)
+    assert f'<a href="{page_of(batch)}">' in response.content.decode()
+
+
+def test_no_list_offers_to_show_all_instead_of_what_was_found(harbour, admin):
+    batch = harbour.batch(queued=1)
+
+    for address in (BATCHES, CONTACTS):
+        assert "Show all" not in words(
+            admin.get(address, {"batch": str(batch.pk)} if address == CONTACTS else {"q": "harb"})
+        )
+
+
+@pytest.mark.parametrize(("contacts", "more"), [(3, False), (4, True)])
+def test_the_list_of_all_contacts_ends_at_a_limit_and_says_so(harbour, admin, monkeypatch, contacts, more):
     monkeypatch.setattr(BoundedPaginator, "LIMIT", 3)
-    harbour.batch(queued=4)
+    batch = harbour.batch(queued=contacts)
 
     response = admin.get(CONTACTS)
 
     assert response.context["cl"].result_count == 3
-    assert "Only the first 3 are counted and listed." in words(response)
+    assert ("Only the first 3 are counted and listed." in words(response)) is more
+    assert len(listed(admin, CONTACTS, batch=str(batch.pk))) == contacts
+
+
+def test_an_empty_batch_in_the_address_is_no_batch(harbour, admin):
+    assert "By status" not in words(admin.get(CONTACTS, {"batch": ""}))
+
+
+def test_no_other_column_finds_a_page(harbour, admin):
+    batch = harbour.batch()
+
+    for name in ("", "status", "nonsense"):
+        assert admin.get(page_of(batch), {"_to_field": name}).status_code in (200, 400)
+
+
+def test_a_way_to_a_public_page_there_is_not(admin):
+    assert admin.get("/admin/r/1/1/").status_code == 404
 
 
 # What a browser may load

@@ -2,14 +2,17 @@
 
 import html
 import re
+from contextlib import contextmanager
 from urllib.parse import unquote
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.messages import get_messages
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import Client
 
 from calls.admin.batches import BATCHES_AT_ONCE
+from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import cancel, count, everything, staff
@@ -78,7 +81,8 @@ def test_the_confirmation_says_what_would_happen_and_changes_nothing(harbour, ad
 
     text = words(admin.get(confirmation_of(batch)))
 
-    assert f"{batch.pk} Harbour Spring Paused 342 5 Skip 342 contacts in 1 batch" in text
+    assert "This cannot be undone." in text
+    assert f"{batch.pk} Harbour Spring Paused 342 5 Skip 342 contacts in 1 batch No, go back" in text
     assert everything(batch) == before
 
 
@@ -113,25 +117,33 @@ def test_a_mixed_selection_is_cancelled_as_far_as_possible_with_a_message_for_ea
 
     messages = confirm(admin, first, completed, UNKNOWN, second)
 
+    done = "cancelled. {} skipped; 0 calls in progress will finish."
     assert messages == [
-        (
-            "success",
-            f"Batch {first.pk} (Harbour, Spring): cancelled. 1 contact skipped; 0 calls in progress will finish.",
-        ),
-        ("warning", f"Batch {completed.pk} (Harbour, Spring): Batch is already completed."),
-        ("error", f"Batch {UNKNOWN}: Batch not found."),
-        (
-            "success",
-            f"Batch {second.pk} (Harbour, Spring): cancelled. 2 contacts skipped; 0 calls in progress will finish.",
-        ),
+        ("success", f"Batch {first.pk} (Harbour, Spring): {done.format('1 contact')}"),
+        ("success", f"Batch {second.pk} (Harbour, Spring): {done.format('2 contacts')}"),
     ]
     assert [count(batch, ContactStatus.SKIPPED) for batch in (first, second)] == [1, 2]
+
+
+def test_a_batch_that_has_ended_or_gone_since_the_confirmation_is_told(harbour, admin):
+    ended, gone = harbour.batch(), harbour.batch()
+    fields = hidden_fields(admin.get(confirmation_of(ended, gone)))
+    CallBatch.objects.filter(pk=ended.pk).update(status=BatchStatus.COMPLETED)
+    unknown = str(gone.pk)
+    gone.delete()
+
+    response = admin.post(confirmation_of(ended, unknown), fields)
+
+    assert messages_of(admin, response["Location"]) == [
+        ("warning", f"Batch {ended.pk} (Harbour, Spring): Batch is already completed."),
+        ("error", f"Batch {unknown}: Batch not found."),
+    ]
 
 
 def test_with_nothing_to_cancel_there_is_no_button(harbour, admin):
     response = admin.get(confirmation_of(harbour.batch(BatchStatus.COMPLETED)))
 
-    assert "There is nothing to cancel." in words(response)
+    assert "Nothing to cancel" in words(response)
     assert 'class="button danger"' not in response.content.decode()
 
 
@@ -144,17 +156,93 @@ def test_the_outcome_says_that_the_numbers_have_changed_meanwhile(harbour, admin
 
     ((_, message),) = messages_of(admin, page_of(batch))
     assert "2 contacts skipped" in message
-    assert message.endswith("The confirmation page had said 3, which had changed meanwhile.")
+    assert message.endswith("The confirmation page had said 3 and 0: that had changed meanwhile.")
 
 
-@pytest.mark.parametrize("fields", [{}, {"skip": "nonsense"}, {"skip": "-1"}], ids=str)
-def test_a_form_that_says_no_number_cancels_all_the_same(harbour, admin, fields):
+def test_the_outcome_says_that_more_contacts_or_other_calls_were_found_than_announced(harbour, admin):
+    batch = harbour.batch(queued=3)
+    fields = hidden_fields(admin.get(confirmation_of(batch)))
+    harbour.contact(batch).save()
+    CallBatch.objects.filter(pk=batch.pk).update(in_progress=2)
+
+    admin.post(confirmation_of(batch), fields)
+
+    ((_, message),) = messages_of(admin, page_of(batch))
+    assert message.endswith(
+        "4 contacts skipped; 2 calls in progress will finish."
+        " The confirmation page had said 3 and 0: that had changed meanwhile."
+    )
+
+
+def test_what_the_confirmation_did_not_offer_is_not_done(harbour, admin, monkeypatch):
+    offered, failing = harbour.batch(queued=1), harbour.batch(queued=1)
+    works = CallBatch.preview_cancel
+
+    def fails_once(self):
+        if self.pk == failing.pk:
+            raise BatchUpdateFailed
+        return works(self)
+
+    monkeypatch.setattr(CallBatch, "preview_cancel", fails_once)
+
+    assert len(confirm(admin, offered, failing)) == 1
+    assert (count(offered, ContactStatus.SKIPPED), count(failing, ContactStatus.SKIPPED)) == (1, 0)
+
+
+def test_a_request_that_confirms_nothing_is_asked_for_confirmation(harbour, admin):
+    batch = harbour.batch(queued=3)
+    before = everything(batch)
+
+    response = admin.post(confirmation_of(batch))
+
+    assert "Skip 3 contacts in 1 batch" in words(response)
+    assert everything(batch) == before
+
+
+@pytest.mark.parametrize("number", ["nonsense", "", "-1", "9" * 5000])
+def test_a_number_that_no_confirmation_can_have_said_is_not_repeated(harbour, admin, number):
     batch = harbour.batch(queued=3)
 
-    admin.post(confirmation_of(batch), {f"skip-{batch.pk}": value for value in fields.values()})
+    admin.post(confirmation_of(batch), {f"skip-{batch.pk}": number})
 
     ((_, message),) = messages_of(admin, page_of(batch))
     assert message.endswith("3 contacts skipped; 0 calls in progress will finish.")
+
+
+def test_an_id_given_twice_or_in_capitals_is_one_batch(harbour, admin):
+    batch = harbour.batch(queued=3)
+
+    assert "Skip 3 contacts in 1 batch" in words(admin.get(confirmation_of(batch, str(batch.pk).upper())))
+
+
+def test_a_batch_whose_names_are_missing_can_be_cancelled_all_the_same(harbour, admin):
+    batch = harbour.batch(queued=3)
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute("ALTER TABLE campaigns ALTER name DROP NOT NULL")
+        cursor.execute("UPDATE campaigns SET name = NULL")
+        cursor.execute("ALTER TABLE call_batches ALTER created_at DROP NOT NULL")
+        cursor.execute("UPDATE call_batches SET created_at = NULL")
+
+    assert admin.get(BATCHES).status_code == 200
+    assert confirm(admin, batch)[0][0] == "success"
+
+
+def test_a_database_that_cannot_say_which_batches_these_are_is_told(harbour, admin, monkeypatch):
+    batch = harbour.batch(queued=3)
+
+    @contextmanager
+    def unavailable(**timeouts):
+        raise OperationalError
+        yield
+
+    monkeypatch.setattr("calls.admin.batches.bounded", unavailable)
+
+    response = admin.get(confirmation_of(batch))
+
+    assert messages_of(admin, response["Location"]) == [
+        ("error", "Failed to update batch status. Try again: that is safe.")
+    ]
 
 
 def test_pressing_the_button_again_is_harmless_and_says_since_when_it_is_cancelled(harbour, admin):
@@ -212,7 +300,7 @@ def test_after_it_the_list_is_filtered_as_before(harbour, admin):
     first, second = harbour.batch(queued=1), harbour.batch(queued=1)
     address = select(admin, first, second, address=f"{BATCHES}?status=processing")["Location"]
 
-    response = admin.post(address, {})
+    response = admin.post(address, hidden_fields(admin.get(address)))
 
     assert response["Location"] == f"{BATCHES}?status=processing"
 
@@ -220,12 +308,41 @@ def test_after_it_the_list_is_filtered_as_before(harbour, admin):
 def test_a_batch_that_has_left_the_filter_meanwhile_is_cancelled_all_the_same(harbour, admin):
     batch = harbour.batch(queued=1)
     address = select(admin, batch, address=f"{BATCHES}?status=processing")["Location"]
+    fields = hidden_fields(admin.get(address))
     CallBatch.objects.filter(pk=batch.pk).update(status=BatchStatus.PAUSED)
 
-    admin.post(address, {})
+    response = admin.post(address, fields)
 
     batch.refresh_from_db()
     assert batch.status == BatchStatus.CANCELLED
+    assert response["Location"] == f"{page_of(batch)}?_changelist_filters=status%3Dprocessing"
+
+
+def test_a_full_page_of_batches_is_cancelled_at_once(harbour, admin):
+    batches = [harbour.batch(queued=1) for _ in range(BATCHES_AT_ONCE)]
+
+    assert [level for level, _ in confirm(admin, *batches)] == ["success"] * BATCHES_AT_ONCE
+
+
+@pytest.mark.parametrize("selected", ["nonsense", "\0", "9" * 40])
+def test_a_selection_of_no_batch_is_told(harbour, admin, selected):
+    response = admin.post(BATCHES, {"action": "cancel_selected", "_selected_action": [selected], "index": "0"})
+
+    assert messages_of(admin, response["Location"]) == [
+        ("error", "That is no selection of batches. Nothing was changed.")
+    ]
+
+
+def test_what_somebody_did_is_among_their_recent_actions(harbour, admin):
+    batch = harbour.batch(queued=3)
+
+    confirm(admin, batch)
+
+    (entry,) = LogEntry.objects.all()
+    assert (entry.object_id, entry.get_change_message()) == (
+        str(batch.pk),
+        "cancelled. 3 contacts skipped; 0 calls in progress will finish.",
+    )
 
 
 @pytest.mark.parametrize("ids", ["", ",", ",".join([UNKNOWN[:-2] + f"{n:02x}" for n in range(BATCHES_AT_ONCE + 1)])])
@@ -269,19 +386,24 @@ def test_without_the_permission_neither_action_nor_button_nor_a_hand_made_reques
 
     assert "cancel_selected" not in client.get(BATCHES).content.decode()
     assert "Cancel batch" not in client.get(page_of(batch)).content.decode()
-    assert select(client, batch).status_code in (200, 302)
+    assert "cancel/" not in select(client, batch).headers.get("Location", "")
     assert client.get(confirmation_of(batch)).status_code == 403
     assert client.post(confirmation_of(batch)).status_code == 403
     assert everything(batch) == before
 
 
-def test_a_request_forged_by_another_site_is_refused(harbour, operator):
+def test_a_request_forged_by_another_site_is_refused_and_the_pages_own_is_taken(harbour, operator):
     batch = harbour.batch(queued=3)
-    client = Client(enforce_csrf_checks=True, headers={"X-Forwarded-Proto": "https"})
+    client = Client(enforce_csrf_checks=True, headers={"Origin": "https://testserver"})
     client.force_login(operator)
+    fields = hidden_fields(client.get(confirmation_of(batch), secure=True))
 
-    assert client.post(confirmation_of(batch)).status_code == 403
+    forged = {name: value for name, value in fields.items() if name != "csrfmiddlewaretoken"}
+    assert client.post(confirmation_of(batch), forged, secure=True).status_code == 403
     assert count(batch, ContactStatus.QUEUED) == 3
+
+    assert client.post(confirmation_of(batch), fields, secure=True).status_code == 302
+    assert count(batch, ContactStatus.SKIPPED) == 3
 
 
 def test_the_group_may_look_and_cancel_and_nothing_else(operator):

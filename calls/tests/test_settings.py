@@ -128,7 +128,7 @@ def test_a_secret_is_not_repeated_where_it_cannot_be_read(tmp_path):
 def test_without_a_database_one_line_says_what_to_do(command, url):
     refused = manage(command, **without("DATABASE_URL", DATABASE_URL=url) if url else without("DATABASE_URL"))
 
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert refused.stderr.startswith("Configuration error: DATABASE_URL ")
     assert len(refused.stderr.splitlines()) == 1
 

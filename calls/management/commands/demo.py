@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime, timedelta
-from itertools import chain, cycle, product, repeat
+from itertools import chain, cycle, islice, product, repeat
 from typing import Any
 
 from django.conf import settings
@@ -14,7 +14,7 @@ from django.db import transaction
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from calls.actors import Actor, Door
+from calls.actors import Actor, Door, history_context
 from calls.authentication import issue_token
 from calls.models import (
     Agency,
@@ -71,7 +71,7 @@ class Command(BaseCommand):
         if not settings.DEBUG:
             raise CommandError("the demo has logins with known passwords; it is made only with DJANGO_DEBUG on")
         if not Agency.objects.exists():
-            with transaction.atomic():
+            with transaction.atomic(), history_context(actor=Actor.os_user().as_dict(), via=str(Door.COMMAND)):
                 self._load()
         self._print_how_to_use(address)
 
@@ -152,7 +152,8 @@ class Command(BaseCommand):
             completed_at=ended,
             **fields,
         )
-        people, lines = cycle(PEOPLE), cycle(numbers)
+        # Another batch, other people: a number that complains is then on few lists.
+        people, lines = cycle(PEOPLE), islice(cycle(numbers), CallBatch.objects.count() * 97, None)
         CampaignContact.objects.bulk_create(
             self._contact(batch, contact, next(lines), *next(people), called=begun + timedelta(seconds=2 * index))
             for index, contact in enumerate(chain.from_iterable(repeat(*item) for item in counts.items()))
