@@ -137,7 +137,7 @@ class CallBatchAdmin(ReadOnlyAdmin):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The history stands on the batch's own page; Django's page of edits would always be empty."""
+        """The history stands on the batch's own page; Django's would know only of what was done in the admin."""
         return HttpResponseRedirect(reverse("admin:calls_callbatch_change", args=[object_id]) + "#history")
 
     # Stopping
@@ -229,6 +229,7 @@ class CallBatchAdmin(ReadOnlyAdmin):
 
     def _cancel(self, request: HttpRequest, ids: list[str], batches: dict[str, CallBatch]) -> HttpResponse:
         actor = Actor.staff(cast(User, request.user))
+        done: list[tuple[CallBatch, str]] = []
         for pk in ids:
             batch = batches.get(pk)
             name = name_of(batch) if batch else f"Batch {pk}"
@@ -243,7 +244,10 @@ class CallBatchAdmin(ReadOnlyAdmin):
                 announced = (request.POST[f"skip-{pk}"], request.POST.get(f"calls-{pk}", ""))
                 text = outcome(result, announced)
                 self.message_user(request, f"{name}: {text}", messages.SUCCESS)
-                self.log_change(request, batch, text)
+                done.append((batch, text))
+        # Last, so that no failure to note it for the recent actions keeps another batch from being cancelled.
+        for batch, text in done:
+            self.log_change(request, batch, text)
         return HttpResponseRedirect(self._back_url(request, ids))
 
     def _cancel_url(self, request: HttpRequest, ids: Iterable[UUID]) -> str:
