@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import environ
+import pghistory
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
@@ -224,6 +225,9 @@ CORS_ALLOW_HEADERS = [
     "tracestate",
     "baggage",
 ]
+
+# The history takes a batch as it is, also where another service has left a counter empty.
+PGHISTORY_FIELD = pghistory.Field(null=True)
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [],

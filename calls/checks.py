@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlsplit
 
+import pgtrigger
+from django.apps import apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from pgtrigger.core import INSTALLED, UNINSTALLED
+
+from calls.adoption.survey import survey
 
 MIN_SECRET = 32
+REPAIR = "Put it back: python manage.py repair_database"
 
 
 def _is_origin(url: str) -> bool:
@@ -111,3 +120,61 @@ def check_production(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return messages
+
+
+@register(Tags.database)
+def check_database(databases: Collection[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """
+    Whether the database has what the promise rests on. Asked with ``check --database default`` and by ``migrate``.
+
+    Before the app's migrations have run only what is in their way is told.
+    """
+    if not databases:
+        return []
+    try:
+        executor = MigrationExecutor(connection)
+        migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes("calls"))
+        tables = survey(apps)
+        messages: list[CheckMessage] = [
+            Error(f"{table.name}: {what}.", hint=remedy, id="calls.E010")
+            for table in tables
+            for what, remedy in table.obstacles
+        ]
+        if migrated:
+            messages += [
+                Error(f"{table.name} lacks the {step.what}.", hint=REPAIR, id="calls.E011")
+                for table in tables
+                for step in table.additions
+            ]
+            messages += _check_triggers()
+    except DatabaseError as error:
+        return [Error(f"The database cannot be asked: {type(error).__name__}.", id="calls.E012")]
+    return messages
+
+
+def _check_triggers() -> list[CheckMessage]:
+    messages: list[CheckMessage] = []
+    for model, trigger in pgtrigger.registered():
+        name = f"The trigger {trigger.name} of {model._meta.db_table}"
+        status, enabled = trigger.get_installation_status(model)
+        if status != INSTALLED:
+            what = "is missing" if status == UNINSTALLED else "is not the one that this version has"
+            messages.append(Error(f"{name} {what}.", hint=REPAIR, id="calls.E013"))
+        elif not enabled:
+            messages.append(Error(f"{name} is disabled.", hint=REPAIR, id="calls.E014"))
+        elif not _runs_as_owner(trigger.get_pgid(model)):
+            messages.append(
+                Error(f"{name} does not run as its owner: others' rights can blind it.", hint=REPAIR, id="calls.E015")
+            )
+    return messages
+
+
+def _runs_as_owner(function: str) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT prosecdef AND proconfig = ARRAY['search_path=public, pg_temp'] FROM pg_proc"
+            " WHERE pronamespace = 'public'::regnamespace AND proname = %s",
+            [function],
+        )
+        row = cursor.fetchone()
+    return bool(row and row[0])

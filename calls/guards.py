@@ -137,3 +137,21 @@ contact_batch_live_insert = pgtrigger.Trigger(
         RETURN NULL;
     """,
 )
+
+# Other services have row level security, no grants on our tables, sometimes an empty search_path. With the rights of
+# whoever writes, the guards would see nothing and let everything pass, and the history would refuse every write.
+RUN_AS_OWNER = """
+DO $$
+DECLARE trigger_function regprocedure;
+BEGIN
+    FOR trigger_function IN
+        SELECT DISTINCT tgfoid::regprocedure FROM pg_trigger
+        WHERE tgname LIKE 'pgtrigger_%' AND tgrelid IN (
+            'call_batches'::regclass, 'campaign_contacts'::regclass, 'call_batch_events'::regclass
+        )
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SECURITY DEFINER SET search_path = public, pg_temp', trigger_function);
+    END LOOP;
+END
+$$;
+"""

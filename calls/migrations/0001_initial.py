@@ -5,6 +5,7 @@ import django.db.models.deletion
 import django.db.models.functions.datetime
 import django.utils.timezone
 import uuid_utils.compat
+from django.core.management.base import CommandError
 from django.db import migrations, models
 
 TABLES = [
@@ -17,6 +18,13 @@ TABLES = [
     "campaign_contacts",
     "calls",
 ]
+
+
+def keep(apps, schema_editor):
+    raise CommandError(
+        "The agencies' tables are not dropped, with all that is in them. "
+        "To remove what was added to them: python manage.py migrate calls 0001"
+    )
 
 
 class Migration(migrations.Migration):
@@ -489,4 +497,5 @@ class Migration(migrations.Migration):
             "\n".join(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;" for table in TABLES),
             migrations.RunSQL.noop,
         ),
+        migrations.RunPython(migrations.RunPython.noop, keep),
     ]

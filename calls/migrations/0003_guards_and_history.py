@@ -9,19 +9,30 @@ import pgtrigger.compiler
 import pgtrigger.migrations
 from django.db import migrations, models
 
-# Other services have row level security, no grants on our tables, sometimes an empty search_path. With the rights of
-# whoever writes, the guards would see nothing and let everything pass, and the history would refuse every write.
-RUN_AS_OWNER = """
+from calls.adoption.steps import briefly
+from calls.guards import RUN_AS_OWNER
+
+
+def lock(apps, schema_editor):
+    """
+    Take at once, before anything else, what making and dropping triggers takes: then whoever writes waits only once.
+
+    Given up and tried again while somebody's transaction is in the way, so that nobody waits long behind us.
+    """
+    briefly(lambda: schema_editor.execute("LOCK TABLE call_batches, campaign_contacts IN ACCESS EXCLUSIVE MODE"))
+
+
+# A trigger that is dropped leaves its function behind.
+DROP_FUNCTIONS = """
 DO $$
-DECLARE trigger_function regprocedure;
+DECLARE function regprocedure;
 BEGIN
-    FOR trigger_function IN
-        SELECT DISTINCT tgfoid::regprocedure FROM pg_trigger
-        WHERE tgname LIKE 'pgtrigger_%' AND tgrelid IN (
-            'call_batches'::regclass, 'campaign_contacts'::regclass, 'call_batch_events'::regclass
-        )
+    FOR function IN
+        SELECT oid::regprocedure FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace AND proname ~ '^(pgtrigger_|_pgtrigger_should_ignore$)'
+            AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgname ~ '^pgtrigger_')
     LOOP
-        EXECUTE format('ALTER FUNCTION %s SECURITY DEFINER SET search_path = public, pg_temp', trigger_function);
+        EXECUTE format('DROP FUNCTION %s', function);
     END LOOP;
 END
 $$;
@@ -29,9 +40,11 @@ $$;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("calls", "0002_indexes_and_constraints")]
+    dependencies = [("calls", "0002_what_is_lacking")]
 
     operations = [
+        migrations.RunSQL(migrations.RunSQL.noop, DROP_FUNCTIONS),
+        migrations.RunPython(lock, migrations.RunPython.noop),
         pgtrigger.migrations.AddTrigger(
             model_name="callbatch",
             trigger=pgtrigger.compiler.Trigger(
@@ -101,14 +114,15 @@ class Migration(migrations.Migration):
                         ],
                         db_default="pending",
                         default="pending",
+                        null=True,
                     ),
                 ),
-                ("total_contacts", models.IntegerField(db_default=0, default=0)),
-                ("queued", models.IntegerField(db_default=0, default=0)),
-                ("in_progress", models.IntegerField(db_default=0, default=0)),
-                ("completed", models.IntegerField(db_default=0, default=0)),
-                ("failed", models.IntegerField(db_default=0, default=0)),
-                ("skipped", models.IntegerField(db_default=0, default=0)),
+                ("total_contacts", models.IntegerField(db_default=0, default=0, null=True)),
+                ("queued", models.IntegerField(db_default=0, default=0, null=True)),
+                ("in_progress", models.IntegerField(db_default=0, default=0, null=True)),
+                ("completed", models.IntegerField(db_default=0, default=0, null=True)),
+                ("failed", models.IntegerField(db_default=0, default=0, null=True)),
+                ("skipped", models.IntegerField(db_default=0, default=0, null=True)),
                 ("completed_at", models.DateTimeField(blank=True, null=True)),
                 ("error_message", models.TextField(blank=True, null=True)),
                 (
@@ -116,6 +130,7 @@ class Migration(migrations.Migration):
                     models.ForeignKey(
                         db_constraint=False,
                         db_index=False,
+                        null=True,
                         on_delete=django.db.models.deletion.DO_NOTHING,
                         related_name="events",
                         to="calls.callbatch",
@@ -171,4 +186,6 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.RunSQL(RUN_AS_OWNER, migrations.RunSQL.noop),
+        # The last is the first on the way back.
+        migrations.RunPython(migrations.RunPython.noop, lock),
     ]

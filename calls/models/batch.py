@@ -11,6 +11,7 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib.postgres.functions import TransactionNow
 from django.db import OperationalError, connection, models, transaction
+from django.db.models.functions import Coalesce
 from psycopg.errors import DeadlockDetected
 
 from calls import guards
@@ -188,7 +189,7 @@ class CallBatch(BaseModel):
                     .update(
                         status=BatchStatus.CANCELLED,
                         queued=0,
-                        skipped=models.F("skipped") + skipped,
+                        skipped=Coalesce("skipped", 0) + skipped,
                         completed_at=TransactionNow(),
                         error_message="Cancelled by user",
                         updated_at=TransactionNow(),
@@ -226,5 +227,5 @@ class CallBatch(BaseModel):
             agency_id=self.agency_id,
             status=BatchStatus.CANCELLED,
             contacts_skipped=skipped,
-            in_progress=self.in_progress,
+            in_progress=self.in_progress or 0,
         )

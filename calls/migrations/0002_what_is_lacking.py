@@ -1,0 +1,75 @@
+"""What the tables of 0001 need besides: defaults, indexes, constraints. Tables made by somebody else may lack more."""
+
+from django.core.management.base import CommandError
+from django.db import migrations, models
+
+from calls.adoption import steps
+from calls.adoption.survey import report, survey
+
+
+def add(apps, schema_editor):
+    tables = survey(apps)
+    if any(table.obstacles for table in tables):
+        raise CommandError(f"These tables cannot be adopted as they are. Nothing was changed.\n\n{report(tables)}")
+    steps.apply(step for table in tables for step in table.additions)
+
+
+def take_back(apps, schema_editor):
+    steps.undo()
+
+
+class Migration(migrations.Migration):
+    # Each step has a transaction of its own, or none: others are writing these tables.
+    atomic = False
+
+    dependencies = [("calls", "0001_initial")]
+
+    operations = [
+        migrations.SeparateDatabaseAndState(
+            state_operations=[
+                migrations.AddConstraint(
+                    model_name="callbatch",
+                    constraint=models.CheckConstraint(
+                        condition=models.Q(
+                            (
+                                "status__in",
+                                ["pending", "scheduled", "processing", "paused", "completed", "cancelled", "failed"],
+                            )
+                        ),
+                        name="batch_status_known",
+                    ),
+                ),
+                migrations.AddConstraint(
+                    model_name="callbatch",
+                    constraint=models.CheckConstraint(
+                        condition=models.Q(("mode__in", ["immediate", "scheduled"])), name="batch_mode_known"
+                    ),
+                ),
+                migrations.AddIndex(
+                    model_name="callbatch",
+                    index=models.Index(fields=["-created_at", "-id"], name="batch_by_creation"),
+                ),
+                migrations.AddConstraint(
+                    model_name="campaigncontact",
+                    constraint=models.CheckConstraint(
+                        condition=models.Q(
+                            (
+                                "status__in",
+                                ["pending", "queued", "scheduled", "in_progress", "completed", "failed", "skipped"],
+                            )
+                        ),
+                        name="contact_status_known",
+                    ),
+                ),
+                migrations.AddIndex(
+                    model_name="campaigncontact",
+                    index=models.Index(fields=["batch", "id"], name="contact_of_batch"),
+                ),
+                migrations.AddIndex(
+                    model_name="campaigncontact",
+                    index=models.Index(fields=["phone_number"], name="contact_by_phone_number"),
+                ),
+            ],
+        ),
+        migrations.RunPython(add, take_back),
+    ]

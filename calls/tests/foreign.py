@@ -1,0 +1,77 @@
+"""Databases that another team has made, to be adopted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from calls.tests.cast import ROOT, address
+
+SCHEMA = Path(__file__).with_name("foreign.sql").read_text()
+
+
+class Database:
+    """A database of its own on the server of the tests, and the app's commands run on it."""
+
+    def __init__(self, name):
+        self.name = name
+        self.where = address() | {"dbname": name}
+
+    @property
+    def url(self):
+        where = {"host": "", "port": 5432} | self.where
+        return f"postgresql://{where['user']}@/{self.name}?host={where['host']}&port={where['port']}"
+
+    def connect(self, **options):
+        return psycopg.connect(autocommit=True, **self.where, **options)
+
+    def query(self, query, *parameters):
+        """Run it, and give the rows back if it has any."""
+        with self.connect() as plain:
+            cursor = plain.execute(query, parameters or None)
+            return cursor.fetchall() if cursor.description else None
+
+    def start(self, *arguments, **environment):
+        """``manage.py`` on this database, started and not waited for."""
+        settings = {"DATABASE_URL": self.url, "DJANGO_SETTINGS_MODULE": "agency_backend.settings"}
+        return subprocess.Popen(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=os.environ | settings | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def manage(self, *arguments, **environment):
+        """``manage.py`` on this database: its exit code, and all that it said."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out + err
+
+    def adopt(self):
+        code, said = self.manage("migrate", "--fake-initial", "--verbosity", "0")
+        assert code == 0, said
+
+
+@contextmanager
+def foreign_database(*changes, schema=SCHEMA):
+    """A fresh database with that schema, changed by these statements; dropped at the end."""
+    database = Database(f"foreign_{uuid.uuid4().hex}")
+    name = sql.Identifier(database.name)
+    with psycopg.connect(autocommit=True, **address()) as server:
+        server.execute(sql.SQL("CREATE DATABASE {}").format(name))
+        try:
+            database.query(schema)
+            for change in changes:
+                database.query(change)
+            yield database
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))

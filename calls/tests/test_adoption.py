@@ -1,0 +1,396 @@
+"""A database that another team has made and goes on writing: adopted as it is, and given back as it was."""
+
+import threading
+import time
+
+import psycopg
+import pytest
+
+from calls.tests.foreign import foreign_database
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+COLUMNS = """
+    SELECT table_name, column_name, data_type, udt_name, is_nullable, column_default FROM information_schema.columns
+    WHERE table_schema = 'public' ORDER BY 1, 2
+"""
+CONSTRAINTS = """
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), convalidated FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2
+"""
+INDEXES = "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2"
+TRIGGERS = "SELECT tgrelid::regclass::text, tgname, tgenabled FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2"
+SECURITY = """
+    SELECT relname, relrowsecurity, relacl::text FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1
+"""
+THEIRS = {
+    "agencies",
+    "agency_phone_numbers",
+    "agent_mappings",
+    "call_batches",
+    "calls",
+    "campaign_contacts",
+    "campaigns",
+    "users",
+}
+
+
+def everything_of(database):
+    """All that their tables are and hold."""
+    catalog = [
+        [row for row in database.query(sql) if row[0] in THEIRS]
+        for sql in (COLUMNS, CONSTRAINTS, INDEXES, TRIGGERS, SECURITY)
+    ]
+    return catalog + [database.query(f"SELECT * FROM {table} ORDER BY id") for table in sorted(THEIRS)]
+
+
+@pytest.fixture
+def foreign(db):
+    with foreign_database() as database:
+        yield database
+
+
+# Before
+
+
+def test_the_check_says_table_by_table_what_is_there_and_what_will_be_added(foreign):
+    code, said = foreign.manage("check_database")
+
+    assert code == 0
+    assert "call_batches is there, about" in said
+    assert "to be added: column mode" in said
+    assert "to be added: default of skipped: 0" in said
+    assert "to be added: index contact_of_batch (batch_id, id), while others write" in said
+    assert "to be added: index agencies_slug_unique (slug), while others write" in said
+    assert "left alone: columns that the app does not know: lead_score" in said
+    assert "left alone: triggers of others: zz_set_updated_at" in said
+    assert "in the way" not in said
+
+
+def test_the_check_changes_nothing(foreign):
+    before = everything_of(foreign)
+
+    foreign.manage("check_database")
+
+    assert everything_of(foreign) == before
+
+
+def test_on_an_empty_database_it_says_that_nothing_is_there():
+    with foreign_database(schema="SELECT 1") as empty:
+        code, said = empty.manage("check_database")
+
+    assert (code, said.count("is not there")) == (0, 8)
+
+
+RENAMED = "ALTER TABLE {0} RENAME TO old_{0}"
+OBSTACLES = {
+    "calls: the table is missing": RENAMED.format("calls"),
+    "call_batches: status is the enum small without 'scheduled'": """
+        ALTER TABLE call_batches ALTER status DROP DEFAULT;
+        CREATE TYPE small AS ENUM ('pending', 'processing', 'paused', 'completed', 'cancelled', 'failed');
+        ALTER TABLE call_batches ALTER status TYPE small USING status::text::small
+    """,
+    "ALTER TYPE contacts ADD VALUE 'skipped';": """
+        ALTER TABLE campaign_contacts ALTER status DROP DEFAULT;
+        CREATE TYPE contacts AS ENUM ('pending', 'queued', 'scheduled', 'in_progress', 'completed', 'failed');
+        ALTER TABLE campaign_contacts ALTER status TYPE contacts USING status::text::contacts
+    """,
+    "call_batches: status is 'exploded' in some rows": """
+        ALTER TABLE call_batches ALTER status DROP DEFAULT, ALTER status TYPE text USING status::text;
+        UPDATE call_batches SET status = 'exploded'
+    """,
+    "call_batches: the constraint no_end does not allow status to be 'cancelled', 'failed'": """
+        ALTER TABLE call_batches ALTER status DROP DEFAULT, ALTER status TYPE text USING status::text;
+        ALTER TABLE call_batches
+            ADD CONSTRAINT no_end CHECK (status <> ALL ('{cancelled,failed}') AND status NOT LIKE 'x%')
+    """,
+    "campaign_contacts: outcome_notes takes 10 characters": """
+        ALTER TABLE campaign_contacts ADD COLUMN outcome_notes varchar(10)
+    """,
+    "campaign_contacts: completed_at is timestamp without time zone": """
+        ALTER TABLE campaign_contacts ALTER completed_at TYPE timestamp
+    """,
+    "campaign_contacts: the column batch_id is missing": "ALTER TABLE campaign_contacts DROP batch_id",
+    "agencies: the column slug is missing": "ALTER TABLE agencies DROP slug",
+    "call_batches: 1 rows have no agency_id": """
+        ALTER TABLE call_batches ALTER agency_id DROP NOT NULL;
+        UPDATE call_batches SET agency_id = NULL
+    """,
+    "agencies: 1 values of slug stand in several rows": "INSERT INTO agencies (name, slug) VALUES ('Old', 'old-mill')",
+    "calls: id is not its primary key": "ALTER TABLE calls DROP CONSTRAINT calls_pkey",
+    "calls: it is a view, or partitioned": RENAMED.format("calls") + "; CREATE VIEW calls AS SELECT * FROM old_calls",
+}
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_what_is_in_the_way_is_told_before_anything_is_changed(db, obstacle):
+    with foreign_database(OBSTACLES[obstacle]) as database:
+        tables = database.query("SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') ORDER BY 1")
+
+        code, said = database.manage("migrate", "--fake-initial")
+        check, listed = database.manage("check_database")
+
+        assert code == check == 1
+        assert obstacle in said
+        assert obstacle.split(": ", 1)[-1] in listed
+        assert database.query("SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') ORDER BY 1") == tables
+
+
+def test_a_role_that_does_not_own_the_tables_is_told(db):
+    with foreign_database("GRANT edge_functions TO current_user") as database:
+        database.query(
+            "DO $$ BEGIN CREATE ROLE visitor LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$"
+        )
+        visitor = database.url.replace(f"//{database.where['user']}@", "//visitor@")
+
+        code, said = database.manage("check_database", DATABASE_URL=visitor)
+
+        assert code == 1
+        assert f"call_batches: it belongs to {database.where['user']}" in said.replace(
+            "    in the way: ", "call_batches: "
+        )
+
+
+# Adoption
+
+
+def test_what_is_there_stays_and_what_is_lacking_is_added(foreign):
+    rows = foreign.query("SELECT id, agency_id, status::text, queued FROM call_batches")
+
+    foreign.adopt()
+
+    assert foreign.query("SELECT id, agency_id, status::text, queued FROM call_batches") == rows
+    assert foreign.query("SELECT count(*) FROM campaign_contacts WHERE status = 'queued'") == [(1000,)]
+    assert foreign.manage("check", "--database", "default", "--fail-level", "ERROR")[0] == 0
+    listed = foreign.manage("check_database")[1]
+    assert "to be added" not in listed
+
+
+def test_a_default_of_theirs_is_kept(foreign):
+    foreign.adopt()
+
+    foreign.query(
+        "INSERT INTO call_batches (agency_id, campaign_id, agent_mapping_id, from_number)"
+        " SELECT agency_id, campaign_id, agent_mapping_id, '+1' FROM call_batches"
+    )
+
+    assert foreign.query("SELECT calls_per_minute, skipped, mode FROM call_batches WHERE from_number = '+1'") == [
+        (10, 0, "immediate")
+    ]
+
+
+def test_the_first_cancel_works_at_once(foreign):
+    foreign.adopt()
+    ((batch,),) = foreign.query("SELECT id::text FROM call_batches")
+
+    code, said = foreign.manage("cancel_batch", batch)
+
+    assert (code, "Contacts skipped: 1000." in said) == (0, True)
+    assert foreign.query("SELECT DISTINCT status::text, outcome_notes FROM campaign_contacts") == [
+        ("skipped", "Batch cancelled")
+    ]
+    # It was empty: skipped had no default before.
+    assert foreign.query("SELECT skipped, total_contacts FROM call_batches") == [(1000, 1000)]
+
+
+def test_their_services_go_on_writing_and_are_refused_where_the_promise_needs_it(foreign):
+    foreign.adopt()
+    ((batch,),) = foreign.query("SELECT id::text FROM call_batches")
+    retry = "UPDATE campaign_contacts SET status = 'queued' WHERE id = (SELECT id FROM campaign_contacts LIMIT 1)"
+
+    with foreign.connect() as service:
+        service.execute("SET ROLE edge_functions")
+        service.execute("UPDATE campaign_contacts SET status = 'in_progress' WHERE phone_number = '+12125550001'")
+        assert foreign.manage("cancel_batch", batch)[0] == 0
+
+        with pytest.raises(psycopg.errors.CheckViolation) as refusal:
+            service.execute(retry)
+        assert refusal.value.diag.constraint_name == "contact_batch_live"
+        service.execute("UPDATE campaign_contacts SET status = 'completed' WHERE phone_number = '+12125550001'")
+
+
+def test_adopting_can_be_interrupted_at_any_step_and_done_again(foreign):
+    """A statement fails in the middle, as when the connection or the machine is gone."""
+    foreign.query(
+        """
+        CREATE FUNCTION interrupt() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF current_setting('interrupt.remaining', true)::int = 0 THEN RAISE EXCEPTION 'interrupted'; END IF;
+            PERFORM set_config('interrupt.remaining', (current_setting('interrupt.remaining', true)::int - 1)::text, false);
+        END $$;
+        CREATE EVENT TRIGGER interrupt ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'CREATE INDEX')
+            EXECUTE FUNCTION interrupt()
+        """
+    )
+    interrupted = 0
+    for left in (1, 4, 9, 9, 9, 5, 3, 2, 1, 1, 100):
+        foreign.query(f"ALTER DATABASE {foreign.name} SET interrupt.remaining = {left}")
+        code, said = foreign.manage("migrate", "--fake-initial", "calls", "0002")
+        if code == 0:
+            break
+        assert "interrupted" in said
+        interrupted += 1
+    foreign.query("DROP EVENT TRIGGER interrupt")
+    assert code == 0
+    assert interrupted >= 5
+
+    foreign.adopt()
+    assert foreign.manage("check", "--database", "default")[0] == 0
+
+
+def test_an_index_whose_building_was_cut_off_is_built_again(foreign):
+    foreign.adopt()
+    foreign.query("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'contact_of_batch'::regclass")
+
+    assert "calls.E011" in foreign.manage("check", "--database", "default")[1]
+    assert foreign.manage("repair_database")[0] == 0
+
+    assert foreign.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'contact_of_batch'::regclass") == [(True,)]
+
+
+# Beside writers
+
+
+class Writers(threading.Thread):
+    """
+    Another service that writes one row after another, and waits for a lock no longer than a second.
+
+    ``gave_up`` says that it had to wait longer.
+    """
+
+    def __init__(self, database):
+        super().__init__(daemon=True)
+        self.database, self.done, self.written, self.gave_up = database, threading.Event(), 0, False
+
+    def run(self):
+        with self.database.connect(options="-c lock_timeout=1s") as service:
+            while not self.done.is_set():
+                try:
+                    service.execute("UPDATE campaign_contacts SET lead_score = 1 WHERE phone_number = '+12125550001'")
+                    service.execute("UPDATE call_batches SET calls_per_minute = 9")
+                    self.written += 1
+                except psycopg.errors.LockNotAvailable:
+                    self.gave_up = True
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.done.set()
+        self.join()
+
+
+def adopt_beside_writers(foreign, *command):
+    """Adopt it while one service writes, and another has a transaction open on a contact for three seconds."""
+    with Writers(foreign) as writers, foreign.connect() as long:
+        with long.transaction():
+            long.execute("UPDATE campaign_contacts SET lead_score = 2 WHERE phone_number = '+12125550002'")
+            migration = foreign.start(*command)
+            time.sleep(5)
+        _, err = migration.communicate(timeout=60)
+    assert migration.returncode == 0, err
+    assert writers.written > 0
+    return writers.gave_up
+
+
+MIGRATE = ("migrate", "--fake-initial", "--verbosity", "0")
+WITHOUT_PATIENCE = """
+from calls.adoption import steps
+steps.LOCK_TIMEOUT = "60s"
+from django.core.management import call_command
+call_command("migrate", fake_initial=True, verbosity=0)
+"""
+
+
+def test_no_writer_waits_for_a_second_even_while_somebodys_transaction_is_long(foreign):
+    assert adopt_beside_writers(foreign, *MIGRATE) is False
+
+
+def test_control_without_giving_locks_up_writers_wait_as_long_as_the_transaction(foreign):
+    assert adopt_beside_writers(foreign, "shell", "--no-imports", "--command", WITHOUT_PATIENCE) is True
+
+
+# And back
+
+
+def test_one_command_leaves_their_tables_as_they_were(foreign):
+    before = everything_of(foreign)
+    foreign.adopt()
+    assert everything_of(foreign) != before
+
+    code, said = foreign.manage("migrate", "calls", "0001")
+
+    assert code == 0, said
+    assert everything_of(foreign) == before
+    assert foreign.query("SELECT proname FROM pg_proc WHERE proname ~ 'pgtrigger'") == []
+    assert foreign.query("SELECT to_regclass('call_batch_events'), to_regclass('call_adoption')") == [(None, None)]
+
+
+def test_it_can_be_adopted_again_afterwards(foreign):
+    foreign.adopt()
+    foreign.manage("migrate", "calls", "0001")
+
+    foreign.adopt()
+
+    assert foreign.manage("check", "--database", "default")[0] == 0
+
+
+def test_their_tables_are_never_dropped(foreign):
+    foreign.adopt()
+
+    code, said = foreign.manage("migrate", "calls", "zero")
+
+    assert code == 1
+    assert "The agencies' tables are not dropped" in said
+    assert foreign.query("SELECT count(*) FROM campaign_contacts") == [(1000,)]
+
+
+# The check, afterwards
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("ALTER TABLE call_batches DISABLE TRIGGER USER", "batch_final of call_batches is disabled"),
+        ("DROP TRIGGER {trigger} ON call_batches", "batch_final of call_batches is missing"),
+        (
+            "COMMENT ON TRIGGER {trigger} ON call_batches IS 'of last year'",
+            "batch_final of call_batches is not the one",
+        ),
+        ("ALTER FUNCTION {trigger} SECURITY INVOKER", "batch_final of call_batches does not run as its owner"),
+        ("ALTER FUNCTION {trigger} RESET ALL", "batch_final of call_batches does not run as its owner"),
+        (
+            "ALTER TABLE campaign_contacts ALTER do_not_call DROP DEFAULT",
+            "campaign_contacts lacks the default of do_not_call",
+        ),
+        ("DROP INDEX contact_of_batch", "campaign_contacts lacks the index contact_of_batch"),
+        (
+            "ALTER TABLE call_batches DROP CONSTRAINT batch_mode_known",
+            "call_batches lacks the constraint batch_mode_known",
+        ),
+    ],
+)
+def test_what_is_taken_away_later_is_told_and_can_be_put_back(foreign, damage, message):
+    foreign.adopt()
+    ((trigger,),) = foreign.query("SELECT tgname FROM pg_trigger WHERE tgname ~ 'batch_final'")
+    foreign.query(damage.format(trigger=trigger))
+
+    code, said = foreign.manage("check", "--database", "default")
+
+    assert code == 1
+    assert message in said
+    assert "python manage.py repair_database" in said
+    assert foreign.manage("repair_database")[0] == 0
+    assert foreign.manage("check", "--database", "default")[0] == 0
+
+
+def test_a_label_that_is_lost_later_is_told_with_the_statement_that_adds_it(foreign):
+    foreign.adopt()
+    foreign.query("ALTER TYPE call_batch_status RENAME VALUE 'scheduled' TO 'planned'")
+
+    code, said = foreign.manage("check", "--database", "default")
+
+    assert code == 1
+    assert "ALTER TYPE call_batch_status ADD VALUE 'scheduled';" in said
