@@ -8,6 +8,8 @@ import uuid_utils.compat
 from django.core.management.base import CommandError
 from django.db import migrations, models
 
+import calls.models.base
+
 TABLES = [
     "agencies",
     "users",
@@ -117,7 +119,7 @@ class Migration(migrations.Migration):
                 ("id", models.UUIDField(primary_key=True, serialize=False)),
                 (
                     "role",
-                    models.TextField(
+                    calls.models.base.EnumTextField(
                         choices=[
                             ("agency_owner", "Agency Owner"),
                             ("agency_admin", "Agency Admin"),
@@ -256,7 +258,7 @@ class Migration(migrations.Migration):
                 ("from_number", models.TextField(help_text="E.164")),
                 (
                     "status",
-                    models.TextField(
+                    calls.models.base.EnumTextField(
                         choices=[
                             ("pending", "Pending"),
                             ("scheduled", "Scheduled"),
@@ -272,7 +274,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "mode",
-                    models.TextField(
+                    calls.models.base.EnumTextField(
                         choices=[("immediate", "Immediate"), ("scheduled", "Scheduled")],
                         db_default="immediate",
                         default="immediate",
@@ -363,7 +365,7 @@ class Migration(migrations.Migration):
                 ("do_not_call", models.BooleanField(db_default=False, default=False)),
                 (
                     "status",
-                    models.TextField(
+                    calls.models.base.EnumTextField(
                         choices=[
                             ("pending", "Pending"),
                             ("queued", "Queued"),

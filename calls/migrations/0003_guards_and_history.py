@@ -9,6 +9,7 @@ import pgtrigger.compiler
 import pgtrigger.migrations
 from django.db import migrations, models
 
+import calls.models.base
 from calls.adoption.steps import briefly
 from calls.guards import RUN_AS_OWNER
 
@@ -102,7 +103,7 @@ class Migration(migrations.Migration):
                 ("pgh_context", pghistory.utils.JSONField(null=True)),
                 (
                     "status",
-                    models.TextField(
+                    calls.models.base.EnumTextField(
                         choices=[
                             ("pending", "Pending"),
                             ("scheduled", "Scheduled"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db import models
 
-from calls.models.base import BaseModel
+from calls.models.base import BaseModel, EnumTextField
 
 
 class Agency(BaseModel):
@@ -49,7 +49,7 @@ class AgencyUser(models.Model):
     agency = models.ForeignKey(
         Agency, on_delete=models.PROTECT, null=True, blank=True, related_name="users", db_index=False
     )
-    role = models.TextField(choices=Role)
+    role = EnumTextField(choices=Role)
     email = models.TextField()
 
     class Meta:

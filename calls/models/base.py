@@ -1,10 +1,24 @@
 """What every one of our own tables has: a time-ordered id, and when its rows were made and last changed."""
 
+from typing import Any
+
 from django.contrib.postgres.functions import RandomUUID
 from django.db import models
 from django.db.models.functions import Now
 from django.utils import timezone
 from uuid_utils.compat import uuid7
+
+
+class EnumTextField(models.TextField):  # type: ignore[type-arg]
+    """
+    One of a few words: text in a table that we made, perhaps an enum in one that somebody else made.
+
+    Django inserts several rows at once by way of ``unnest(…::text[])``, which an enum does not take. A field with a
+    placeholder of its own keeps it from that.
+    """
+
+    def get_placeholder(self, value: Any, compiler: Any, connection: Any) -> str:
+        return "%s"
 
 
 class BaseModel(models.Model):

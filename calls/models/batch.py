@@ -26,7 +26,7 @@ from calls.exceptions import (
     CallsError,
 )
 from calls.models.agency import Agency
-from calls.models.base import BaseModel
+from calls.models.base import BaseModel, EnumTextField
 from calls.models.campaign import AgentMapping, Campaign
 from calls.querysets import CallBatchQuerySet
 from calls.signals import batch_cancelled
@@ -76,8 +76,8 @@ class CallBatch(BaseModel):
     campaign = models.ForeignKey(Campaign, on_delete=models.PROTECT, related_name="batches", db_index=False)
     agent_mapping = models.ForeignKey(AgentMapping, on_delete=models.PROTECT, related_name="batches", db_index=False)
     from_number = models.TextField(help_text="E.164")
-    status = models.TextField(choices=BatchStatus, default=BatchStatus.PENDING, db_default=BatchStatus.PENDING)
-    mode = models.TextField(choices=Mode, default=Mode.IMMEDIATE, db_default=Mode.IMMEDIATE)
+    status = EnumTextField(choices=BatchStatus, default=BatchStatus.PENDING, db_default=BatchStatus.PENDING)
+    mode = EnumTextField(choices=Mode, default=Mode.IMMEDIATE, db_default=Mode.IMMEDIATE)
     calls_per_minute = models.IntegerField(default=30, db_default=30)
     max_concurrent = models.IntegerField(default=10, db_default=10)
 

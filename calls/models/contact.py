@@ -6,7 +6,7 @@ from django.db import models
 
 from calls import guards
 from calls.models.agency import Agency
-from calls.models.base import BaseModel
+from calls.models.base import BaseModel, EnumTextField
 from calls.models.batch import CallBatch
 from calls.models.campaign import Campaign
 from calls.querysets import CampaignContactQuerySet
@@ -37,7 +37,7 @@ class CampaignContact(BaseModel):
     custom_data = models.JSONField(default=dict, db_default={}, blank=True)
     do_not_call = models.BooleanField(default=False, db_default=False)
 
-    status = models.TextField(choices=ContactStatus, default=ContactStatus.PENDING, db_default=ContactStatus.PENDING)
+    status = EnumTextField(choices=ContactStatus, default=ContactStatus.PENDING, db_default=ContactStatus.PENDING)
     # The calls row of the latest attempt.
     call_id = models.UUIDField(null=True, blank=True)
     attempts = models.IntegerField(default=0, db_default=0)

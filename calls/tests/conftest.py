@@ -1,9 +1,35 @@
 import pytest
 from django.contrib.auth.models import Group
+from django.db import connection
 from django.test import Client
 
 from calls.models import Role
 from calls.tests.cast import Tenant, client_of, staff
+from calls.tests.foreign import THEIRS, foreign_database
+
+
+def pytest_addoption(parser):
+    parser.addoption("--adopted", action="store_true", help="run on tables that another team has made")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("adopted"):
+        for item in items:
+            if item.get_closest_marker("own_tables"):
+                item.add_marker(pytest.mark.skip(reason="another team's tables are different in this"))
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(request, django_db_modify_db_settings_parallel_suffix):
+    """With ``--adopted`` the databases of the tests are copies of one that was adopted."""
+    if not request.config.getoption("adopted"):
+        yield
+        return
+    with foreign_database() as template:
+        template.adopt()
+        template.query(f"TRUNCATE {', '.join(sorted(THEIRS))}")
+        connection.settings_dict["TEST"]["TEMPLATE"] = template.name
+        yield
 
 
 @pytest.fixture

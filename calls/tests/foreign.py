@@ -16,6 +16,17 @@ from calls.tests.cast import ROOT, address
 
 SCHEMA = Path(__file__).with_name("foreign.sql").read_text()
 
+THEIRS = {
+    "agencies",
+    "agency_phone_numbers",
+    "agent_mappings",
+    "call_batches",
+    "calls",
+    "campaign_contacts",
+    "campaigns",
+    "users",
+}
+
 
 class Database:
     """A database of its own on the server of the tests, and the app's commands run on it."""

@@ -6,7 +6,7 @@ import time
 import psycopg
 import pytest
 
-from calls.tests.foreign import foreign_database
+from calls.tests.foreign import THEIRS, foreign_database
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -24,16 +24,6 @@ SECURITY = """
     SELECT relname, relrowsecurity, relacl::text FROM pg_class
     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1
 """
-THEIRS = {
-    "agencies",
-    "agency_phone_numbers",
-    "agent_mappings",
-    "call_batches",
-    "calls",
-    "campaign_contacts",
-    "campaigns",
-    "users",
-}
 
 
 def everything_of(database):
@@ -215,9 +205,10 @@ def test_adopting_can_be_interrupted_at_any_step_and_done_again(foreign):
     foreign.query(
         """
         CREATE FUNCTION interrupt() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        DECLARE remaining int := current_setting('interrupt.remaining');
         BEGIN
-            IF current_setting('interrupt.remaining', true)::int = 0 THEN RAISE EXCEPTION 'interrupted'; END IF;
-            PERFORM set_config('interrupt.remaining', (current_setting('interrupt.remaining', true)::int - 1)::text, false);
+            IF remaining = 0 THEN RAISE EXCEPTION 'interrupted'; END IF;
+            PERFORM set_config('interrupt.remaining', (remaining - 1)::text, false);
         END $$;
         CREATE EVENT TRIGGER interrupt ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'CREATE INDEX')
             EXECUTE FUNCTION interrupt()

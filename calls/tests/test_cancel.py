@@ -63,6 +63,7 @@ def test_it_writes_three_columns_of_a_skipped_contact_and_no_other(harbour):
     }
 
 
+@pytest.mark.own_tables
 def test_it_writes_these_columns_of_the_batch_and_no_other(harbour):
     batch = harbour.batch(queued=3, in_progress=1, skipped=2)
     before = CallBatch.objects.values().get()
@@ -174,6 +175,7 @@ def test_it_sends_five_statements_for_any_number_of_contacts(harbour, contacts):
     ]
 
 
+@pytest.mark.own_tables
 def test_it_reads_a_batchs_contacts_through_an_index(harbour):
     batch = harbour.batch(queued=1)
     with connection.cursor() as cursor:

@@ -41,7 +41,7 @@ TABLE = [
     (Door.API, Role.CLIENT_ADMIN, WRONG_ROLE, WRONG_ROLE),
     (Door.API, Role.CLIENT_VIEWER, WRONG_ROLE, WRONG_ROLE),
     (Door.API, Role.ADMIN, WRONG_ROLE, WRONG_ROLE),
-    (Door.API, "a role nobody knows", WRONG_ROLE, WRONG_ROLE),
+    pytest.param(Door.API, "a role nobody knows", WRONG_ROLE, WRONG_ROLE, marks=pytest.mark.own_tables),
     (Door.API, "without a users row", NO_AGENCY, NO_AGENCY),
     (Door.API, "an owner without an agency", NO_AGENCY, NO_AGENCY),
     (Door.API, "nobody", NOBODY, NOBODY),
