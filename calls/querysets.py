@@ -42,3 +42,11 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
     def dialable(self) -> CampaignContactQuerySet:
         """Contacts not yet called, in whichever of the three waiting statuses."""
         return self.filter(status__in=DIALABLE)
+
+    def counters(self) -> dict[str, int]:
+        """What the counters of a batch with these contacts have to say, by the counters' names."""
+        statuses = {name: [name] for name in ("in_progress", "completed", "failed", "skipped")} | {"queued": DIALABLE}
+        counts = {
+            name: models.Count("pk", filter=models.Q(status__in=of_it)) for name, of_it in sorted(statuses.items())
+        }
+        return self.aggregate(total_contacts=models.Count("pk"), **counts)

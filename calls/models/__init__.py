@@ -1,5 +1,5 @@
 from calls.models.agency import Agency, AgencyUser, Role
-from calls.models.batch import CallBatch, CancelResult
+from calls.models.batch import CallBatch, CancelResult, Discrepancy
 from calls.models.call import Call
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
 from calls.models.contact import CampaignContact
@@ -16,5 +16,6 @@ __all__ = [
     "Campaign",
     "CampaignContact",
     "CancelResult",
+    "Discrepancy",
     "Role",
 ]

@@ -63,6 +63,21 @@ class CancelResult:
     in_progress: int
 
 
+@dataclass(frozen=True)
+class Discrepancy:
+    """
+    What a batch says otherwise than its contacts do.
+
+    ``counters`` has each wrong counter with what it said and what a fresh count says. ``waiting`` is how many contacts
+    were left to dial in a batch that has ended.
+    """
+
+    batch_id: UUID
+    status: str
+    counters: dict[str, tuple[int | None, int]]
+    waiting: int
+
+
 class CallBatch(BaseModel):
     """
     A list of people that an agency's voice agent calls over hours.
@@ -172,6 +187,36 @@ class CallBatch(BaseModel):
         with as_update_failed(), bounded(statement=settings.CANCEL_TIMEOUT):
             batch = self._read_cancellable(CallBatch.objects.all())
             return batch._cancel_result(skipped=batch.contacts.dialable().count())
+
+    def reconcile(self, *, fix: bool = False) -> Discrepancy | None:
+        """
+        Compare the counters with a fresh count of the contacts, under the lock; None if all is as it should be.
+
+        With ``fix`` the counters are set to what was counted, and contacts left to dial in a batch that has ended,
+        which nobody can claim, are skipped. Waits are bounded as those of :meth:`cancel` are.
+
+        :raises BatchNotFound: the row is gone.
+        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
+        """
+        with as_update_failed(), bounded():
+            try:
+                batch = CallBatch.objects.select_for_update(of=("self",)).get(pk=self.pk)
+            except CallBatch.DoesNotExist:
+                raise BatchNotFound from None
+            set_timeouts(statement=settings.CANCEL_TIMEOUT)
+            stray = batch.contacts.dialable() if batch.has_ended else batch.contacts.none()
+            waiting = stray.count()
+            if fix and waiting:
+                stray.update(
+                    status=ContactStatus.SKIPPED, outcome_notes=f"Batch {batch.status}", updated_at=TransactionNow()
+                )
+            counted = batch.contacts.counters()
+            wrong = {
+                name: (getattr(batch, name), count) for name, count in counted.items() if getattr(batch, name) != count
+            }
+            if fix and wrong:
+                CallBatch.objects.filter(pk=self.pk).update(**counted, updated_at=TransactionNow())
+        return Discrepancy(batch.pk, batch.status, wrong, waiting) if wrong or waiting else None
 
     def _cancel(self, actor: Actor, via: Door) -> CancelResult:
         with bounded():

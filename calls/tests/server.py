@@ -1,5 +1,7 @@
 """The real thing: gunicorn as it is started in production, on this test's database."""
 
+import http.client
+import json
 import os
 import socket
 import subprocess
@@ -47,3 +49,15 @@ def gunicorn(database_url, **variables):
     finally:
         process.terminate()
         process.wait(20)
+
+
+def request(server, method, path, body=None, **headers):
+    """The status, headers and JSON of one request, sent as a client that has no manners would."""
+    client = http.client.HTTPConnection(server, timeout=30)
+    try:
+        client.request(method, path, body, headers)
+        response = client.getresponse()
+        content = response.read()
+        return response.status, response.headers, json.loads(content) if content else None
+    finally:
+        client.close()

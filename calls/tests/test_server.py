@@ -19,7 +19,7 @@ from calls.authentication import issue_token
 from calls.models import CallBatch
 from calls.statuses import BatchStatus
 from calls.tests.cast import ROOT, URL
-from calls.tests.server import database_url, gunicorn
+from calls.tests.server import database_url, gunicorn, request
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -28,18 +28,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def server(db):
     with gunicorn(database_url()) as host_and_port:
         yield host_and_port
-
-
-def request(server, method, path, body=None, **headers):
-    """The status, headers and JSON of one request, sent as a client that has no manners would."""
-    client = http.client.HTTPConnection(server, timeout=30)
-    try:
-        client.request(method, path, body, headers)
-        response = client.getresponse()
-        content = response.read()
-        return response.status, response.headers, json.loads(content) if content else None
-    finally:
-        client.close()
 
 
 def test_a_request_cancels_a_batch(harbour, server):
