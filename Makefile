@@ -29,6 +29,7 @@ test: .venv/installed
 check: .venv/installed test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/hadolint Dockerfile
 	@$(EMBEDDED) --temporary -- sh -ec '\
 		export DJANGO_DEBUG=1; \
 		$(BIN)/mypy .; \

@@ -16,6 +16,7 @@ import pghistory
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
+from django_guid.context import guid
 from psycopg import IsolationLevel
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -91,6 +92,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "corsheaders",
     "csp",
+    "django_guid",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "pghistory",
@@ -99,6 +101,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "django_guid.middleware.guid_middleware",
+    # Before what refuses hosts: whoever checks on a machine asks it by its number.
+    "agency_backend.health.healthz_middleware",
     "corsheaders.middleware.CorsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -229,6 +234,11 @@ CORS_ALLOW_HEADERS = [
 # The history takes a batch as it is, also where another service has left a counter empty.
 PGHISTORY_FIELD = pghistory.Field(null=True)
 
+# One id for all that a request says in the log, which its answer carries too. A proxy may have given it one.
+REQUEST_ID_HEADER = "X-Request-ID"
+DJANGO_GUID = {"GUID_HEADER_NAME": REQUEST_ID_HEADER, "EXPOSE_HEADER": False}
+CORS_EXPOSE_HEADERS = [REQUEST_ID_HEADER]
+
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
@@ -260,6 +270,12 @@ SPECTACULAR_SETTINGS = {
 }
 
 
+def _with_request_id(record: logging.LogRecord) -> bool:
+    """Say which request it was; what no request has caused has a dash."""
+    record.request_id = guid.get() or "-"
+    return True
+
+
 def _without_query(record: logging.LogRecord) -> bool:
     """Keep what somebody searches for, perhaps a phone number, out of the development server's log."""
     if isinstance(record.args, tuple) and record.args:
@@ -270,12 +286,18 @@ def _without_query(record: logging.LogRecord) -> bool:
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"without_query": {"()": "django.utils.log.CallbackFilter", "callback": _without_query}},
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {
+        "with_request_id": {"()": "django.utils.log.CallbackFilter", "callback": _with_request_id},
+        "without_query": {"()": "django.utils.log.CallbackFilter", "callback": _without_query},
+    },
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["with_request_id"]},
+    },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "django": {"level": "INFO"},
+        "django_guid": {"level": "ERROR"},
         "django.server": {"filters": ["without_query"]},
         # Whoever scans the internet asks for other hosts all day long. They are refused; that is all there is to say.
         "django.security.DisallowedHost": {"level": "CRITICAL"},

@@ -12,7 +12,6 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
-from agency_backend.health import healthz
 from calls import api_errors
 
 # Swagger UI's page has a style of its own in it.
@@ -26,7 +25,6 @@ urlpatterns = [
     # Django's way from an object to its public page: there is none, and it fails on ids that are no numbers.
     re_path("^admin/r/", api_errors.not_found),
     path("admin/", admin.site.urls),
-    path("healthz", healthz),
     re_path("", csrf_exempt(api_errors.not_found)),
 ]
 

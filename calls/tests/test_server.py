@@ -125,7 +125,7 @@ def test_a_head_request_has_no_body(server):
 
 
 def test_the_health_check_answers_200(server):
-    assert request(server, "GET", "/healthz")[::2] == (200, {"status": "ok"})
+    assert request(server, "GET", "/healthz", Host="10.0.0.7")[::2] == (200, {"status": "ok"})
 
 
 def test_without_a_database_it_starts_and_says_so():
