@@ -172,7 +172,7 @@ def _survey_columns(table: Table, model: type[models.Model], columns: dict[str, 
             )
         if each.has_db_default() and not column.has_default:
             table.additions.append(_default(model, each))
-        if column.not_null or each.null or each.has_db_default():
+        if column.not_null or each.null or (each.has_db_default() and not each.choices):
             continue
         nulls = _count(f"SELECT count(*) FROM {table.name} WHERE {each.column} IS NULL")
         if nulls:

@@ -107,6 +107,7 @@ OBSTACLES = {
         ALTER TABLE call_batches ALTER agency_id DROP NOT NULL;
         UPDATE call_batches SET agency_id = NULL
     """,
+    "campaign_contacts: 1000 rows have no status": "UPDATE campaign_contacts SET status = NULL",
     "agencies: 1 values of slug stand in several rows": "INSERT INTO agencies (name, slug) VALUES ('Old', 'old-mill')",
     "calls: id is not its primary key": "ALTER TABLE calls DROP CONSTRAINT calls_pkey",
     "calls: it is a view, or partitioned": RENAMED.format("calls") + "; CREATE VIEW calls AS SELECT * FROM old_calls",
