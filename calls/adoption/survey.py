@@ -108,6 +108,7 @@ def _survey_table(model: type[models.Model]) -> Table:
                 f"GRANT {owner} TO {user}; or connect as {owner}.",
             )
         )
+        return table
     if forces_rls and not bypasses:
         table.obstacles.append(
             ("row level security binds its owner too", f"ALTER TABLE {table.name} NO FORCE ROW LEVEL SECURITY;")
