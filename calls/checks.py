@@ -132,8 +132,7 @@ def check_database(databases: Collection[str] | None = None, **kwargs: Any) -> l
     if not databases:
         return []
     try:
-        executor = MigrationExecutor(connection)
-        migrated = not executor.migration_plan(executor.loader.graph.leaf_nodes("calls"))
+        migrated = is_migrated()
         tables = survey(apps)
         messages: list[CheckMessage] = [
             Error(f"{table.name}: {what}.", hint=remedy, id="calls.E010")
@@ -152,6 +151,12 @@ def check_database(databases: Collection[str] | None = None, **kwargs: Any) -> l
     return messages
 
 
+def is_migrated() -> bool:
+    """Whether every migration of the app has been applied."""
+    executor = MigrationExecutor(connection)
+    return not executor.migration_plan(executor.loader.graph.leaf_nodes("calls"))
+
+
 def _check_triggers() -> list[CheckMessage]:
     messages: list[CheckMessage] = []
     for model, trigger in pgtrigger.registered():
@@ -160,21 +165,34 @@ def _check_triggers() -> list[CheckMessage]:
         if status != INSTALLED:
             what = "is missing" if status == UNINSTALLED else "is not the one that this version has"
             messages.append(Error(f"{name} {what}.", hint=REPAIR, id="calls.E013"))
-        elif not enabled:
+            continue
+        if not enabled:
             messages.append(Error(f"{name} is disabled.", hint=REPAIR, id="calls.E014"))
-        elif not _runs_as_owner(trigger.get_pgid(model)):
+        body, as_owner = _function_of(trigger.get_pgid(model))
+        if not as_owner:
             messages.append(
                 Error(f"{name} does not run as its owner: others' rights can blind it.", hint=REPAIR, id="calls.E015")
             )
+        if _flat(body) not in _flat(str(trigger.compile(model).install_sql)):
+            messages.append(Error(f"{name} does something else.", hint=REPAIR, id="calls.E016"))
     return messages
 
 
-def _runs_as_owner(function: str) -> bool:
+def _flat(source: str) -> str:
+    """Without the white space, which migrations indent otherwise."""
+    return "".join(source.split())
+
+
+def _function_of(trigger: str) -> tuple[str, bool]:
+    """The body of a trigger's function, and whether it runs as the table's owner, with a search path of its own."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT prosecdef AND proconfig = ARRAY['search_path=public, pg_temp'] FROM pg_proc"
-            " WHERE pronamespace = 'public'::regnamespace AND proname = %s",
-            [function],
+            """
+            SELECT prosrc, prosecdef AND proowner = relowner AND proconfig = ARRAY['search_path=public, pg_temp']
+            FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid JOIN pg_class ON pg_class.oid = tgrelid
+            WHERE tgname = %s
+            """,
+            [trigger],
         )
-        row = cursor.fetchone()
-    return bool(row and row[0])
+        body, as_owner = cursor.fetchone()
+    return str(body), bool(as_owner)

@@ -142,14 +142,18 @@ contact_batch_live_insert = pgtrigger.Trigger(
 # whoever writes, the guards would see nothing and let everything pass, and the history would refuse every write.
 RUN_AS_OWNER = """
 DO $$
-DECLARE trigger_function regprocedure;
+DECLARE
+    trigger_function regprocedure;
+    table_owner name;
 BEGIN
-    FOR trigger_function IN
-        SELECT DISTINCT tgfoid::regprocedure FROM pg_trigger
+    FOR trigger_function, table_owner IN
+        SELECT DISTINCT tgfoid::regprocedure, pg_get_userbyid(relowner)
+        FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
         WHERE tgname LIKE 'pgtrigger_%' AND tgrelid IN (
             'call_batches'::regclass, 'campaign_contacts'::regclass, 'call_batch_events'::regclass
         )
     LOOP
+        EXECUTE format('ALTER FUNCTION %s OWNER TO %I', trigger_function, table_owner);
         EXECUTE format('ALTER FUNCTION %s SECURITY DEFINER SET search_path = public, pg_temp', trigger_function);
     END LOOP;
 END

@@ -9,7 +9,17 @@ from typing import Any
 from django.apps.registry import Apps
 from django.db import connection, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations.recorder import MigrationRecorder
 
+from calls.adoption.catalog import (
+    Column,
+    checks_on_what_is_written,
+    checks_that_refuse,
+    columns_of,
+    count,
+    names,
+    validated,
+)
 from calls.adoption.steps import Step
 
 TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
@@ -21,19 +31,21 @@ TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
     models.JSONField: {"jsonb"},
 }
 
-# What a cancel writes must fit into a column of limited length.
+# What a cancel writes, and so must fit into a column of limited length.
+WRITTEN = {"status", "outcome_notes", "error_message"}
 ROOM = 20
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column as it is in the database. ``labels`` are those of its enum type, ``limit`` the length it may have."""
-
-    type: str
-    limit: int | None
-    has_default: bool
-    not_null: bool
-    labels: tuple[str, ...] | None
+# Tables that the app makes, each with the migration that does.
+OWN_TABLES = {
+    "call_adoption": ("calls", "0002_what_is_lacking"),
+    "call_batch_events": ("calls", "0003_guards_and_history"),
+    "auth_user": ("auth", "0001_initial"),
+    "django_admin_log": ("admin", "0001_initial"),
+    "django_content_type": ("contenttypes", "0001_initial"),
+    "django_session": ("sessions", "0001_initial"),
+    "pghistory_context": ("pghistory", "0001_initial"),
+}
 
 
 @dataclass
@@ -67,7 +79,30 @@ def survey(apps: Apps) -> list[Table]:
                 table.obstacles.append(
                     ("the table is missing, and others are there", "Create it, or rename the others.")
                 )
-    return found
+    return [_survey_database(), *found]
+
+
+def _survey_database() -> Table:
+    """Whether there is room for what is the app's own."""
+    database = Table("database", rows=0)
+    applied = MigrationRecorder(connection).applied_migrations()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_schema(), has_schema_privilege('public', 'CREATE'), current_user")
+        schema, may_create, user = cursor.fetchone()
+    if schema != "public":
+        database.obstacles.append(
+            (f"{user} works in the schema {schema}", f"ALTER ROLE {user} SET search_path = public; and connect anew.")
+        )
+    if not may_create:
+        database.obstacles.append((f"{user} may create nothing", f"GRANT CREATE ON SCHEMA public TO {user};"))
+    for table, migration in OWN_TABLES.items():
+        if migration not in applied and count(f"SELECT count(to_regclass('public.{table}'))"):
+            if table == "call_adoption" and columns_of(table).keys() == {"id", "what", "undo", "probe", "stood_as"}:
+                continue
+            database.obstacles.append(
+                (f"there is a table {table}, which is not the app's", f"ALTER TABLE {table} RENAME TO {table}_theirs;")
+            )
+    return database
 
 
 def report(tables: list[Table]) -> str:
@@ -89,7 +124,8 @@ def _survey_table(model: type[models.Model]) -> Table:
             """
             SELECT relkind, greatest(reltuples, 0)::bigint, relrowsecurity, relforcerowsecurity,
                 pg_has_role(relowner, 'USAGE'), pg_get_userbyid(relowner), current_user,
-                (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user)
+                (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user),
+                EXISTS (SELECT FROM pg_inherits WHERE oid IN (inhparent, inhrelid))
             FROM pg_class WHERE oid = to_regclass(%s)
             """,
             [f"public.{table.name}"],
@@ -97,9 +133,11 @@ def _survey_table(model: type[models.Model]) -> Table:
         row = cursor.fetchone()
     if row is None:
         return table
-    kind, table.rows, has_rls, forces_rls, owned, owner, user, bypasses = row
-    if kind != "r":
-        table.obstacles.append(("it is a view, or partitioned", "The app needs an ordinary table of this name."))
+    kind, table.rows, has_rls, forces_rls, owned, owner, user, bypasses, inherits = row
+    if kind != "r" or inherits:
+        table.obstacles.append(
+            ("it is a view, partitioned, or inherited from", "The app needs an ordinary table of this name.")
+        )
         return table
     if not owned:
         table.obstacles.append(
@@ -115,7 +153,7 @@ def _survey_table(model: type[models.Model]) -> Table:
         )
     if not has_rls:
         table.notes.append("row level security is off: Supabase's Data API serves it to whoever has a grant")
-    columns = _columns(table.name)
+    columns = columns_of(table.name)
     _survey_columns(table, model, columns)
     if not table.obstacles:
         _survey_statuses(table, model, columns)
@@ -124,7 +162,13 @@ def _survey_table(model: type[models.Model]) -> Table:
     unknown = sorted(set(columns) - {each.column for each in _fields(model)})
     if unknown:
         table.notes.append(f"columns that the app does not know: {', '.join(unknown)}")
-    triggers = _names(
+    needed = [name for name in unknown if columns[name].not_null and not columns[name].has_default]
+    if needed:
+        table.notes.append(f"of these the app cannot fill, and so adds no rows here: {', '.join(needed)}")
+    table.notes += [
+        f"a constraint that a cancel has to satisfy: {check}" for check in checks_on_what_is_written(table.name)
+    ]
+    triggers = names(
         "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal"
         " AND tgname NOT LIKE 'pgtrigger_%%' ORDER BY 1",
         table.name,
@@ -132,26 +176,6 @@ def _survey_table(model: type[models.Model]) -> Table:
     if triggers:
         table.notes.append(f"triggers of others: {', '.join(triggers)}")
     return table
-
-
-def _columns(table: str) -> dict[str, Column]:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT attname, format_type(atttypid, NULL), CASE WHEN atttypmod > 4 THEN atttypmod - 4 END,
-                atthasdef OR attidentity <> '', attnotnull,
-                CASE WHEN typtype = 'e' THEN
-                    (SELECT array_agg(enumlabel::text ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = atttypid)
-                END
-            FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-            WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
-            """,
-            [table],
-        )
-        return {
-            name: Column(kind, limit, default, not_null, labels and tuple(labels))
-            for name, kind, limit, default, not_null, labels in cursor.fetchall()
-        }
 
 
 def _survey_columns(table: Table, model: type[models.Model], columns: dict[str, Column]) -> None:
@@ -164,28 +188,45 @@ def _survey_columns(table: Table, model: type[models.Model], columns: dict[str, 
         if column.type not in TYPES[kind] and not (column.labels and kind is models.TextField):
             wanted = " or ".join(sorted(TYPES[kind]))
             table.obstacles.append((f"{each.column} is {column.type}", f"The app needs {wanted}."))
-        elif column.limit is not None and column.limit < ROOM and kind is models.TextField:
+        elif column.is_computed:
+            table.obstacles.append((f"{each.column} is computed by the database", "The app has to write it."))
+        elif column.limit is not None and column.limit < ROOM and each.column in WRITTEN:
             table.obstacles.append(
                 (
                     f"{each.column} takes {column.limit} characters",
                     f"ALTER TABLE {table.name} ALTER COLUMN {each.column} TYPE text;",
                 )
             )
+        if column.labels is not None:
+            _survey_enum(table, each, column)
         if each.has_db_default() and not column.has_default:
             table.additions.append(_default(model, each))
-        if column.not_null or each.null or (each.has_db_default() and not each.choices):
+        if column.not_null or each.null or not (each.is_relation or each.choices):
             continue
-        nulls = _count(f"SELECT count(*) FROM {table.name} WHERE {each.column} IS NULL")
+        nulls = count(f"SELECT count(*) FROM {table.name} WHERE {each.column} IS NULL")
         if nulls:
             table.obstacles.append(
                 (f"{nulls} rows have no {each.column}", "Give them one: it says whose row it is, or what it is.")
             )
-    if not _count(
+    if not count(
         f"SELECT count(*) FROM pg_index WHERE indrelid = '{table.name}'::regclass AND indisunique AND indpred IS NULL"
         f" AND indkey::text = (SELECT attnum::text FROM pg_attribute"
         f" WHERE attrelid = '{table.name}'::regclass AND attname = 'id')"
     ):
         table.obstacles.append(("id is not its primary key", f"ALTER TABLE {table.name} ADD PRIMARY KEY (id);"))
+
+
+def _survey_enum(table: Table, each: Any, column: Column) -> None:
+    """Every value that the app stores there is a label of it."""
+    stored = [value for value, _ in each.flatchoices] if each.choices else [each.default] if each.has_default() else []
+    for value in stored:
+        if value not in (column.labels or ()):
+            table.obstacles.append(
+                (
+                    f"{each.column} is the enum {column.type} without '{value}'",
+                    f"ALTER TYPE {column.type} ADD VALUE '{value}';",
+                )
+            )
 
 
 def _kind(each: models.Field[Any, Any]) -> type[models.Field[Any, Any]]:
@@ -210,8 +251,12 @@ def _survey_missing(table: Table, model: type[models.Model], each: Any) -> None:
             "definition": definition,
         }
         editor.execute(sql, parameters)
-    drop = f"ALTER TABLE IF EXISTS {table.name} DROP COLUMN IF EXISTS {each.column}"
-    table.additions.append(Step(table.name, f"column {each.column}", _collected(editor), drop))
+    drop = f"ALTER TABLE {table.name} DROP COLUMN {each.column}"
+    probe = (
+        f"SELECT format_type(atttypid, atttypmod) FROM pg_attribute"
+        f" WHERE attrelid = to_regclass('{table.name}') AND attname = '{each.column}'"
+    )
+    table.additions.append(Step(table.name, f"column {each.column}", _collected(editor), drop, probe))
 
 
 def _default(model: type[models.Model], each: Any) -> Step:
@@ -224,7 +269,9 @@ def _default(model: type[models.Model], each: Any) -> Step:
         table,
         f"default of {each.column}: {sql.rsplit('SET DEFAULT ', 1)[1]}",
         sql,
-        f"ALTER TABLE IF EXISTS {table} ALTER COLUMN {each.column} DROP DEFAULT",
+        f"ALTER TABLE {table} ALTER COLUMN {each.column} DROP DEFAULT",
+        f"SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum"
+        f" WHERE adrelid = to_regclass('{table}') AND attname = '{each.column}'",
     )
 
 
@@ -244,51 +291,21 @@ def _survey_statuses(table: Table, model: type[models.Model], columns: dict[str,
         if column is None or not each.choices or each.name == "role":
             continue
         known = [value for value, _ in each.flatchoices]
-        if column.labels is not None:
-            for value in [value for value in known if value not in column.labels]:
-                table.obstacles.append(
-                    (
-                        f"{each.column} is the enum {column.type} without '{value}'",
-                        f"ALTER TYPE {column.type} ADD VALUE '{value}';",
-                    )
-                )
-            continue
-        for name, refused in _checks_that_refuse(table.name, each.column, known):
+        for name, refused in checks_that_refuse(table.name, each.column, column.type, known):
             table.obstacles.append(
                 (
                     f"the constraint {name} does not allow {each.column} to be {_quoted(refused)}",
                     f"ALTER TABLE {table.name} DROP CONSTRAINT {name};",
                 )
             )
-        if any(_validated(table.name, constraint.name) for constraint in model._meta.constraints):
+        if column.labels or any(validated(table.name, constraint.name) for constraint in model._meta.constraints):
             continue
-        strangers = _names(f"SELECT DISTINCT {each.column}::text FROM {table.name} WHERE {each.column} IS NOT NULL")
+        strangers = names(f"SELECT DISTINCT {each.column}::text FROM {table.name} WHERE {each.column} IS NOT NULL")
         strangers = [value for value in strangers if value not in known]
         if strangers:
             table.obstacles.append(
                 (f"{each.column} is {_quoted(strangers)} in some rows", f"Use one of {_quoted(known)}.")
             )
-
-
-def _checks_that_refuse(table: str, column: str, values: Collection[str]) -> list[tuple[str, list[str]]]:
-    """Constraints of that one column, each with the values it refuses: found by asking it about each of them."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT conname, pg_get_expr(conbin, conrelid) FROM pg_constraint JOIN pg_attribute
-                ON attrelid = conrelid AND conkey = ARRAY[attnum]
-            WHERE contype = 'c' AND conrelid = %s::regclass AND attname = %s
-            """,
-            [table, column],
-        )
-        refusing = []
-        for name, expression in cursor.fetchall():
-            asked = f"SELECT {column} FROM unnest(%s::text[]) AS asked ({column})"
-            cursor.execute(f"{asked} WHERE ({expression.replace('%', '%%')}) IS FALSE", [list(values)])
-            refused = [value for (value,) in cursor.fetchall()]
-            if refused:
-                refusing.append((name, refused))
-    return refusing
 
 
 def _survey_indexes(table: Table, model: type[models.Model]) -> None:
@@ -299,7 +316,9 @@ def _survey_indexes(table: Table, model: type[models.Model]) -> None:
                 SELECT array_agg(pg_get_indexdef(indexrelid, key, true) ORDER BY key)
                 FROM generate_series(1, indnkeyatts) AS key
             )
-            FROM pg_index WHERE indrelid = %s::regclass AND indisvalid AND indpred IS NULL
+            FROM pg_index JOIN pg_class ON oid = indexrelid
+            WHERE indrelid = %s::regclass AND indisvalid AND indpred IS NULL
+                AND relam = (SELECT oid FROM pg_am WHERE amname = 'btree')
             """,
             [table.name],
         )
@@ -310,11 +329,11 @@ def _survey_indexes(table: Table, model: type[models.Model]) -> None:
         columns = [by_name[name] for name, _ in index.fields_orders]
         if not any(keys[: len(columns)] == columns for _, keys in there):
             create = str(index.create_sql(model, editor, concurrently=True))
-            table.additions.append(_index(table, index.name, columns, create))
+            _add_index(table, index.name, columns, create)
     for each in _fields(model):
         if not each.unique or each.primary_key or (True, [each.column]) in there:
             continue
-        doubles = _count(
+        doubles = count(
             f"SELECT count(*) FROM (SELECT 1 FROM {table.name} GROUP BY {each.column} HAVING count(*) > 1"
             f" AND {each.column} IS NOT NULL) AS doubles"
         )
@@ -323,16 +342,31 @@ def _survey_indexes(table: Table, model: type[models.Model]) -> None:
             continue
         name = f"{table.name}_{each.column}_unique"
         create = f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {table.name} ({each.column})"
-        table.additions.append(_index(table, name, [each.column], create))
+        _add_index(table, name, [each.column], create)
 
 
-def _index(table: Table, name: str, columns: list[str], create: str) -> Step:
-    return Step(
-        table.name,
-        f"index {name} ({', '.join(columns)}), while others write",
-        create,
-        f"DROP INDEX CONCURRENTLY IF EXISTS {name}",
-        concurrently=True,
+def _add_index(table: Table, name: str, columns: list[str], create: str) -> None:
+    taken = count(
+        f"SELECT count(*) FROM pg_class LEFT JOIN pg_index ON indexrelid = oid WHERE oid = to_regclass('public.{name}')"
+        f" AND (indrelid IS DISTINCT FROM '{table.name}'::regclass OR indisvalid)"
+    )
+    if taken:
+        table.obstacles.append(
+            (
+                f"something else has the name {name}, which an index needs",
+                f"ALTER INDEX {name} RENAME TO {name}_theirs;",
+            )
+        )
+        return
+    table.additions.append(
+        Step(
+            table.name,
+            f"index {name} ({', '.join(columns)}), while others write",
+            create,
+            f"DROP INDEX CONCURRENTLY IF EXISTS {name}",
+            f"SELECT pg_get_indexdef(to_regclass('{name}'))",
+            concurrently=True,
+        )
     )
 
 
@@ -345,39 +379,23 @@ def _survey_constraints(table: Table, model: type[models.Model], columns: dict[s
         column = columns.get(lookup.split("__")[0])
         if column and column.labels:
             continue
-        validated = _validated(table.name, constraint.name)
-        drop = f"ALTER TABLE IF EXISTS {table.name} DROP CONSTRAINT IF EXISTS {constraint.name}"
-        if validated is None:
+        holds = validated(table.name, constraint.name)
+        drop = f"ALTER TABLE {table.name} DROP CONSTRAINT IF EXISTS {constraint.name}"
+        probe = (
+            f"SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint"
+            f" WHERE conrelid = to_regclass('{table.name}') AND conname = '{constraint.name}'"
+        )
+        if holds is None:
             add = str(constraint.create_sql(model, _editor()))
             table.additions.append(
-                Step(table.name, f"constraint {constraint.name}, for new rows", f"{add} NOT VALID", drop)
+                Step(table.name, f"constraint {constraint.name}, for new rows", f"{add} NOT VALID", drop, probe)
             )
-        if not validated:
+        if not holds:
             validate = f"ALTER TABLE {table.name} VALIDATE CONSTRAINT {constraint.name}"
-            table.additions.append(Step(table.name, f"constraint {constraint.name}, for all rows", validate, drop))
-
-
-def _validated(table: str, constraint: str) -> bool | None:
-    """Whether a constraint holds for all rows, or only for those written since. None if there is none."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT convalidated FROM pg_constraint WHERE conrelid = %s::regclass AND conname = %s", [table, constraint]
-        )
-        row = cursor.fetchone()
-    return bool(row[0]) if row else None
+            table.additions.append(
+                Step(table.name, f"constraint {constraint.name}, for all rows", validate, drop, probe)
+            )
 
 
 def _quoted(values: Collection[str]) -> str:
     return ", ".join(f"'{value}'" for value in values)
-
-
-def _names(sql: str, *parameters: str) -> list[str]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters or None)
-        return [name for (name,) in cursor.fetchall()]
-
-
-def _count(sql: str) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
-        return int(cursor.fetchone()[0])

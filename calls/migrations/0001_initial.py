@@ -22,6 +22,14 @@ TABLES = [
 ]
 
 
+def refuse_what_is_there(apps, schema_editor):
+    if set(TABLES) & set(schema_editor.connection.introspection.table_names()):
+        raise CommandError(
+            "The tables are there already. To adopt them: python manage.py check_database, "
+            "then python manage.py migrate --fake-initial"
+        )
+
+
 def keep(apps, schema_editor):
     raise CommandError(
         "The agencies' tables are not dropped, with all that is in them. "
@@ -35,6 +43,7 @@ class Migration(migrations.Migration):
     dependencies = []
 
     operations = [
+        migrations.RunPython(refuse_what_is_there, migrations.RunPython.noop),
         migrations.CreateModel(
             name="Agency",
             fields=[

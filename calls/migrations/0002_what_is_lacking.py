@@ -10,7 +10,7 @@ from calls.adoption.survey import report, survey
 def add(apps, schema_editor):
     tables = survey(apps)
     if any(table.obstacles for table in tables):
-        raise CommandError(f"These tables cannot be adopted as they are. Nothing was changed.\n\n{report(tables)}")
+        raise CommandError(f"These tables cannot be adopted as they are. None of them was changed.\n\n{report(tables)}")
     steps.apply(step for table in tables for step in table.additions)
 
 

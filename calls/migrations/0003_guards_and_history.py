@@ -187,6 +187,8 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.RunSQL(RUN_AS_OWNER, migrations.RunSQL.noop),
+        # Nobody but the owner reads it: not through Supabase's Data API either.
+        migrations.RunSQL("ALTER TABLE call_batch_events ENABLE ROW LEVEL SECURITY", migrations.RunSQL.noop),
         # The last is the first on the way back.
         migrations.RunPython(migrations.RunPython.noop, lock),
     ]

@@ -74,7 +74,7 @@ class Discrepancy:
 
     batch_id: UUID
     status: str
-    counters: dict[str, tuple[int | None, int]]
+    counters: dict[str, tuple[int, int]]
     waiting: int
 
 
@@ -211,9 +211,8 @@ class CallBatch(BaseModel):
                     status=ContactStatus.SKIPPED, outcome_notes=f"Batch {batch.status}", updated_at=TransactionNow()
                 )
             counted = batch.contacts.counters()
-            wrong = {
-                name: (getattr(batch, name), count) for name, count in counted.items() if getattr(batch, name) != count
-            }
+            said = {name: getattr(batch, name) or 0 for name in counted}
+            wrong = {name: (said[name], count) for name, count in counted.items() if said[name] != count}
             if fix and wrong:
                 CallBatch.objects.filter(pk=self.pk).update(**counted, updated_at=TransactionNow())
         return Discrepancy(batch.pk, batch.status, wrong, waiting) if wrong or waiting else None

@@ -110,7 +110,36 @@ OBSTACLES = {
     "campaign_contacts: 1000 rows have no status": "UPDATE campaign_contacts SET status = NULL",
     "agencies: 1 values of slug stand in several rows": "INSERT INTO agencies (name, slug) VALUES ('Old', 'old-mill')",
     "calls: id is not its primary key": "ALTER TABLE calls DROP CONSTRAINT calls_pkey",
-    "calls: it is a view, or partitioned": RENAMED.format("calls") + "; CREATE VIEW calls AS SELECT * FROM old_calls",
+    "call_batches: queued is computed by the database": """
+        ALTER TABLE call_batches DROP queued;
+        ALTER TABLE call_batches ADD queued bigint GENERATED ALWAYS AS (total_contacts - completed) STORED
+    """,
+    "campaign_contacts: the constraint none does not allow status to be 'skipped'": """
+        ALTER TABLE campaign_contacts ADD CONSTRAINT none CHECK (status <> 'skipped')
+    """,
+    "ALTER TYPE direction ADD VALUE 'outbound';": """
+        CREATE TYPE direction AS ENUM ('in', 'out');
+        ALTER TABLE calls ADD direction direction
+    """,
+    "users: role is the enum roles without 'agency_owner'": """
+        CREATE TYPE roles AS ENUM ('agency_admin', 'agency_member', 'client_admin', 'client_viewer', 'admin');
+        UPDATE users SET role = 'admin';
+        ALTER TABLE users ALTER role DROP DEFAULT, ALTER role TYPE roles USING role::text::roles
+    """,
+    "agencies: something else has the name agencies_slug_unique": """
+        CREATE UNIQUE INDEX agencies_slug_unique ON agencies (slug) WHERE plan = 'starter'
+    """,
+    "campaign_contacts: something else has the name contact_by_phone_number": """
+        CREATE INDEX contact_by_phone_number ON calls (to_number)
+    """,
+    "database: there is a table call_batch_events": "CREATE TABLE call_batch_events (id int)",
+    "database: there is a table call_adoption": "CREATE TABLE call_adoption (id int)",
+    "database: there is a table auth_user": "CREATE TABLE auth_user (id int)",
+    "campaign_contacts: it is a view, partitioned, or inherited from": """
+        CREATE TABLE contacts_2026 () INHERITS (campaign_contacts)
+    """,
+    "calls: it is a view, partitioned, or inherited from": RENAMED.format("calls")
+    + "; CREATE VIEW calls AS SELECT * FROM old_calls",
 }
 
 
@@ -141,6 +170,37 @@ def test_a_role_that_does_not_own_the_tables_is_told(db):
         assert f"call_batches: it belongs to {database.where['user']}" in said.replace(
             "    in the way: ", "call_batches: "
         )
+
+
+def test_a_search_path_that_leads_elsewhere_is_told(foreign):
+    foreign.query(f"CREATE SCHEMA private; ALTER DATABASE {foreign.name} SET search_path = private, public")
+
+    code, said = foreign.manage("check_database")
+
+    assert code == 1
+    assert "works in the schema private" in said
+
+
+def test_whoever_forgets_the_flag_is_told_and_nothing_of_theirs_is_changed(foreign):
+    before = everything_of(foreign)
+
+    code, said = foreign.manage("migrate")
+
+    assert code == 1
+    assert "python manage.py migrate --fake-initial" in said.splitlines()[-1]
+    assert everything_of(foreign) == before
+
+
+def test_what_a_person_has_to_judge_is_listed(db):
+    with foreign_database(
+        "ALTER TABLE call_batches ADD CONSTRAINT at_once CHECK ((status = 'completed') = (completed_at IS NOT NULL))",
+        "ALTER TABLE campaign_contacts ADD list_id uuid; UPDATE campaign_contacts SET list_id = gen_random_uuid();"
+        "ALTER TABLE campaign_contacts ALTER list_id SET NOT NULL",
+    ) as database:
+        said = database.manage("check_database")[1]
+
+    assert "left alone: a constraint that a cancel has to satisfy: at_once CHECK" in said
+    assert "left alone: of these the app cannot fill, and so adds no rows here: list_id" in said
 
 
 # Adoption
@@ -260,7 +320,10 @@ class Writers(threading.Thread):
             while not self.done.is_set():
                 try:
                     service.execute("UPDATE campaign_contacts SET lead_score = 1 WHERE phone_number = '+12125550001'")
-                    service.execute("UPDATE call_batches SET calls_per_minute = 9")
+                    service.execute(
+                        "INSERT INTO call_batches (agency_id, campaign_id, agent_mapping_id, from_number)"
+                        " SELECT agency_id, campaign_id, agent_mapping_id, '+1' FROM call_batches LIMIT 1"
+                    )
                     self.written += 1
                 except psycopg.errors.LockNotAvailable:
                     self.gave_up = True
@@ -300,6 +363,22 @@ def test_no_writer_waits_for_a_second_even_while_somebodys_transaction_is_long(f
     assert adopt_beside_writers(foreign, *MIGRATE) is False
 
 
+def test_nor_when_everything_is_taken_back(foreign):
+    foreign.adopt()
+
+    assert adopt_beside_writers(foreign, "migrate", "calls", "0001", "--verbosity", "0") is False
+
+
+def test_nor_when_somebody_holds_the_history_while_the_last_migrations_run(foreign):
+    foreign.manage("migrate", "--fake-initial", "calls", "0003")
+
+    with Writers(foreign) as writers, foreign.connect() as long, long.transaction():
+        long.execute("UPDATE call_batches SET status = 'paused'")
+        assert foreign.manage("migrate")[0] == 0
+
+    assert writers.gave_up is False
+
+
 def test_control_without_giving_locks_up_writers_wait_as_long_as_the_transaction(foreign):
     assert adopt_beside_writers(foreign, "shell", "--no-imports", "--command", WITHOUT_PATIENCE) is True
 
@@ -318,6 +397,35 @@ def test_one_command_leaves_their_tables_as_they_were(foreign):
     assert everything_of(foreign) == before
     assert foreign.query("SELECT proname FROM pg_proc WHERE proname ~ 'pgtrigger'") == []
     assert foreign.query("SELECT to_regclass('call_batch_events'), to_regclass('call_adoption')") == [(None, None)]
+
+
+def test_what_they_have_changed_since_is_theirs_and_stays(foreign, caplog):
+    foreign.adopt()
+    foreign.query("ALTER TABLE call_batches ALTER skipped SET DEFAULT 7")
+    foreign.query("ALTER TABLE calls DROP direction")
+    foreign.query("CREATE VIEW titles AS SELECT title FROM campaign_contacts")
+    foreign.query("DROP TRIGGER pgtrigger_batch_final_28c79 ON call_batches")
+
+    code, said = foreign.manage("migrate", "calls", "0001", "--skip-checks")
+
+    assert code == 0, said
+    assert "left alone, since it was changed: call_batches: default of skipped" in said
+    assert "left alone: campaign_contacts: column title" in said
+    assert ("call_batches", "skipped", "7") in [(row[0], row[1], row[-1]) for row in foreign.query(COLUMNS)]
+    assert foreign.query("SELECT count(*) FROM titles") == [(1000,)]
+
+
+def test_what_remains_stays_closed_to_the_data_api(foreign):
+    foreign.adopt()
+
+    foreign.manage("migrate", "calls", "0001")
+
+    assert (
+        foreign.query(
+            "SELECT relname FROM pg_class WHERE relname ~ '^(auth|django)_' AND relkind = 'r' AND NOT relrowsecurity"
+        )
+        == []
+    )
 
 
 def test_it_can_be_adopted_again_afterwards(foreign):
@@ -339,6 +447,15 @@ def test_their_tables_are_never_dropped(foreign):
     assert foreign.query("SELECT count(*) FROM campaign_contacts") == [(1000,)]
 
 
+def test_nothing_is_repaired_where_nothing_was_adopted(foreign):
+    before = everything_of(foreign)
+
+    code, said = foreign.manage("repair_database")
+
+    assert (code, "run the migrations first" in said) == (1, True)
+    assert everything_of(foreign) == before
+
+
 # The check, afterwards
 
 
@@ -352,6 +469,12 @@ def test_their_tables_are_never_dropped(foreign):
             "batch_final of call_batches is not the one",
         ),
         ("ALTER FUNCTION {trigger} SECURITY INVOKER", "batch_final of call_batches does not run as its owner"),
+        (
+            "CREATE OR REPLACE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+            " SET search_path = public, pg_temp AS 'BEGIN RETURN NEW; END'",
+            "batch_final of call_batches does something else",
+        ),
+        ("ALTER FUNCTION {trigger} OWNER TO edge_functions", "batch_final of call_batches does not run as its owner"),
         ("ALTER FUNCTION {trigger} RESET ALL", "batch_final of call_batches does not run as its owner"),
         (
             "ALTER TABLE campaign_contacts ALTER do_not_call DROP DEFAULT",

@@ -4,6 +4,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import call_command
+from django.db import OperationalError
 
 from calls.models import CallBatch, CampaignContact, Discrepancy
 from calls.statuses import BatchStatus, ContactStatus
@@ -89,6 +90,26 @@ def test_contacts_left_in_a_batch_that_has_ended_are_found_and_skipped(harbour, 
     assert set(batch.contacts.filter(status="skipped").values_list("outcome_notes", flat=True)) == {f"Batch {ended}"}
     batch.refresh_from_db()
     assert (batch.status, batch.queued, batch.skipped) == (ended, 0, 2)
+
+
+def test_contacts_of_a_batch_that_failed_are_left_to_whoever_resumes_it(harbour):
+    batch = harbour.batch(BatchStatus.FAILED, queued=2)
+
+    assert reconcile_batches("--fix") == (0, "")
+    assert count(batch, ContactStatus.QUEUED) == 2
+
+
+def test_a_batch_that_cannot_be_compared_is_told(harbour, monkeypatch):
+    batch = harbour.batch(queued=2)
+
+    def fails(self):
+        raise OperationalError
+
+    monkeypatch.setattr("calls.querysets.CampaignContactQuerySet.counters", fails)
+
+    code, said = reconcile_batches()
+
+    assert (code, f"{batch.pk}: not compared: Failed to update batch status" in said) == (1, True)
 
 
 @pytest.mark.django_db(transaction=True)

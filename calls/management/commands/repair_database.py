@@ -9,6 +9,7 @@ from django.db import OperationalError, connection
 
 from calls.adoption import steps
 from calls.adoption.survey import report, survey
+from calls.checks import is_migrated
 from calls.guards import RUN_AS_OWNER
 
 
@@ -20,6 +21,10 @@ class Command(BaseCommand):
     )
 
     def handle(self, **options: Any) -> None:
+        if not is_migrated():
+            raise CommandError(
+                "run the migrations first: python manage.py migrate (with --fake-initial on tables of others)"
+            )
         tables = survey(apps)
         if any(table.obstacles for table in tables):
             raise CommandError(f"Something is in the way. Nothing was changed.\n\n{report(tables)}")
