@@ -37,8 +37,11 @@ class Database:
 
     @property
     def url(self):
+        return self.url_for(self.where["user"])
+
+    def url_for(self, user):
         where = {"host": "", "port": 5432} | self.where
-        return f"postgresql://{where['user']}@/{self.name}?host={where['host']}&port={where['port']}"
+        return f"postgresql://{user}@/{self.name}?host={where['host']}&port={where['port']}"
 
     def connect(self, **options):
         return psycopg.connect(autocommit=True, **self.where, **options)

@@ -157,19 +157,28 @@ def test_what_is_in_the_way_is_told_before_anything_is_changed(db, obstacle):
         assert database.query("SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') ORDER BY 1") == tables
 
 
-def test_a_role_that_does_not_own_the_tables_is_told(db):
-    with foreign_database("GRANT edge_functions TO current_user") as database:
-        database.query(
-            "DO $$ BEGIN CREATE ROLE visitor LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$"
-        )
-        visitor = database.url.replace(f"//{database.where['user']}@", "//visitor@")
+ROLE = "DO $$ BEGIN CREATE ROLE {0} LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$"
 
-        code, said = database.manage("check_database", DATABASE_URL=visitor)
 
-        assert code == 1
-        assert f"call_batches: it belongs to {database.where['user']}" in said.replace(
-            "    in the way: ", "call_batches: "
-        )
+def test_a_role_that_does_not_own_the_tables_is_told(foreign):
+    foreign.query(ROLE.format("visitor"))
+
+    code, said = foreign.manage("check_database", DATABASE_URL=foreign.url_for("visitor"))
+
+    assert code == 1
+    assert f"it belongs to {foreign.where['user']}, and this connection is visitor" in said
+    assert "visitor may create nothing" in said
+
+
+def test_an_owner_whom_row_level_security_binds_is_told(foreign):
+    foreign.query(ROLE.format("proprietor"))
+    foreign.query("ALTER TABLE campaign_contacts OWNER TO proprietor")
+    foreign.query("ALTER TABLE campaign_contacts FORCE ROW LEVEL SECURITY")
+
+    said = foreign.manage("check_database", DATABASE_URL=foreign.url_for("proprietor"))[1]
+
+    assert "row level security binds its owner too" in said
+    assert "ALTER TABLE campaign_contacts NO FORCE ROW LEVEL SECURITY;" in said
 
 
 def test_a_search_path_that_leads_elsewhere_is_told(foreign):
