@@ -91,7 +91,10 @@ def undo() -> None:
         additions = cursor.fetchall()
         for what, sql, probe, stood_as in additions:
             cursor.execute(f"SELECT ({probe})")
-            if stood_as is not None and cursor.fetchone()[0] != stood_as:
+            stands_as = cursor.fetchone()[0]
+            if stood_as is not None and stands_as is None:
+                continue
+            if stood_as is not None and stands_as != stood_as:
                 logger.warning("left alone, since it was changed: %s", what)
                 continue
             try:

@@ -403,6 +403,7 @@ def test_one_command_leaves_their_tables_as_they_were(foreign):
     code, said = foreign.manage("migrate", "calls", "0001")
 
     assert code == 0, said
+    assert "left alone" not in said
     assert everything_of(foreign) == before
     assert foreign.query("SELECT proname FROM pg_proc WHERE proname ~ 'pgtrigger'") == []
     assert foreign.query("SELECT to_regclass('call_batch_events'), to_regclass('call_adoption')") == [(None, None)]
