@@ -18,12 +18,27 @@ def database_url():
     return f"postgresql://{where['user']}@/{where['dbname']}?host={where['host']}&port={where['port']}"
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_until_it_listens(port):
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 @contextmanager
 def gunicorn(database_url, **variables):
     """``gunicorn agency_backend.wsgi`` on a free port, configured by its environment alone. Gives its host and port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "DATABASE_URL": database_url,
@@ -37,14 +52,7 @@ def gunicorn(database_url, **variables):
         env=environment,
     )
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        wait_until_it_listens(port)
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()

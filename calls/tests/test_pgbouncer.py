@@ -3,9 +3,7 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,7 @@ from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import URL, address, count
 from calls.tests.foreign import Database
-from calls.tests.server import gunicorn, request
+from calls.tests.server import free_port, gunicorn, request, wait_until_it_listens
 
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
 
@@ -44,9 +42,7 @@ auth_type = any
 @contextmanager
 def pgbouncer(folder, database):
     """PgBouncer in front of the test's database: the same database under another address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     where = {"port": 5432} | address()
     configuration = folder / "pgbouncer.ini"
     configuration.write_text(CONFIGURATION.format(listen_port=port, **where))
@@ -56,14 +52,7 @@ def pgbouncer(folder, database):
     unprivileged = ["--user", socket_folder.owner() if socket_folder.is_dir() else "nobody"] if os.getuid() == 0 else []
     process = subprocess.Popen([PGBOUNCER, "--quiet", *unprivileged, str(configuration)])
     try:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        wait_until_it_listens(port)
         yield f"postgresql://{where['user']}@127.0.0.1:{port}/{where['dbname']}"
     finally:
         process.terminate()
