@@ -347,7 +347,7 @@ class Writers(threading.Thread):
 
 
 def adopt_beside_writers(foreign, *command):
-    """Adopt it while one service writes, and another has a transaction open on a contact for three seconds."""
+    """Adopt it while one service writes, and another has a transaction open on a contact for five seconds."""
     with Writers(foreign) as writers, foreign.connect() as long:
         with long.transaction():
             long.execute("UPDATE campaign_contacts SET lead_score = 2 WHERE phone_number = '+12125550002'")
