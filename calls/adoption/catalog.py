@@ -62,14 +62,13 @@ def checks_that_refuse(table: str, column: str, type_: str, values: Collection[s
     return refusing
 
 
-def checks_on_what_is_written(table: str) -> list[str]:
-    """Constraints of several columns, one of which a cancel writes: whether they allow it only a person can tell."""
+def checks_of_several(table: str, columns: list[str]) -> list[str]:
+    """Constraints of several columns, one of these among them: what they allow only a person can tell."""
     return names(
         "SELECT conname || ' ' || pg_get_constraintdef(pg_constraint.oid) FROM pg_constraint WHERE contype = 'c'"
         " AND conrelid = %s::regclass AND cardinality(conkey) > 1 AND EXISTS (SELECT FROM pg_attribute WHERE"
-        " attrelid = conrelid AND attnum = ANY (conkey) AND attname IN"
-        " ('status', 'outcome_notes', 'error_message', 'queued', 'skipped', 'completed_at'))",
-        table,
+        " attrelid = conrelid AND attnum = ANY (conkey) AND attname = ANY (%s))",
+        *(table, columns),
     )
 
 
@@ -83,7 +82,7 @@ def validated(table: str, constraint: str) -> bool | None:
     return bool(row[0]) if row else None
 
 
-def names(sql: str, *parameters: str) -> list[str]:
+def names(sql: str, *parameters: str | list[str]) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters or None)
         return [name for (name,) in cursor.fetchall()]

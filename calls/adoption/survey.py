@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Any
 
 from django.apps.registry import Apps
+from django.core.management.base import CommandError
 from django.db import connection, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.recorder import MigrationRecorder
 
 from calls.adoption.catalog import (
     Column,
-    checks_on_what_is_written,
+    checks_of_several,
     checks_that_refuse,
     columns_of,
     count,
@@ -21,6 +21,7 @@ from calls.adoption.catalog import (
     validated,
 )
 from calls.adoption.steps import Step
+from calls.adoption.table import Table, report
 
 TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
     models.UUIDField: {"uuid"},
@@ -31,8 +32,8 @@ TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
     models.JSONField: {"jsonb"},
 }
 
-# What a cancel writes, and so must fit into a column of limited length.
-WRITTEN = {"status", "outcome_notes", "error_message"}
+# What a cancel writes, and how long the longest of its words may get.
+WRITTEN = ["status", "outcome_notes", "error_message", "queued", "skipped", "completed_at"]
 ROOM = 20
 
 
@@ -46,19 +47,6 @@ OWN_TABLES = {
     "django_session": ("sessions", "0001_initial"),
     "pghistory_context": ("pghistory", "0001_initial"),
 }
-
-
-@dataclass
-class Table:
-    """What was found of one table. ``rows`` is the database's own estimate; None is a table that is not there."""
-
-    name: str
-    rows: int | None = None
-    additions: list[Step] = field(default_factory=list)
-    obstacles: list[tuple[str, str]] = field(default_factory=list)
-    """What is in the way, and what to do about it."""
-    notes: list[str] = field(default_factory=list)
-    """What is left alone."""
 
 
 def tracked(apps: Apps) -> list[type[models.Model]]:
@@ -105,16 +93,16 @@ def _survey_database() -> Table:
     return database
 
 
-def report(tables: list[Table]) -> str:
-    """What a person reads: table by table what is there, what will be added, what is in the way."""
-    lines = []
-    for table in tables:
-        there = "is not there" if table.rows is None else f"is there, about {table.rows} rows"
-        lines.append(f"{table.name} {there}")
-        lines += [f"    in the way: {what}\n        {remedy}" for what, remedy in table.obstacles]
-        lines += [f"    to be added: {step.what}" for step in table.additions]
-        lines += [f"    left alone: {note}" for note in table.notes]
-    return "\n".join(lines)
+def lacking(apps: Apps) -> list[Step]:
+    """
+    All that is to be added.
+
+    :raises CommandError: something is in the way, each with what to do about it.
+    """
+    tables = survey(apps)
+    if any(table.obstacles for table in tables):
+        raise CommandError(f"These tables cannot be adopted as they are. None of them was changed.\n\n{report(tables)}")
+    return [step for table in tables for step in table.additions]
 
 
 def _survey_table(model: type[models.Model]) -> Table:
@@ -166,7 +154,7 @@ def _survey_table(model: type[models.Model]) -> Table:
     if needed:
         table.notes.append(f"of these the app cannot fill, and so adds no rows here: {', '.join(needed)}")
     table.notes += [
-        f"a constraint that a cancel has to satisfy: {check}" for check in checks_on_what_is_written(table.name)
+        f"a constraint that a cancel has to satisfy: {check}" for check in checks_of_several(table.name, WRITTEN)
     ]
     triggers = names(
         "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal"
@@ -190,7 +178,7 @@ def _survey_columns(table: Table, model: type[models.Model], columns: dict[str, 
             table.obstacles.append((f"{each.column} is {column.type}", f"The app needs {wanted}."))
         elif column.is_computed:
             table.obstacles.append((f"{each.column} is computed by the database", "The app has to write it."))
-        elif column.limit is not None and column.limit < ROOM and each.column in WRITTEN:
+        elif kind is models.TextField and each.column in WRITTEN and (column.limit or ROOM) < ROOM:
             table.obstacles.append(
                 (
                     f"{each.column} takes {column.limit} characters",

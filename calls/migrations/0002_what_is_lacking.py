@@ -1,17 +1,13 @@
 """What the tables of 0001 need besides: defaults, indexes, constraints. Tables made by somebody else may lack more."""
 
-from django.core.management.base import CommandError
 from django.db import migrations, models
 
 from calls.adoption import steps
-from calls.adoption.survey import report, survey
+from calls.adoption.survey import lacking
 
 
 def add(apps, schema_editor):
-    tables = survey(apps)
-    if any(table.obstacles for table in tables):
-        raise CommandError(f"These tables cannot be adopted as they are. None of them was changed.\n\n{report(tables)}")
-    steps.apply(step for table in tables for step in table.additions)
+    steps.apply(lacking(apps))
 
 
 def take_back(apps, schema_editor):

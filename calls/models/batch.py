@@ -199,10 +199,7 @@ class CallBatch(BaseModel):
         :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
         """
         with as_update_failed(), bounded():
-            try:
-                batch = CallBatch.objects.select_for_update(of=("self",)).get(pk=self.pk)
-            except CallBatch.DoesNotExist:
-                raise BatchNotFound from None
+            batch = self._read(CallBatch.objects.select_for_update(of=("self",)))
             set_timeouts(statement=settings.CANCEL_TIMEOUT)
             stray = batch.contacts.dialable() if batch.has_ended else batch.contacts.none()
             waiting = stray.count()
@@ -255,12 +252,15 @@ class CallBatch(BaseModel):
                     raise
                 retries -= 1
 
-    def _read_cancellable(self, batches: models.QuerySet[CallBatch]) -> CallBatch:
+    def _read(self, batches: models.QuerySet[CallBatch]) -> CallBatch:
         try:
-            # No more than is needed: what stands in another column cannot keep a batch from being cancelled.
-            batch = batches.only("agency_id", "status", "in_progress", "completed_at").get(pk=self.pk)
+            return batches.get(pk=self.pk)
         except CallBatch.DoesNotExist:
             raise BatchNotFound from None
+
+    def _read_cancellable(self, batches: models.QuerySet[CallBatch]) -> CallBatch:
+        # No more than is needed: what stands in another column cannot keep a batch from being cancelled.
+        batch = self._read(batches.only("agency_id", "status", "in_progress", "completed_at"))
         if batch.has_ended:
             raise REFUSAL[batch.status](batch)
         return batch

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 
 from calls.adoption import steps
-from calls.adoption.survey import report, survey
+from calls.adoption.survey import lacking
 from calls.checks import is_migrated
 from calls.guards import RUN_AS_OWNER
 
@@ -25,11 +25,9 @@ class Command(BaseCommand):
             raise CommandError(
                 "run the migrations first: python manage.py migrate (with --fake-initial on tables of others)"
             )
-        tables = survey(apps)
-        if any(table.obstacles for table in tables):
-            raise CommandError(f"Something is in the way. Nothing was changed.\n\n{report(tables)}")
+        additions = lacking(apps)
         try:
-            steps.apply(step for table in tables for step in table.additions)
+            steps.apply(additions)
             steps.briefly(self._install_triggers)
         except OperationalError as error:
             raise CommandError(f"a table is locked by others: {error}") from error
