@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
-from django.db import Error, connection, transaction
+from django.db import Error, OperationalError, connection, transaction
+from psycopg.errors import DeadlockDetected
 
-from calls.exceptions import BatchUpdateFailed
+from calls.exceptions import DatabaseFailed
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +18,9 @@ LOCK_TIMEOUT = 5.0
 # A stream of foreign KEY SHARE holders overtakes a waiting FOR UPDATE and restarts its lock_timeout each time,
 # so the statement that takes the lock has a limit of its own.
 LOCK_STATEMENT_TIMEOUT = 10.0
+DEADLOCK_RETRIES = 3
+
+T = TypeVar("T")
 
 
 def set_timeouts(*, lock: float = LOCK_TIMEOUT, statement: float = LOCK_STATEMENT_TIMEOUT) -> None:
@@ -40,14 +45,28 @@ def bounded(*, statement: float = LOCK_STATEMENT_TIMEOUT) -> Iterator[None]:
 
 
 @contextmanager
-def as_update_failed() -> Iterator[None]:
+def failing_as(failure: type[DatabaseFailed]) -> Iterator[None]:
     """
-    Turn whatever the database raises inside into :class:`~calls.exceptions.BatchUpdateFailed`.
+    Turn whatever the database raises inside into ``failure``; what was a failure inside already is this one outside.
 
     The log names the error and its SQLSTATE. It leaves out the server's own words, which may quote a row.
     """
     try:
         yield
+    except DatabaseFailed as error:
+        raise failure from error.__cause__
     except Error as error:
         logger.warning("database error: %s %s", type(error).__name__, getattr(error.__cause__, "sqlstate", None))
-        raise BatchUpdateFailed from error
+        raise failure from error
+
+
+def retrying_deadlocks(attempt: Callable[[], T]) -> T:
+    """Call ``attempt``, again if a deadlock chose it as the victim and no outer transaction is lost with it."""
+    retries = 0 if connection.in_atomic_block else DEADLOCK_RETRIES
+    while True:
+        try:
+            return attempt()
+        except OperationalError as error:
+            if not retries or not isinstance(error.__cause__, DeadlockDetected):
+                raise
+            retries -= 1

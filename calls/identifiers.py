@@ -7,7 +7,7 @@ from typing import Any
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 # What people, and the programs they copy from, put between digits: dashes of every kind, marks that are not seen.
 _PUNCTUATION = re.compile(r"^tel:|[\s().\-/\u00ad\u200b-\u200f\u2010-\u2015\u202a-\u202e\u2060-\u2069\ufeff]")
-_E164_DIGITS = re.compile(r"[1-9][0-9]{6,14}")
+E164 = re.compile(r"^\+[1-9][0-9]{6,14}$")
 
 
 def parse_uuid(value: Any) -> uuid.UUID:
@@ -28,7 +28,7 @@ def parse_phone_number(value: str) -> str:
 
     :raises ValueError: ``value`` is not a whole international number.
     """
-    digits = _PUNCTUATION.sub("", value).removeprefix("+").removeprefix("00")
-    if _E164_DIGITS.fullmatch(digits):
-        return f"+{digits}"
+    number = "+" + _PUNCTUATION.sub("", value).removeprefix("+").removeprefix("00")
+    if E164.fullmatch(number):
+        return number
     raise ValueError("not a phone number in international form")

@@ -13,6 +13,11 @@ class BatchStatus(models.TextChoices):
     FAILED = "failed"
 
 
+class Mode(models.TextChoices):
+    IMMEDIATE = "immediate"
+    SCHEDULED = "scheduled"
+
+
 class ContactStatus(models.TextChoices):
     PENDING = "pending"
     QUEUED = "queued"
@@ -25,6 +30,9 @@ class ContactStatus(models.TextChoices):
 
 # A batch in one of these has ended for good: it keeps its status, and none of its contacts is dialled again.
 FINAL = (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
+
+# What can be paused: a batch that is being dialled, or will be at its time.
+PAUSABLE = (BatchStatus.PROCESSING, BatchStatus.SCHEDULED)
 
 # Contacts not yet called. Cancelling a batch skips exactly these.
 DIALABLE = (ContactStatus.PENDING, ContactStatus.QUEUED, ContactStatus.SCHEDULED)

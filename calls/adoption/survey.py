@@ -41,6 +41,7 @@ ROOM = 20
 OWN_TABLES = {
     "call_adoption": ("calls", "0002_what_is_lacking"),
     "call_batch_events": ("calls", "0003_guards_and_history"),
+    "call_idempotency_keys": ("calls", "0006_idempotency_keys"),
     "auth_user": ("auth", "0001_initial"),
     "django_admin_log": ("admin", "0001_initial"),
     "django_content_type": ("contenttypes", "0001_initial"),
@@ -51,11 +52,7 @@ OWN_TABLES = {
 
 def tracked(apps: Apps) -> list[type[models.Model]]:
     """The models of the eight tables that may be somebody else's."""
-    return [
-        model
-        for model in apps.get_app_config("calls").get_models()
-        if not model._meta.db_table.startswith("call_batch_events")
-    ]
+    return [model for model in apps.get_app_config("calls").get_models() if model._meta.db_table not in OWN_TABLES]
 
 
 def survey(apps: Apps) -> list[Table]:

@@ -370,7 +370,12 @@ class Migration(migrations.Migration):
                 ("company", models.TextField(blank=True, db_default="", default="")),
                 ("title", models.TextField(blank=True, db_default="", default="")),
                 ("timezone", models.TextField(blank=True, db_default="", default="")),
-                ("custom_data", models.JSONField(blank=True, db_default={}, default=dict)),
+                (
+                    "custom_data",
+                    models.JSONField(
+                        blank=True, db_default={}, decoder=calls.models.base.LenientJSONDecoder, default=dict
+                    ),
+                ),
                 ("do_not_call", models.BooleanField(db_default=False, default=False)),
                 (
                     "status",

@@ -45,6 +45,10 @@ class Migration(migrations.Migration):
                     model_name="callbatch",
                     index=models.Index(fields=["-created_at", "-id"], name="batch_by_creation"),
                 ),
+                migrations.AddIndex(
+                    model_name="callbatch",
+                    index=models.Index(fields=["agency", "-created_at", "-id"], name="batch_of_agency"),
+                ),
                 migrations.AddConstraint(
                     model_name="campaigncontact",
                     constraint=models.CheckConstraint(
@@ -59,7 +63,7 @@ class Migration(migrations.Migration):
                 ),
                 migrations.AddIndex(
                     model_name="campaigncontact",
-                    index=models.Index(fields=["batch", "id"], name="contact_of_batch"),
+                    index=models.Index(fields=["batch", "created_at", "id"], name="contact_in_order"),
                 ),
                 migrations.AddIndex(
                     model_name="campaigncontact",

@@ -1,4 +1,4 @@
-"""Who may cancel a batch in the admin: a permission of its own, and a group that has it."""
+"""Who may cancel, pause and resume a batch in the admin: permissions of their own, and a group that has them."""
 
 from django.db import migrations
 
@@ -6,6 +6,8 @@ GROUP = "Call operators"
 PERMISSIONS = [
     ("callbatch", "view_callbatch", "Can view call batch"),
     ("callbatch", "cancel_callbatch", "Can cancel call batch"),
+    ("callbatch", "pause_callbatch", "Can pause call batch"),
+    ("callbatch", "resume_callbatch", "Can resume call batch"),
     ("campaigncontact", "view_campaigncontact", "Can view campaign contact"),
 ]
 
@@ -30,7 +32,11 @@ class Migration(migrations.Migration):
         migrations.AlterModelOptions(
             name="callbatch",
             options={
-                "permissions": [("cancel_callbatch", "Can cancel call batch")],
+                "permissions": [
+                    ("cancel_callbatch", "Can cancel call batch"),
+                    ("pause_callbatch", "Can pause call batch"),
+                    ("resume_callbatch", "Can resume call batch"),
+                ],
                 "verbose_name_plural": "call batches",
             },
         ),

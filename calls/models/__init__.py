@@ -1,9 +1,11 @@
 from calls.models.agency import Agency, AgencyUser, Role
-from calls.models.batch import CallBatch, CancelResult, Discrepancy
+from calls.models.batch import CallBatch
 from calls.models.call import Call
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
 from calls.models.contact import CampaignContact
 from calls.models.history import CallBatchEvent
+from calls.models.idempotency import IdempotencyKey
+from calls.models.results import CancelResult, CreateResult, Discrepancy, PauseResult
 
 __all__ = [
     "Agency",
@@ -16,6 +18,9 @@ __all__ = [
     "Campaign",
     "CampaignContact",
     "CancelResult",
+    "CreateResult",
     "Discrepancy",
+    "IdempotencyKey",
+    "PauseResult",
     "Role",
 ]

@@ -1,5 +1,8 @@
 """What every one of our own tables has: a time-ordered id, and when its rows were made and last changed."""
 
+import json
+from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 from django.contrib.postgres.functions import RandomUUID
@@ -19,6 +22,34 @@ class EnumTextField(models.TextField):  # type: ignore[type-arg]
 
     def get_placeholder(self, value: Any, compiler: Any, connection: Any) -> str:
         return "%s"
+
+
+class LenientJSONDecoder(json.JSONDecoder):
+    """
+    Reads whatever jsonb holds: null for a number beyond all range, and for all of it where it is nested too deeply.
+
+    Another service may have written what no client of ours could read again.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"parse_int": _finite(int), "parse_float": _finite(float)})
+
+    def decode(self, text: str, *options: Any) -> Any:
+        try:
+            return super().decode(text, *options)
+        except RecursionError:
+            return None
+
+
+def _finite(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(digits: str) -> Any:
+        try:
+            number = kind(digits)
+        except ValueError:
+            return None
+        return number if isinstance(number, int) or isfinite(number) else None
+
+    return parse
 
 
 class BaseModel(models.Model):

@@ -1,81 +1,61 @@
-"""A batch of calls, and the one way to cancel it."""
+"""A batch of calls: how it is made, stopped for a while, stopped for good, and how its contacts are claimed."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib.postgres.functions import TransactionNow
-from django.db import OperationalError, connection, models, transaction
+from django.db import DataError, IntegrityError, models, transaction
 from django.db.models.functions import Coalesce
-from psycopg.errors import DeadlockDetected
 
 from calls import guards
 from calls.actors import Actor, Door, history_context
-from calls.db import as_update_failed, bounded, set_timeouts
+from calls.db import bounded, failing_as, retrying_deadlocks, set_timeouts
 from calls.exceptions import (
+    AgentMappingNotFound,
     BatchAlreadyCancelled,
     BatchAlreadyCompleted,
+    BatchCreateFailed,
     BatchFinished,
     BatchNotFound,
+    BatchNotPausable,
+    BatchNotPaused,
     BatchUpdateFailed,
     CallsError,
+    CampaignNotFound,
+    FieldInvalid,
 )
+from calls.inputs import NewBatch, NewContact
 from calls.models.agency import Agency
 from calls.models.base import BaseModel, EnumTextField
-from calls.models.campaign import AgentMapping, Campaign
+from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
+from calls.models.results import CancelResult, CreateResult, Discrepancy, PauseResult
 from calls.querysets import CallBatchQuerySet
 from calls.signals import batch_cancelled
-from calls.statuses import FINAL, BatchStatus, ContactStatus
+from calls.statuses import FINAL, PAUSABLE, BatchStatus, ContactStatus, Mode
 
 logger = logging.getLogger(__name__)
 
-DEADLOCK_RETRIES = 3
+COUNTERS = ("total_contacts", "queued", "in_progress", "completed", "failed", "skipped")
+# What is read of a row under its lock: no more than is needed, so that what stands in another column cannot keep a
+# batch from being stopped.
+_CANCELLED = ("in_progress", "completed_at")
+_GIVEN = {"from_number", "mode", "calls_per_minute", "max_concurrent", "scheduled_for"}
+_PLANNED = ("queued", "in_progress", "completed_at")
+
+Result = TypeVar("Result", CancelResult, PauseResult)
 
 REFUSAL: dict[str, type[BatchFinished]] = {
     BatchStatus.COMPLETED: BatchAlreadyCompleted,
     BatchStatus.CANCELLED: BatchAlreadyCancelled,
 }
-
-
-class Mode(models.TextChoices):
-    IMMEDIATE = "immediate"
-    SCHEDULED = "scheduled"
-
-
-@dataclass(frozen=True)
-class CancelResult:
-    """
-    What a cancel did, or would do.
-
-    ``contacts_skipped`` is the row count of the UPDATE itself. ``in_progress`` is the batch's own counter of calls
-    that were under way and go on until they end.
-    """
-
-    batch_id: UUID
-    agency_id: UUID
-    status: BatchStatus
-    contacts_skipped: int
-    in_progress: int
-
-
-@dataclass(frozen=True)
-class Discrepancy:
-    """
-    What a batch says otherwise than its contacts do.
-
-    ``counters`` has each wrong counter with what it said and what a fresh count says. ``waiting`` is how many contacts
-    were left to dial in a batch that has ended.
-    """
-
-    batch_id: UUID
-    status: str
-    counters: dict[str, tuple[int, int]]
-    waiting: int
 
 
 class CallBatch(BaseModel):
@@ -111,11 +91,15 @@ class CallBatch(BaseModel):
 
     objects = CallBatchQuerySet.as_manager()
 
+    # By the database's clock, where the row was read in order to change it.
+    now: datetime
+    is_ahead: bool | None
+
     class Meta:
         db_table = "call_batches"
         verbose_name_plural = "call batches"
-        # For staff in the admin. Whoever may change a batch may not thereby cancel one.
-        permissions = [("cancel_callbatch", "Can cancel call batch")]
+        # For staff in the admin. Whoever may change a batch may not thereby stop one or let it go on.
+        permissions = [(f"{verb}_callbatch", f"Can {verb} call batch") for verb in ("cancel", "pause", "resume")]
         constraints = [
             # For everybody: a status that no code knows could be neither dialled nor cancelled.
             models.CheckConstraint(name="batch_status_known", condition=models.Q(status__in=BatchStatus.values)),
@@ -124,6 +108,8 @@ class CallBatch(BaseModel):
         indexes = [
             # For the admin's list, newest first, and its drill-down by date.
             models.Index(name="batch_by_creation", fields=["-created_at", "-id"]),
+            # For an agency's own list, newest first.
+            models.Index(name="batch_of_agency", fields=["agency", "-created_at", "-id"]),
         ]
         triggers = [guards.batch_final]
 
@@ -134,6 +120,75 @@ class CallBatch(BaseModel):
     def has_ended(self) -> bool:
         """Whether this instance was completed or cancelled when it was read: for good, then. Decides nothing."""
         return self.status in FINAL
+
+    @property
+    def progress_percentage(self) -> float:
+        """How much of the batch is over and done with, in percent, by its counters; one decimal."""
+        total = self.total_contacts or 0
+        return round((total - self.remaining_count) * 100 / total, 1) if total > 0 else 0.0
+
+    @property
+    def remaining_count(self) -> int:
+        """How many contacts are not over and done with, by the counters."""
+        return (self.total_contacts or 0) - sum(counter or 0 for counter in (self.completed, self.failed, self.skipped))
+
+    @classmethod
+    def create(cls, new: NewBatch, *, agency_id: UUID, actor: Actor, via: Door) -> CreateResult:
+        """
+        Make a batch of an agency with its contacts: all of it, or nothing.
+
+        It is ``scheduled`` where its time is ahead, else ``pending``, to be dialled now. Of several contacts with one
+        number the first counts.
+
+        :raises AgentMappingNotFound: the agency has no such agent.
+        :raises CampaignNotFound: the agency has no such campaign.
+        :raises FieldInvalid: the number to call from is not an active one, or the table refuses a contact.
+        :raises BatchCreateFailed: the database refused, failed or took too long; nothing was stored.
+        """
+        started = time.monotonic()
+        with failing_as(BatchCreateFailed), bounded():
+            agent = AgentMapping.objects.filter(agency=agency_id, pk=new.agent_mapping_id).first()
+            if agent is None:
+                raise AgentMappingNotFound
+            if not Campaign.objects.filter(agency=agency_id, pk=new.campaign_id).exists():
+                raise CampaignNotFound
+            if not AgencyPhoneNumber.objects.is_active(agency_id, new.from_number):
+                raise FieldInvalid("from_number", "must be an active phone number of the agency")
+            with history_context(actor=actor.as_dict(), via=str(via)):
+                batch = cls.objects.create(
+                    agency_id=agency_id,
+                    campaign_id=new.campaign_id,
+                    agent_mapping=agent,
+                    status=BatchStatus.SCHEDULED if new.is_ahead else BatchStatus.PENDING,
+                    **new.model_dump(include=_GIVEN),
+                )
+            distinct = new.distinct_contacts
+            try:
+                batch.add_contacts(distinct)
+            except BatchUpdateFailed as failed:
+                # Another service's table may be stricter than ours, in the length of a text, say.
+                if isinstance(failed.__cause__, DataError | IntegrityError):
+                    raise FieldInvalid("contacts", "have a value that a constraint of the table refuses") from failed
+                raise
+            batch.total_contacts = len(distinct)
+        transaction.on_commit(lambda: batch._log("create", actor, via, started, batch.status, contacts=len(distinct)))
+        return CreateResult(batch, duplicates_removed=len(new.contacts) - len(distinct))
+
+    def add_contacts(self, contacts: Sequence[NewContact]) -> None:
+        """
+        Add contacts, to be called after those that are there: all of them, or none.
+
+        The one way by which contacts enter a batch. It waits for a cancel that is under way, and is then refused.
+
+        :raises BatchAlreadyCancelled: the batch was cancelled; nobody can be added any more.
+        :raises BatchAlreadyCompleted: it has come to its end, likewise.
+        :raises BatchNotFound: the row is gone.
+        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
+        """
+        with failing_as(BatchUpdateFailed), self.locked("campaign_id") as batch:
+            batch._refuse_if_ended()
+            batch.contacts.copy(batch, contacts)
+            batch.count(total_contacts=len(contacts), queued=len(contacts))
 
     def cancel(self, *, actor: Actor, via: Door) -> CancelResult:
         """
@@ -156,26 +211,8 @@ class CallBatch(BaseModel):
         :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed. If the
             connection broke during COMMIT the outcome is unknown, and asking again tells it.
         """
-        started = time.monotonic()
-
-        def log(outcome: str, *, skipped: int = 0, in_progress: int = 0) -> None:
-            logger.info(
-                "cancel batch=%s agency=%s door=%s actor=%s:%s outcome=%s skipped=%d in_progress=%d ms=%.0f",
-                *(self.pk, self.agency_id, via, actor.kind, actor.id, outcome, skipped, in_progress),
-                (time.monotonic() - started) * 1000,
-            )
-
-        def committed() -> None:
-            log("cancelled", skipped=result.contacts_skipped, in_progress=result.in_progress)
-            batch_cancelled.send_robust(sender=CallBatch, result=result)
-
-        try:
-            with as_update_failed():
-                result = self._retry_deadlocks(lambda: self._cancel(actor, via))
-        except CallsError as refusal:
-            log(refusal.code)
-            raise
-        transaction.on_commit(committed)
+        result = self._perform("cancel", actor, via, lambda: self._cancel(actor, via))
+        transaction.on_commit(lambda: batch_cancelled.send_robust(sender=CallBatch, result=result))
         return result
 
     def preview_cancel(self) -> CancelResult:
@@ -184,9 +221,51 @@ class CallBatch(BaseModel):
 
         :raises CallsError: as :meth:`cancel` does, in the same cases.
         """
-        with as_update_failed(), bounded(statement=settings.CANCEL_TIMEOUT):
-            batch = self._read_cancellable(CallBatch.objects.all())
-            return batch._cancel_result(skipped=batch.contacts.dialable().count())
+        with failing_as(BatchUpdateFailed), bounded(statement=settings.CANCEL_TIMEOUT):
+            batch = self._read(CallBatch.objects.all(), *_CANCELLED)
+            batch._refuse_if_ended()
+            return CancelResult.of(batch, contacts_skipped=batch.contacts.dialable().count())
+
+    def pause(self, *, actor: Actor, via: Door) -> PauseResult:
+        """
+        Claim no further contact until the batch is resumed. Calls in progress go on until they end.
+
+        Holds exactly for what claims with ``CampaignContact.claim_next()``. A claim of another service that runs at
+        this very moment may still commit; whatever it begins later is refused by the database.
+
+        :raises BatchNotPausable: it is neither processing nor scheduled; its ``batch`` is the row under the lock.
+        :raises BatchNotFound: the row is gone.
+        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
+        """
+        return self._perform("pause", actor, via, lambda: self._write_plan(CallBatch._plan_pause, actor, via))
+
+    def preview_pause(self) -> PauseResult:
+        """
+        What :meth:`pause` would do at this moment, refused in the same cases. Nothing is written or locked.
+
+        :raises CallsError: as :meth:`pause` does, in the same cases.
+        """
+        with failing_as(BatchUpdateFailed), bounded():
+            return self._read(CallBatch.objects.all(), *_PLANNED)._plan_pause()
+
+    def resume(self, *, actor: Actor, via: Door) -> PauseResult:
+        """
+        Let a paused batch go on: it is ``scheduled`` again while its time is ahead, else ``processing``.
+
+        :raises BatchNotPaused: it is not paused; its ``batch`` is the row under the lock.
+        :raises BatchNotFound: the row is gone.
+        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
+        """
+        return self._perform("resume", actor, via, lambda: self._write_plan(CallBatch._plan_resume, actor, via))
+
+    def preview_resume(self) -> PauseResult:
+        """
+        What :meth:`resume` would do at this moment, refused in the same cases. Nothing is written or locked.
+
+        :raises CallsError: as :meth:`resume` does, in the same cases.
+        """
+        with failing_as(BatchUpdateFailed), bounded():
+            return self._read(CallBatch.objects.all(), *_PLANNED)._plan_resume()
 
     def reconcile(self, *, fix: bool = False) -> Discrepancy | None:
         """
@@ -198,9 +277,7 @@ class CallBatch(BaseModel):
         :raises BatchNotFound: the row is gone.
         :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
         """
-        with as_update_failed(), bounded():
-            batch = self._read(CallBatch.objects.select_for_update(of=("self",)))
-            set_timeouts(statement=settings.CANCEL_TIMEOUT)
+        with failing_as(BatchUpdateFailed), self.locked(*COUNTERS) as batch:
             stray = batch.contacts.dialable() if batch.has_ended else batch.contacts.none()
             waiting = stray.count()
             if fix and waiting:
@@ -214,19 +291,40 @@ class CallBatch(BaseModel):
                 CallBatch.objects.filter(pk=self.pk).update(**counted, updated_at=TransactionNow())
         return Discrepancy(batch.pk, batch.status, wrong, waiting) if wrong or waiting else None
 
-    def _cancel(self, actor: Actor, via: Door) -> CancelResult:
+    @contextmanager
+    def locked(self, *columns: str) -> Iterator[CallBatch]:
+        """
+        The row as it is now, under its lock, in a transaction whose waits are bounded.
+
+        Whoever changes a batch's status, adds contacts, claims one or records an outcome begins here: the batch first,
+        then its contacts. Besides ``columns`` it has ``agency_id`` and ``status``.
+
+        :raises BatchNotFound: the row is gone.
+        """
         with bounded():
-            # The batch first, then its contacts; and FOR UPDATE, since the weaker lock would let an INSERT whose
-            # foreign key points here go through, and leave its contacts waiting in a cancelled batch.
-            batch = self._read_cancellable(CallBatch.objects.select_for_update(of=("self",)))
+            # FOR UPDATE, since the weaker lock would let an INSERT whose foreign key points here go through, and leave
+            # its contacts waiting in a cancelled batch.
+            batch = self._read(CallBatch.objects.select_for_update(of=("self",)), *columns)
             set_timeouts(statement=settings.CANCEL_TIMEOUT)
+            yield batch
+
+    def count(self, **changes: int) -> None:
+        """Add ``changes`` to the counters, under the lock that moved the contacts."""
+        CallBatch.objects.filter(pk=self.pk).update(
+            **{counter: Coalesce(counter, 0) + change for counter, change in changes.items()},
+            updated_at=TransactionNow(),
+        )
+
+    def _cancel(self, actor: Actor, via: Door) -> CancelResult:
+        with self.locked(*_CANCELLED) as batch:
+            batch._refuse_if_ended()
             skipped = batch.contacts.dialable().update(
                 status=ContactStatus.SKIPPED, outcome_notes="Batch cancelled", updated_at=TransactionNow()
             )
             with history_context(actor=actor.as_dict(), via=str(via), contacts_skipped=skipped):
                 cancelled = (
-                    CallBatch.objects.filter(pk=self.pk)
-                    .cancellable()
+                    CallBatch.objects.cancellable()
+                    .filter(pk=self.pk)
                     .update(
                         status=BatchStatus.CANCELLED,
                         queued=0,
@@ -239,37 +337,57 @@ class CallBatch(BaseModel):
             if not cancelled:
                 # Somebody else's trigger has swallowed it, for under the lock the batch is still cancellable.
                 raise BatchUpdateFailed
-            return batch._cancel_result(skipped=skipped)
+            return CancelResult.of(batch, contacts_skipped=skipped)
 
-    def _retry_deadlocks(self, attempt: Callable[[], CancelResult]) -> CancelResult:
-        """Call ``attempt``, again if a deadlock chose it as the victim and no outer transaction is lost with it."""
-        retries = 0 if connection.in_atomic_block else DEADLOCK_RETRIES
-        while True:
-            try:
-                return attempt()
-            except OperationalError as error:
-                if not retries or not isinstance(error.__cause__, DeadlockDetected):
-                    raise
-                retries -= 1
+    def _write_plan(self, plan: Callable[[CallBatch], PauseResult], actor: Actor, via: Door) -> PauseResult:
+        with self.locked(*_PLANNED) as batch:
+            planned = plan(batch)
+            with history_context(actor=actor.as_dict(), via=str(via)):
+                written = CallBatch.objects.filter(pk=self.pk, status=batch.status).update(
+                    status=planned.status, paused_at=planned.paused_at, updated_at=TransactionNow()
+                )
+            if not written:
+                raise BatchUpdateFailed
+            return planned
 
-    def _read(self, batches: models.QuerySet[CallBatch]) -> CallBatch:
+    def _plan_pause(self) -> PauseResult:
+        if self.status not in PAUSABLE:
+            raise BatchNotPausable(self)
+        return PauseResult.of(self, BatchStatus.PAUSED, paused_at=self.now)
+
+    def _plan_resume(self) -> PauseResult:
+        if self.status != BatchStatus.PAUSED:
+            raise BatchNotPaused(self)
+        status = BatchStatus.SCHEDULED if self.is_ahead else BatchStatus.PROCESSING
+        return PauseResult.of(self, status, paused_at=None)
+
+    def _perform(self, verb: str, actor: Actor, via: Door, work: Callable[[], Result]) -> Result:
+        """Do it, and say in the log who asked for it and what came of it: once it is committed, or refused."""
+        started = time.monotonic()
         try:
-            return batches.get(pk=self.pk)
+            with failing_as(BatchUpdateFailed):
+                result = retrying_deadlocks(work)
+        except CallsError as refusal:
+            self._log(verb, actor, via, started, refusal.code)
+            raise
+        transaction.on_commit(lambda: self._log(verb, actor, via, started, result.status, **result.numbers))
+        return result
+
+    def _log(self, verb: str, actor: Actor, via: Door, started: float, outcome: str, **numbers: int) -> None:
+        logger.info(
+            "%s batch=%s agency=%s door=%s actor=%s:%s outcome=%s%s ms=%.0f",
+            *(verb, self.pk, self.agency_id, via, actor.kind, actor.id, outcome),
+            "".join(f" {name}={number}" for name, number in numbers.items()),
+            (time.monotonic() - started) * 1000,
+        )
+
+    def _read(self, batches: models.QuerySet[CallBatch], *columns: str) -> CallBatch:
+        clock = {"now": TransactionNow(), "is_ahead": models.Q(scheduled_for__gt=TransactionNow())}
+        try:
+            return batches.only("agency_id", "status", *columns).annotate(**clock).get(pk=self.pk)
         except CallBatch.DoesNotExist:
             raise BatchNotFound from None
 
-    def _read_cancellable(self, batches: models.QuerySet[CallBatch]) -> CallBatch:
-        # No more than is needed: what stands in another column cannot keep a batch from being cancelled.
-        batch = self._read(batches.only("agency_id", "status", "in_progress", "completed_at"))
-        if batch.has_ended:
-            raise REFUSAL[batch.status](batch)
-        return batch
-
-    def _cancel_result(self, *, skipped: int) -> CancelResult:
-        return CancelResult(
-            batch_id=self.pk,
-            agency_id=self.agency_id,
-            status=BatchStatus.CANCELLED,
-            contacts_skipped=skipped,
-            in_progress=self.in_progress or 0,
-        )
+    def _refuse_if_ended(self) -> None:
+        if self.has_ended:
+            raise REFUSAL[self.status](self)

@@ -1,5 +1,9 @@
 """What a batch is made with: a campaign, an agent, a number to call from."""
 
+from __future__ import annotations
+
+from uuid import UUID
+
 from django.db import models
 
 from calls.models.agency import Agency
@@ -32,6 +36,14 @@ class AgentMapping(BaseModel):
         return self.ultravox_agent_name or self.ultravox_agent_id
 
 
+class AgencyPhoneNumberQuerySet(models.QuerySet["AgencyPhoneNumber"]):
+    def is_active(self, agency_id: UUID, number: str) -> bool:
+        """Whether the agency may call from this number now."""
+        # The status is compared here: where it is somebody else's enum, that may have no such word.
+        found = self.filter(agency=agency_id, phone_number=number, is_active=True).values_list("status", flat=True)
+        return "active" in found
+
+
 class AgencyPhoneNumber(BaseModel):
     """A number that an agency may call from, in E.164."""
 
@@ -39,6 +51,8 @@ class AgencyPhoneNumber(BaseModel):
     phone_number = models.TextField()
     status = models.TextField(default="active", db_default="active")
     is_active = models.BooleanField(default=True, db_default=True)
+
+    objects = AgencyPhoneNumberQuerySet.as_manager()
 
     class Meta:
         db_table = "agency_phone_numbers"

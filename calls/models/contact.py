@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
+from django.contrib.postgres.functions import TransactionNow
 from django.db import models
+from django.db.models.functions import Coalesce
 
 from calls import guards
+from calls.db import failing_as, retrying_deadlocks
+from calls.exceptions import BatchUpdateFailed
 from calls.models.agency import Agency
-from calls.models.base import BaseModel, EnumTextField
+from calls.models.base import BaseModel, EnumTextField, LenientJSONDecoder
 from calls.models.batch import CallBatch
 from calls.models.campaign import Campaign
 from calls.querysets import CampaignContactQuerySet
-from calls.statuses import ContactStatus
+from calls.statuses import BatchStatus, ContactStatus
 
 
 class CampaignContact(BaseModel):
@@ -34,7 +41,7 @@ class CampaignContact(BaseModel):
     company = models.TextField(default="", db_default="", blank=True)
     title = models.TextField(default="", db_default="", blank=True)
     timezone = models.TextField(default="", db_default="", blank=True)
-    custom_data = models.JSONField(default=dict, db_default={}, blank=True)
+    custom_data = models.JSONField(default=dict, db_default={}, blank=True, decoder=LenientJSONDecoder)
     do_not_call = models.BooleanField(default=False, db_default=False)
 
     status = EnumTextField(choices=ContactStatus, default=ContactStatus.PENDING, db_default=ContactStatus.PENDING)
@@ -57,9 +64,9 @@ class CampaignContact(BaseModel):
             models.CheckConstraint(name="contact_status_known", condition=models.Q(status__in=ContactStatus.values)),
         ]
         indexes = [
-            # For cancel, which skips a batch's contacts, and for whoever lists them. It names no column that cancel
-            # writes, so cancel's update needs no new index entries (a heap-only update).
-            models.Index(name="contact_of_batch", fields=["batch", "id"]),
+            # For cancel, which skips a batch's contacts, and for whoever lists them or claims the next, oldest first.
+            # It names no column that those write, so they need no new index entries (a heap-only update).
+            models.Index(name="contact_in_order", fields=["batch", "created_at", "id"]),
             # For staff with a complaint, who look for the batch that calls a number.
             models.Index(name="contact_by_phone_number", fields=["phone_number"]),
         ]
@@ -67,3 +74,85 @@ class CampaignContact(BaseModel):
 
     def __str__(self) -> str:
         return str(self.pk)
+
+    @classmethod
+    def claim_next(cls, batch: CallBatch) -> CampaignContact | None:
+        """
+        Claim the contact of ``batch`` to call next. The call may be placed once this is committed, and never before.
+
+        The contact is in progress from then on and its attempt counted. None means that there is nobody to call: the
+        batch is not being dialled, or nobody is left. A contact that another service has locked is passed over.
+
+        :raises BatchNotFound: the batch is gone.
+        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
+        """
+        with failing_as(BatchUpdateFailed), batch.locked() as now:
+            if now.status != BatchStatus.PROCESSING:
+                return None
+            waiting = cls.objects.filter(batch=batch.pk).claimable().oldest_first()
+            contact = waiting.select_for_update(of=("self",), skip_locked=True).first()
+            if contact is not None:
+                cls.objects.filter(pk=contact.pk).update(
+                    status=ContactStatus.IN_PROGRESS,
+                    attempts=Coalesce("attempts", 0) + 1,
+                    last_attempt_at=TransactionNow(),
+                    updated_at=TransactionNow(),
+                )
+                now.count(queued=-1, in_progress=1)
+                contact.refresh_from_db()
+            return contact
+
+    def finish(self, *, outcome: str, duration_seconds: int | None = None) -> bool:
+        """
+        Record that the call has been answered and is over, also where the batch has ended meanwhile.
+
+        It is the call of the attempt that this instance was claimed for.
+
+        :param duration_seconds: how long they spoke.
+        :returns: False if that call is not under way any more: an outcome that arrives twice counts once, and none ends
+            the next attempt.
+        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
+        """
+
+        def finish() -> bool:
+            with self._batch_locked() as batch:
+                return self._end(batch, ContactStatus.COMPLETED, outcome=outcome, duration_seconds=duration_seconds)
+
+        with failing_as(BatchUpdateFailed):
+            return retrying_deadlocks(finish)
+
+    def fail(self, *, outcome: str) -> bool:
+        """
+        Record that the call came to nothing: the one of the attempt that this instance was claimed for.
+
+        The contact is queued again while attempts are left and the batch has not ended; else it has failed for good.
+
+        :returns: False if that call is not under way any more, as with :meth:`finish`.
+        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
+        """
+
+        def fail() -> bool:
+            with self._batch_locked() as batch:
+                again = not batch.has_ended and (self.attempts or 0) < (self.max_attempts or 0)
+                return self._end(batch, ContactStatus.QUEUED if again else ContactStatus.FAILED, outcome=outcome)
+
+        with failing_as(BatchUpdateFailed):
+            return retrying_deadlocks(fail)
+
+    def _batch_locked(self) -> AbstractContextManager[CallBatch]:
+        return CallBatch(pk=self.batch_id).locked()
+
+    def _end(self, batch: CallBatch, status: ContactStatus, **values: Any) -> bool:
+        again = status == ContactStatus.QUEUED
+        under_way = CampaignContact.objects.filter(
+            pk=self.pk, batch=batch.pk, attempts=self.attempts, status=ContactStatus.IN_PROGRESS
+        )
+        ended = under_way.update(
+            status=status,
+            completed_at=None if again else TransactionNow(),
+            updated_at=TransactionNow(),
+            **values,
+        )
+        if ended:
+            batch.count(**{"in_progress": -1, str(status): 1})
+        return bool(ended)

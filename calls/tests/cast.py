@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +17,26 @@ from rest_framework.test import APIClient
 
 from calls.actors import Actor, ActorKind, Door
 from calls.authentication import issue_token
-from calls.models import Agency, AgencyUser, AgentMapping, CallBatch, Campaign, CampaignContact, CancelResult, Role
+from calls.inputs import NewContact
+from calls.models import (
+    Agency,
+    AgencyPhoneNumber,
+    AgencyUser,
+    AgentMapping,
+    CallBatch,
+    Campaign,
+    CampaignContact,
+    CancelResult,
+    PauseResult,
+    Role,
+)
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-URL = "/functions/v1/calls-batch-cancel"
+FUNCTIONS = "/functions/v1/calls-batch-"
+URL = f"{FUNCTIONS}cancel"
 PHONE = "+12125550100"
+CALLER_ID = "+12125550199"
 SOMEBODY = Actor(ActorKind.STAFF, "7", "somebody")
 
 
@@ -37,6 +52,7 @@ class Tenant:
     @classmethod
     def create(cls, slug: str) -> Tenant:
         agency = Agency.objects.create(name=slug.title(), slug=slug)
+        AgencyPhoneNumber.objects.create(agency=agency, phone_number=CALLER_ID)
         return cls(
             agency=agency,
             campaign=Campaign.objects.create(agency=agency, name="Spring"),
@@ -59,7 +75,7 @@ class Tenant:
             agency=self.agency,
             campaign=self.campaign,
             agent_mapping=self.agent,
-            from_number="+12125550199",
+            from_number=CALLER_ID,
             total_contacts=sum(contacts.values()),
             queued=sum(contacts.get(dialable, 0) for dialable in DIALABLE),
             **{name: contacts.get(name, 0) for name in ("in_progress", "completed", "failed", "skipped")},
@@ -72,6 +88,15 @@ class Tenant:
             batch.status = status
             batch.save(update_fields=["status"])
         return batch
+
+    def wanted(self, *numbers: str, **fields: Any) -> dict[str, Any]:
+        """What a client sends to create a batch of this tenant's: with these numbers, or one."""
+        return {
+            "agent_mapping_id": str(self.agent.pk),
+            "campaign_id": str(self.campaign.pk),
+            "from_number": CALLER_ID,
+            "contacts": [{"phone_number": number} for number in numbers or [PHONE]],
+        } | fields
 
     def contact(self, batch: CallBatch | None, **fields: Any) -> CampaignContact:
         """A contact of this tenant, not saved."""
@@ -93,8 +118,33 @@ def staff(name: str, *permissions: str) -> User:
     return user
 
 
+def people(count: int) -> list[NewContact]:
+    """So many people to call, each with a number of their own."""
+    return [NewContact(phone_number=f"+1212555{index:07d}") for index in range(count)]
+
+
+def call(client: APIClient, function: str, body: Any = None, **headers: str) -> Any:
+    """POST to a function: ``call(owner, "pause", {"batch_id": …})``."""
+    return client.generic("POST", f"{FUNCTIONS}{function}", json.dumps(body), headers=headers)
+
+
 def cancel(batch: CallBatch) -> CancelResult:
     return batch.cancel(actor=SOMEBODY, via=Door.API)
+
+
+def pause(batch: CallBatch) -> PauseResult:
+    return batch.pause(actor=SOMEBODY, via=Door.API)
+
+
+def resume(batch: CallBatch) -> PauseResult:
+    return batch.resume(actor=SOMEBODY, via=Door.API)
+
+
+def counted(batch: CallBatch) -> dict[str, int]:
+    """The counters that are not 0, after a look that they are what a fresh count says."""
+    counters = batch.contacts.counters()
+    assert CallBatch.objects.values(*counters).get(pk=batch.pk) == counters
+    return {name: number for name, number in counters.items() if number}
 
 
 def count(batch: CallBatch, *statuses: ContactStatus) -> int:

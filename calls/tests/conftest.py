@@ -1,6 +1,7 @@
 import pytest
 from django.contrib.auth.models import Group
 from django.db import connection
+from django.db.models import QuerySet
 from django.test import Client
 
 from calls.models import Role
@@ -64,3 +65,23 @@ def admin(operator):
     client = Client(headers={"X-Forwarded-Proto": "https"})
     client.force_login(operator)
     return client
+
+
+@pytest.fixture
+def without_lock(monkeypatch):
+    """A control: whoever reads a batch in order to change it does not lock it."""
+    monkeypatch.setattr(QuerySet, "select_for_update", lambda self, *args, **kwargs: self)
+
+
+@pytest.fixture
+def without_guards(db):
+    """A control: the database's guards are switched off."""
+
+    def alter(state):
+        with connection.cursor() as cursor:
+            for table in ("call_batches", "campaign_contacts"):
+                cursor.execute(f"ALTER TABLE {table} {state} TRIGGER USER")
+
+    alter("DISABLE")
+    yield
+    alter("ENABLE")

@@ -51,7 +51,7 @@ def test_the_check_says_table_by_table_what_is_there_and_what_will_be_added(fore
     assert "call_batches is there, about" in said
     assert "to be added: column mode" in said
     assert "to be added: default of skipped: 0" in said
-    assert "to be added: index contact_of_batch (batch_id, id), while others write" in said
+    assert "to be added: index contact_in_order (batch_id, created_at, id), while others write" in said
     assert "to be added: index agencies_slug_unique (slug), while others write" in said
     assert "left alone: columns that the app does not know: lead_score" in said
     assert "left alone: triggers of others: zz_set_updated_at" in said
@@ -302,12 +302,12 @@ def test_adopting_can_be_interrupted_at_any_step_and_done_again(foreign):
 
 def test_an_index_whose_building_was_cut_off_is_built_again(foreign):
     foreign.adopt()
-    foreign.query("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'contact_of_batch'::regclass")
+    foreign.query("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'contact_in_order'::regclass")
 
     assert "calls.E011" in foreign.manage("check", "--database", "default")[1]
     assert foreign.manage("repair_database")[0] == 0
 
-    assert foreign.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'contact_of_batch'::regclass") == [(True,)]
+    assert foreign.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'contact_in_order'::regclass") == [(True,)]
 
 
 # Beside writers
@@ -490,7 +490,7 @@ def test_nothing_is_repaired_where_nothing_was_adopted(foreign):
             "ALTER TABLE campaign_contacts ALTER do_not_call DROP DEFAULT",
             "campaign_contacts lacks the default of do_not_call",
         ),
-        ("DROP INDEX contact_of_batch", "campaign_contacts lacks the index contact_of_batch"),
+        ("DROP INDEX contact_in_order", "campaign_contacts lacks the index contact_in_order"),
         (
             "ALTER TABLE call_batches DROP CONSTRAINT batch_mode_known",
             "call_batches lacks the constraint batch_mode_known",

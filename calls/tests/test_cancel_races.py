@@ -4,12 +4,11 @@ guard, that makes it hold. A control takes that away and finds the promise broke
 """
 
 import pytest
-from django.db import connection
 from django.db.models import QuerySet
 
+from calls import db
 from calls.exceptions import BatchAlreadyCancelled, BatchUpdateFailed
 from calls.models import CallBatch, CancelResult
-from calls.models import batch as batch_module
 from calls.querysets import CampaignContactQuerySet
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
 from calls.tests.cast import cancel, count, plain_connection
@@ -34,30 +33,10 @@ CAREFUL_CLAIM = """
 
 
 @pytest.fixture
-def without_lock(monkeypatch):
-    """A control: cancel reads its batch without locking it."""
-    monkeypatch.setattr(QuerySet, "select_for_update", lambda self, *args, **kwargs: self)
-
-
-@pytest.fixture
 def with_weaker_lock(monkeypatch):
     """A control: cancel takes FOR NO KEY UPDATE, which lets an insert that refers to the batch pass."""
     lock = QuerySet.select_for_update
     monkeypatch.setattr(QuerySet, "select_for_update", lambda self, **options: lock(self, no_key=True, **options))
-
-
-@pytest.fixture
-def without_guards(db):
-    """A control: the database's guards are switched off."""
-
-    def alter(state):
-        with connection.cursor() as cursor:
-            for table in ("call_batches", "campaign_contacts"):
-                cursor.execute(f"ALTER TABLE {table} {state} TRIGGER USER")
-
-    alter("DISABLE")
-    yield
-    alter("ENABLE")
 
 
 def left_active(batch):
@@ -284,7 +263,7 @@ def test_a_cancel_that_falls_victim_to_a_deadlock_tries_again(harbour):
 
 
 def test_control_without_the_retry_it_fails(harbour, monkeypatch):
-    monkeypatch.setattr(batch_module, "DEADLOCK_RETRIES", 0)
+    monkeypatch.setattr(db, "DEADLOCK_RETRIES", 0)
     batch = harbour.batch(queued=3)
 
     outcome, _ = deadlock_with_a_webhook(batch)
