@@ -173,6 +173,9 @@ LANGUAGE_CODE = "en"
 USE_I18N = False
 FORMAT_MODULE_PATH = "agency_backend.formats"
 
+# As much as is read of any body: more than the longest that is taken, so that who sends a longer one reads the answer.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024 * 1024
+
 # The API's paths have no trailing slash and are never redirected; a second spelling is simply not found.
 APPEND_SLASH = False
 
@@ -262,8 +265,13 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "Call batches",
     "DESCRIPTION": "Stop a batch of outbound calls, now, and be able to trust that it has stopped.",
     "VERSION": "1.0.0",
+    "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "ENUM_NAME_OVERRIDES": {
+        "BatchStatus": "calls.statuses.BatchStatus.choices",
+        "ContactStatus": "calls.statuses.ContactStatus.choices",
+    },
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"persistAuthorization": True},

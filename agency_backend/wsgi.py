@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,8 +23,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         environ["CONTENT_TYPE"] = ""
     chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
     if chunked and environ.get("wsgi.input_terminated") and not environ.get("CONTENT_LENGTH"):
-        # A body without a length is what a proxy sends that streams: Django would take it for empty. What is over the
-        # limit is refused by whoever reads it.
-        body = environ["wsgi.input"].read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1)
-        environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        # A body without a length is what a proxy sends that streams: Django would take it for empty. It is read, up to
+        # here, by whoever asks for it, and ends where it ends.
+        environ["CONTENT_LENGTH"] = str(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
     return django_application(environ, start_response)

@@ -6,6 +6,7 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
+from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.fields import DateTimeField
@@ -13,15 +14,17 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from calls.exceptions import (
-    BatchAlreadyCancelled,
-    BatchAlreadyCompleted,
-    BatchFinished,
-    BatchIdInvalid,
-    BatchIdRequired,
+    AgentMappingNotFound,
     BatchNotFound,
-    BatchUpdateFailed,
+    BatchRefused,
     CallsError,
+    CampaignNotFound,
+    DatabaseFailed,
+    FieldInvalid,
+    FieldRequired,
+    IdempotencyKeyReused,
     InsufficientRole,
+    InvalidContacts,
     NoAgency,
 )
 
@@ -50,7 +53,10 @@ class NotFound(CallsError):
 
 class BodyTooLarge(CallsError):
     code = "body_too_large"
-    text = "Request body too large"
+
+    def __init__(self, text: str = "Request body too large") -> None:
+        super().__init__()
+        self.text = text
 
 
 class InternalError(CallsError):
@@ -65,32 +71,38 @@ _STATUS: dict[type[CallsError], HTTPStatus] = {
     InsufficientRole: HTTPStatus.FORBIDDEN,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     BadRequest: HTTPStatus.BAD_REQUEST,
-    BatchIdRequired: HTTPStatus.BAD_REQUEST,
-    BatchIdInvalid: HTTPStatus.BAD_REQUEST,
+    FieldRequired: HTTPStatus.BAD_REQUEST,
+    FieldInvalid: HTTPStatus.BAD_REQUEST,
+    InvalidContacts: HTTPStatus.BAD_REQUEST,
+    AgentMappingNotFound: HTTPStatus.NOT_FOUND,
+    CampaignNotFound: HTTPStatus.NOT_FOUND,
     BatchNotFound: HTTPStatus.NOT_FOUND,
     NotFound: HTTPStatus.NOT_FOUND,
-    BatchAlreadyCompleted: HTTPStatus.BAD_REQUEST,
-    BatchAlreadyCancelled: HTTPStatus.BAD_REQUEST,
-    BatchUpdateFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    BatchRefused: HTTPStatus.BAD_REQUEST,
+    IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    DatabaseFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 
 def status_of(error: CallsError | type[CallsError]) -> HTTPStatus:
     """The HTTP status that says this refusal."""
-    return _STATUS[error if isinstance(error, type) else type(error)]
+    kind = error if isinstance(error, type) else type(error)
+    return next(status for refusal, status in _STATUS.items() if issubclass(kind, refusal))
 
 
 def error_body(error: CallsError | type[CallsError]) -> dict[str, Any]:
-    """What a client gets to read; for a finished batch also how it ended, so that a lost first answer can be told."""
+    """What a client gets to read; of a batch also how it is, so that a lost first answer can be told."""
     body: dict[str, Any] = {"error": error.text, "code": error.code}
-    if isinstance(error, BatchFinished):
+    if isinstance(error, BatchRefused):
         batch = error.batch
         body |= {
             "batch_id": str(batch.pk),
             "status": batch.status,
             "completed_at": batch.completed_at and DateTimeField().to_representation(batch.completed_at),
         }
+    if isinstance(error, InvalidContacts):
+        body["invalid_contacts"] = [{"index": index, "reason": reason} for index, reason in error.first]
     return body
 
 
@@ -105,6 +117,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     elif isinstance(error, drf.NotAuthenticated | drf.AuthenticationFailed):
         headers["WWW-Authenticate"] = "Bearer"
         error = Unauthorized()
+    elif isinstance(error, SuspiciousOperation):
+        error = BadRequest()
     elif not isinstance(error, CallsError):
         logger.error("unforeseen error in %s", context["request"].path, exc_info=error)
         error = InternalError()

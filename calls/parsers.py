@@ -7,9 +7,9 @@ from typing import IO, Any
 
 from rest_framework.parsers import BaseParser
 
-from calls.api_errors import BodyTooLarge
+from calls.api_errors import BadRequest, BodyTooLarge
 
-MAX_BODY = 64 * 1024
+CHUNK = 64 * 1024
 MAX_DISCARDED = 16 * 1024 * 1024
 
 
@@ -29,21 +29,35 @@ class AnyJSONParser(BaseParser):
     """Reads JSON whatever the ``Content-Type`` says: clients of edge functions send all kinds, and none."""
 
     media_type = "*/*"
+    max_body = 64 * 1024
+    too_large = "Request body too large"
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
         """
         The value, or None for a body that is not JSON, which counts as absent.
 
-        :raises BodyTooLarge: more than 64 KB.
+        :raises BodyTooLarge: more than ``max_body`` bytes.
+        :raises BadRequest: the client has gone before all of it was there.
         """
-        body = stream.read(MAX_BODY + 1)
-        if len(body) > MAX_BODY:
-            # Take the rest, up to a point: a client that is still sending when the connection closes reads no answer.
-            for _ in range(MAX_DISCARDED // MAX_BODY):
-                if not stream.read(MAX_BODY):
-                    break
-            raise BodyTooLarge
+        try:
+            body = stream.read(self.max_body + 1)
+            if len(body) > self.max_body:
+                # Take the rest, up to a point: who is still sending when the connection closes reads no answer.
+                for _ in range(MAX_DISCARDED // CHUNK):
+                    if not stream.read(CHUNK):
+                        break
+                raise BodyTooLarge(self.too_large)
+        except OSError:
+            # Whoever sent it has gone.
+            raise BadRequest from None
         try:
             return json.loads(body.decode("utf-8-sig"), parse_int=_integer, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return None
+
+
+class LongJSONParser(AnyJSONParser):
+    """For a list of contacts."""
+
+    max_body = 16 * 1024 * 1024
+    too_large = "Request body too large: at most 16 MB"

@@ -20,11 +20,25 @@ from rest_framework.viewsets import GenericViewSet
 from calls import schema
 from calls.actors import Actor, Door
 from calls.authentication import SupabaseJWTAuthentication
-from calls.models import AgencyUser, CallBatch
+from calls.db import bounded, failing_as
+from calls.exceptions import BatchNotFound, BatchReadFailed
+from calls.inputs import NewBatch
+from calls.models import AgencyUser, CallBatch, CampaignContact, IdempotencyKey
 from calls.models.agency import WRITERS, Role
-from calls.parsers import AnyJSONParser
+from calls.pagination import BatchPagination, ClampedPagination, ContactPagination
+from calls.parsers import AnyJSONParser, LongJSONParser
 from calls.permissions import HasAgencyRole
-from calls.serializers import BatchIdSerializer, CancelledBatchSerializer
+from calls.querysets import CallBatchQuerySet
+from calls.serializers import (
+    BatchIdSerializer,
+    BatchPageSerializer,
+    BatchWithContactsSerializer,
+    CancelledBatchSerializer,
+    CreatedBatchSerializer,
+    PausedBatchSerializer,
+    ResumedBatchSerializer,
+    uuid_of,
+)
 
 
 class AlwaysJSON(BaseContentNegotiation):
@@ -63,25 +77,99 @@ class CallBatchViewSet(FunctionsViewSet):
     """The batches of the caller's agency. Another agency's batch is not found."""
 
     queryset = CallBatch.objects.none()
+    paginator: ClampedPagination
 
     @property
     def caller(self) -> AgencyUser:
         return cast(AgencyUser, self.request.user)
 
-    def get_batch(self) -> CallBatch:
+    @property
+    def agency_id(self) -> UUID:
+        return cast(UUID, self.caller.agency_id)
+
+    def get_queryset(self) -> CallBatchQuerySet:
+        return CallBatch.objects.for_agency(self.agency_id)
+
+    def find_batch(self) -> CallBatch:
         """
         The batch that the body names, of the caller's agency.
 
-        :raises CallsError: BatchIdRequired, BatchIdInvalid, BatchNotFound or BatchUpdateFailed.
+        :raises CallsError: FieldRequired, FieldInvalid, BatchNotFound or BatchUpdateFailed.
         """
-        serializer = BatchIdSerializer(data=self.request.data)
-        serializer.is_valid(raise_exception=True)
-        return CallBatch.objects.for_agency(cast(UUID, self.caller.agency_id)).find(
-            serializer.validated_data["batch_id"]
+        return self.get_queryset().find(batch_id_in(self.request.data))
+
+    @schema.create
+    @action(
+        detail=False,
+        methods=["post"],
+        url_path="calls-batch-create",
+        required_roles=WRITERS,
+        parser_classes=[LongJSONParser],
+    )
+    def create_batch(self, request: Request) -> Response:
+        new = NewBatch.parse(request.data)
+
+        def create() -> dict[str, Any]:
+            actor = Actor.agency_user(self.caller)
+            return CreatedBatchSerializer(
+                CallBatch.create(new, agency_id=self.agency_id, actor=actor, via=Door.API)
+            ).data
+
+        key = request.headers.get("Idempotency-Key")
+        answer = IdempotencyKey.once(self.agency_id, key, new, create)
+        return Response(answer, status=HTTPStatus.CREATED)
+
+    @schema.list_batches
+    @action(detail=False, methods=["get"], url_path="calls-batch-list", pagination_class=BatchPagination)
+    def list_batches(self, request: Request) -> Response:
+        batches = self.get_queryset().with_names().newest_first()
+        if campaign_id := request.query_params.get("campaign_id"):
+            batches = batches.filter(campaign_id=uuid_of("campaign_id", campaign_id))
+        if status := request.query_params.get("status"):
+            batches = batches.with_status(status)
+        with failing_as(BatchReadFailed), bounded():
+            page = self.paginate_queryset(batches)
+        answer = BatchPageSerializer({"batches": page, "pagination": self.paginator.described})
+        return Response(answer.data)
+
+    @schema.read
+    @action(detail=False, methods=["get"], url_path="calls-batch-get", pagination_class=ContactPagination)
+    def read_batch(self, request: Request) -> Response:
+        batch_id = batch_id_in(request.query_params)
+        contacts = CampaignContact.objects.filter(batch=batch_id).oldest_first()
+        if status := request.query_params.get("contact_status"):
+            contacts = contacts.with_status(status)
+        with failing_as(BatchReadFailed), bounded():
+            batch = self.get_queryset().with_names().filter(pk=batch_id).first()
+            if batch is None:
+                raise BatchNotFound
+            page = self.paginate_queryset(contacts)  # type: ignore[arg-type]
+        answer = BatchWithContactsSerializer(
+            {"batch": batch, "contacts": page, "contact_pagination": self.paginator.described}
         )
+        return Response(answer.data)
+
+    @schema.pause
+    @action(detail=False, methods=["post"], url_path="calls-batch-pause", required_roles=WRITERS)
+    def pause(self, request: Request) -> Response:
+        result = self.find_batch().pause(actor=Actor.agency_user(self.caller), via=Door.API)
+        return Response(PausedBatchSerializer(result).data)
+
+    @schema.resume
+    @action(detail=False, methods=["post"], url_path="calls-batch-resume", required_roles=WRITERS)
+    def resume(self, request: Request) -> Response:
+        result = self.find_batch().resume(actor=Actor.agency_user(self.caller), via=Door.API)
+        return Response(ResumedBatchSerializer(result).data)
 
     @schema.cancel
     @action(detail=False, methods=["post"], url_path="calls-batch-cancel", required_roles=WRITERS)
     def cancel(self, request: Request) -> Response:
-        result = self.get_batch().cancel(actor=Actor.agency_user(self.caller), via=Door.API)
+        result = self.find_batch().cancel(actor=Actor.agency_user(self.caller), via=Door.API)
         return Response(CancelledBatchSerializer(result).data)
+
+
+def batch_id_in(data: Any) -> UUID:
+    """:raises CallsError: FieldRequired or FieldInvalid."""
+    serializer = BatchIdSerializer(data=data)
+    serializer.is_valid(raise_exception=True)
+    return cast(UUID, serializer.validated_data["batch_id"])

@@ -14,7 +14,7 @@ import pytest
 from calls.authentication import issue_token
 from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.cast import URL, address, count
+from calls.tests.cast import FUNCTIONS, URL, address, count
 from calls.tests.foreign import Database
 from calls.tests.server import free_port, gunicorn, request, wait_until_it_listens
 
@@ -109,11 +109,35 @@ def test_a_lock_that_is_held_is_given_up_in_time(harbour, url):
     assert count(batch, ContactStatus.QUEUED) == 3
 
 
+def test_many_creates_at_once_share_few_connections_and_each_stores_its_own(harbour, url):
+    bodies = [
+        json.dumps(harbour.wanted(*(f"+1212{index:03d}{line:04d}" for line in range(100)))) for index in range(20)
+    ]
+
+    with gunicorn(url) as server, ThreadPoolExecutor(10) as pool:
+        token = issue_token(harbour.owner)
+        answers = list(
+            pool.map(
+                lambda body: request(server, "POST", f"{FUNCTIONS}create", body, Authorization=f"Bearer {token}"),
+                bodies,
+            )
+        )
+
+    assert {(status, answer["total_contacts"]) for status, _, answer in answers} == {(201, 100)}
+    assert {batch.contacts.values("phone_number").distinct().count() for batch in CallBatch.objects.all()} == {100}
+
+
 def test_the_commands_work_too(harbour, url):
     batch = harbour.batch(queued=3)
     database = Database(address()["dbname"])
 
-    for command in (("check", "--database", "default"), ("repair_database",), ("cancel_batch", str(batch.pk))):
+    for command in (
+        ("check", "--database", "default"),
+        ("repair_database",),
+        ("pause_batch", str(batch.pk)),
+        ("export_batch", str(batch.pk)),
+        ("cancel_batch", str(batch.pk)),
+    ):
         code, said = database.manage(*command, DATABASE_URL=url)
         assert code == 0, said
     assert count(batch, ContactStatus.SKIPPED) == 3

@@ -3,6 +3,8 @@
 import http.client
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from supabase_functions.errors import FunctionsHttpError
 from calls.authentication import issue_token
 from calls.models import CallBatch
 from calls.statuses import BatchStatus
-from calls.tests.cast import ROOT, URL
+from calls.tests.cast import FUNCTIONS, PHONE, ROOT, URL
 from calls.tests.server import database_url, gunicorn, request
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -57,6 +59,21 @@ def test_supabases_own_client_cancels_a_batch(harbour, functions):
     assert answer["contacts_skipped"] == 3
 
 
+def test_supabases_own_client_creates_a_batch_lists_it_and_looks_at_it(harbour, functions):
+    created = functions.invoke(
+        "calls-batch-create",
+        {"body": harbour.wanted(), "headers": {"Idempotency-Key": "once"}, "responseType": "json"},
+    )
+    listed, got = (
+        functions.invoke(name, {"method": "GET", "responseType": "json"})
+        for name in ("calls-batch-list?limit=1", f"calls-batch-get?batch_id={created['batch_id']}")
+    )
+
+    assert listed["batches"] == [got["batch"]]
+    assert got["batch"]["id"] == created["batch_id"]
+    assert [contact["phone_number"] for contact in got["contacts"]] == [PHONE]
+
+
 def test_supabases_own_client_reads_a_refusal(functions):
     with pytest.raises(FunctionsHttpError, match="batch_id must be a valid UUID"):
         functions.invoke("calls-batch-cancel", {"body": '{"batch_id": "1"}'})
@@ -90,6 +107,48 @@ def test_a_body_of_5_mb_is_refused_and_the_client_can_read_it(harbour, server, c
     )
 
     assert (status, answer["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "without"])
+def test_a_list_of_more_than_16_mb_is_refused_and_the_client_can_read_it(harbour, server, chunked):
+    body = b" " * 25_000_000
+
+    status, _, answer = request(
+        server,
+        "POST",
+        f"{FUNCTIONS}create",
+        iter([body]) if chunked else body,
+        Authorization=f"Bearer {issue_token(harbour.owner)}",
+    )
+
+    assert (status, answer["error"]) == (413, "Request body too large: at most 16 MB")
+
+
+def test_a_list_without_a_length_is_stored(harbour, server):
+    body = json.dumps(harbour.wanted(*(f"+1212{index:07d}" for index in range(10_000)))).encode()
+
+    status, _, answer = request(
+        server, "POST", f"{FUNCTIONS}create", iter([body]), Authorization=f"Bearer {issue_token(harbour.owner)}"
+    )
+
+    assert (status, answer["total_contacts"]) == (201, 10_000)
+
+
+def test_a_client_that_hangs_up_while_it_sends_is_no_error_of_ours(harbour, capfd):
+    with gunicorn(database_url()) as server:
+        host, _, port = server.partition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(
+                f"POST {FUNCTIONS}create HTTP/1.1\r\nHost: {server}\r\nContent-Length: 5000\r\n"
+                f"Authorization: Bearer {issue_token(harbour.owner)}\r\n\r\n{{".encode()
+            )
+            time.sleep(0.5)
+            # As a reset, not as an end.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        status, *_ = request(server, "GET", "/healthz")
+
+    assert status == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_content_type_that_cannot_be_read_is_ignored(harbour, server):
