@@ -12,6 +12,9 @@ def main() -> None:
     from django.conf import settings
     from django.core.management import execute_from_command_line
 
+    # Started with its output closed (>&-), a command does its work all the same.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
     try:
         settings.INSTALLED_APPS  # noqa: B018 - loads the settings, so that a mistake in them is told in one line
     except ImproperlyConfigured as error:

@@ -1,38 +1,34 @@
-"""The batches: a list, a page each, and the way to stop them."""
+"""The batches: a list, a page each, and a file of their contacts."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
-from typing import Any, cast
-from urllib.parse import urlencode
+from contextlib import ExitStack
+from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
-from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.defaultfilters import pluralize
+from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.timesince import timesince
 
-from calls.actors import Actor, Door
-from calls.admin.display import describe, name_of, outcome, parts_of, reason
-from calls.admin.lists import OfferedFilter, ReadOnlyAdmin, StatusFilter
-from calls.db import as_update_failed, bounded
-from calls.exceptions import BatchFinished, BatchNotFound, BatchUpdateFailed, CallsError
+from calls.admin.display import belongs_to, describe, parts_of, reason
+from calls.admin.lists import OfferedFilter, StatusFilter
+from calls.admin.verbs import BATCHES_AT_ONCE, BatchVerbsAdmin, with_ids
+from calls.db import failing_as
+from calls.exceptions import BatchNotFound, BatchReadFailed, CallsError
+from calls.export import write_csv
 from calls.identifiers import parse_phone_number, parse_uuid
-from calls.models import Agency, CallBatch, CampaignContact, CancelResult
+from calls.models import Agency, CallBatch, CampaignContact
 from calls.statuses import BatchStatus
 
-# How many batches one confirmation takes: a page of the list, each cancelled in its own transaction while somebody
-# waits for the answer.
-BATCHES_AT_ONCE = 50
 # How many of a batch's latest events its page shows. A batch that nobody pauses in a loop has far fewer.
 HISTORY_SHOWN = 100
 
@@ -52,9 +48,10 @@ class AgencyFilter(OfferedFilter):
 
 
 @admin.register(CallBatch)
-class CallBatchAdmin(ReadOnlyAdmin):
+class CallBatchAdmin(BatchVerbsAdmin):
     list_display = ["id", "agency", "campaign", "status", "progress", "age"]
-    list_select_related = ["agency", "campaign"]
+    # Names without a join: a batch is not missed because something that it belongs to is.
+    list_select_related = []
     list_filter = [BatchStatusFilter, AgencyFilter]
     list_per_page = BATCHES_AT_ONCE
     sortable_by = ["id", "status", "age"]
@@ -65,7 +62,7 @@ class CallBatchAdmin(ReadOnlyAdmin):
         "A batch's id, a phone number with its country code (on the list, or the one that calls), or a part of an "
         "agency's or a campaign's name."
     )
-    actions = ["cancel_selected"]
+    actions = [*BatchVerbsAdmin.actions, "export_selected"]
     fieldsets = [
         (
             "What happened, and when",
@@ -75,6 +72,9 @@ class CallBatchAdmin(ReadOnlyAdmin):
     ]
 
     # Looking
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CallBatch]:
+        return super().get_queryset(request).prefetch_related("agency", "campaign")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[CallBatch], search_term: str
@@ -123,15 +123,15 @@ class CallBatchAdmin(ReadOnlyAdmin):
     ) -> HttpResponse:
         contacts = self.admin_site.get_model_admin(CampaignContact)
         context |= {
-            "title": f"{obj.agency}: {obj.campaign}",
+            "title": belongs_to(obj, ": "),
             "parts": parts_of(obj),
             "history": [describe(event) for event in obj.events.order_by("-pk")[:HISTORY_SHOWN]],
             "history_shown": HISTORY_SHOWN,
+            "buttons": self.buttons(request, obj),
         }
         if contacts.has_view_permission(request):
             context["contacts_url"] = f"{reverse('admin:calls_campaigncontact_changelist')}?batch={obj.pk}"
-        if self.has_cancel_permission(request) and not obj.has_ended:
-            context["cancel_url"] = self._cancel_url(request, [obj.pk])
+            context["export_url"] = self._export_url([obj.pk])
         return super().render_change_form(request, context, obj=obj, **kwargs)
 
     def history_view(
@@ -140,129 +140,47 @@ class CallBatchAdmin(ReadOnlyAdmin):
         """The history stands on the batch's own page; Django's would know only of what was done in the admin."""
         return HttpResponseRedirect(reverse("admin:calls_callbatch_change", args=[object_id]) + "#history")
 
-    # Stopping
+    # Taking along
 
     def get_urls(self) -> list[URLPattern]:
-        cancel = path("cancel/", self.admin_site.admin_view(self.cancel_view), name="calls_callbatch_cancel")
-        return [cancel, *super().get_urls()]
+        export = path("export/", self.admin_site.admin_view(self.export_view), name="calls_callbatch_export")
+        return [export, *super().get_urls()]
 
-    def has_cancel_permission(self, request: HttpRequest) -> bool:
-        """Whether somebody may look at batches, and may cancel them. That they may change them does not matter."""
-        return self.has_view_permission(request) and request.user.has_perm("calls.cancel_callbatch")
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        """Whether somebody may look at batches and at their contacts."""
+        contacts = self.admin_site.get_model_admin(CampaignContact)
+        return self.has_view_permission(request) and contacts.has_view_permission(request)
 
-    @admin.action(description="Cancel selected batches", permissions=["cancel"])
-    def cancel_selected(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> HttpResponse | None:
-        """Lead to the confirmation of what is selected. Nothing is changed yet."""
-        ids = list(queryset.values_list("pk", flat=True)[: BATCHES_AT_ONCE + 1])
-        if len(ids) > BATCHES_AT_ONCE:
-            self.message_user(request, f"Select at most {BATCHES_AT_ONCE} batches at a time.", messages.ERROR)
-            return None
-        return HttpResponseRedirect(self._cancel_url(request, ids))
+    @admin.action(description="Export contacts of selected batches (CSV)", permissions=["export"])
+    def export_selected(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> HttpResponse | None:
+        ids = self.selected(request, queryset)
+        return HttpResponseRedirect(self._export_url(ids)) if ids else None
 
-    def response_action(  # type: ignore[override]
-        self, request: HttpRequest, queryset: QuerySet[CallBatch]
-    ) -> HttpResponse | None:
-        try:
-            return super().response_action(request, queryset)
-        except ValidationError:
-            self.message_user(request, "That is no selection of batches. Nothing was changed.", messages.ERROR)
-            return HttpResponseRedirect(self._list_url(request))
-
-    def cancel_view(self, request: HttpRequest) -> HttpResponse:
-        """GET says what cancelling the batches in ``?ids=`` would do; POST does it and says what came of it."""
-        if not self.has_cancel_permission(request):
+    def export_view(self, request: HttpRequest) -> HttpResponseBase:
+        """The contacts of the batches in ``?ids=`` as a file, whole or not at all."""
+        if not self.has_export_permission(request):
             raise PermissionDenied
-        ids = list(dict.fromkeys(filter(None, request.GET.get("ids", "").lower().split(","))))
-        if not 1 <= len(ids) <= BATCHES_AT_ONCE:
-            self.message_user(request, f"Select 1 to {BATCHES_AT_ONCE} batches to cancel.", messages.ERROR)
-            return HttpResponseRedirect(self._list_url(request))
-        try:
-            batches = self._find(request, ids)
-        except BatchUpdateFailed as refusal:
-            self.message_user(request, reason(refusal), messages.ERROR)
-            return HttpResponseRedirect(self._list_url(request))
-        # What the page did not offer is not done, however it has come to be possible meanwhile.
-        confirmed = [pk for pk in ids if f"skip-{pk}" in request.POST]
-        if confirmed:
-            return self._cancel(request, confirmed, batches)
-        return self._confirm(request, ids, batches)
-
-    def _find(self, request: HttpRequest, ids: list[str]) -> dict[str, CallBatch]:
-        """
-        The batches with these ids, by id. An id that is unknown or is none at all is left out.
-
-        :raises BatchUpdateFailed: the database could not say in time.
-        """
-        known: list[UUID] = []
-        for pk in ids:
+        ids = self.ids_asked_for(request)
+        # As a file first: a slow reader holds no transaction open, and an error makes no half a file. With the mark at
+        # its start spreadsheets read it as UTF-8.
+        with ExitStack() as failing:
             try:
-                known.append(parse_uuid(pk))
-            except ValueError:
-                continue
-        with as_update_failed(), bounded():
-            # Names without a join: a batch is not missed because something that it belongs to is.
-            batches = self.get_queryset(request).prefetch_related("agency", "campaign").in_bulk(known)
-        return {str(pk): batch for pk, batch in batches.items()}
-
-    def _confirm(self, request: HttpRequest, ids: list[str], batches: dict[str, CallBatch]) -> HttpResponse:
-        plans: list[tuple[CallBatch, CancelResult]] = []
-        refusals: list[tuple[str, CallBatch | None, str]] = []
-        for pk in ids:
-            batch = batches.get(pk)
-            try:
-                if batch is None:
+                with failing_as(BatchReadFailed):
+                    batches = list(self.find(request, ids).values())
+                if not 1 <= len(ids) == len(batches) <= BATCHES_AT_ONCE:
                     raise BatchNotFound
-                plans.append((batch, batch.preview_cancel()))
-            except CallsError as refusal:
-                refusals.append((pk, batch, reason(refusal)))
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "media": self.media,
-            "title": f"Cancel {len(plans)} batch{pluralize(len(plans), 'es')}?" if plans else "Nothing to cancel",
-            "plans": plans,
-            "refusals": refusals,
-            "contacts": sum(plan.contacts_skipped for _, plan in plans),
-            "back_url": self._back_url(request, ids),
-        }
-        return TemplateResponse(request, "admin/calls/callbatch/cancel_confirmation.html", context)
+                file = failing.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8-sig", newline=""))
+                write_csv(batches, file)
+                file.seek(0)
+            except (CallsError, OSError) as error:
+                text = reason(error) if isinstance(error, CallsError) else "The server has no room for the file."
+                self.message_user(request, text, messages.ERROR)
+                return HttpResponseRedirect(self.list_url(request))
+            # The response closes it.
+            failing.pop_all()
+            content = file.detach()
+        name = f"batch-{batches[0].pk}.csv" if len(batches) == 1 else f"{len(batches)}-batches.csv"
+        return FileResponse(content, as_attachment=True, filename=name, content_type="text/csv; charset=utf-8")
 
-    def _cancel(self, request: HttpRequest, ids: list[str], batches: dict[str, CallBatch]) -> HttpResponse:
-        actor = Actor.staff(cast(User, request.user))
-        done: list[tuple[CallBatch, str]] = []
-        for pk in ids:
-            batch = batches.get(pk)
-            name = name_of(batch) if batch else f"Batch {pk}"
-            try:
-                if batch is None:
-                    raise BatchNotFound
-                result = batch.cancel(actor=actor, via=Door.ADMIN)
-            except CallsError as refusal:
-                level = messages.WARNING if isinstance(refusal, BatchFinished) else messages.ERROR
-                self.message_user(request, f"{name}: {reason(refusal)}", level)
-            else:
-                announced = (request.POST[f"skip-{pk}"], request.POST.get(f"calls-{pk}", ""))
-                text = outcome(result, announced)
-                self.message_user(request, f"{name}: {text}", messages.SUCCESS)
-                done.append((batch, text))
-        # Last, so that no failure to note it for the recent actions keeps another batch from being cancelled.
-        for batch, text in done:
-            self.log_change(request, batch, text)
-        return HttpResponseRedirect(self._back_url(request, ids))
-
-    def _cancel_url(self, request: HttpRequest, ids: Iterable[UUID]) -> str:
-        query = urlencode({"ids": ",".join(str(pk) for pk in ids)}, safe=",")
-        return self._preserve(request, f"{reverse('admin:calls_callbatch_cancel')}?{query}")
-
-    def _list_url(self, request: HttpRequest) -> str:
-        return self._preserve(request, reverse("admin:calls_callbatch_changelist"))
-
-    def _back_url(self, request: HttpRequest, ids: list[str]) -> str:
-        """A single batch's page, else the list as it was filtered."""
-        if len(ids) != 1:
-            return self._list_url(request)
-        return self._preserve(request, reverse("admin:calls_callbatch_change", args=ids))
-
-    def _preserve(self, request: HttpRequest, url: str) -> str:
-        filters: Any = {"preserved_filters": self.get_preserved_filters(request), "opts": self.opts}
-        return add_preserved_filters(filters, url)
+    def _export_url(self, ids: Iterable[UUID]) -> str:
+        return with_ids(reverse("admin:calls_callbatch_export"), ids)

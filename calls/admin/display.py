@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.template.defaultfilters import pluralize
+from django.core.exceptions import ObjectDoesNotExist
 from django.utils.formats import date_format
 
 from calls.admin.contacts import ContactStatusFilter
-from calls.exceptions import BatchFinished, BatchUpdateFailed, CallsError
-from calls.models import CallBatch, CallBatchEvent, CancelResult
+from calls.exceptions import BatchFinished, BatchNotPausable, BatchNotPaused, CallsError, DatabaseFailed
+from calls.models import CallBatch, CallBatchEvent
 from calls.statuses import ContactStatus
 
 # The parts of a batch, in the order of the bar: the batch's counter, how it is called, the contacts' filter for it.
@@ -41,29 +41,30 @@ def parts_of(batch: CallBatch) -> list[dict[str, Any]]:
     ]
 
 
+def belongs_to(batch: CallBatch, separator: str) -> str:
+    """Whose it is, and for what. What another service has deleted goes by its id."""
+    names = []
+    for relation in ("agency", "campaign"):
+        try:
+            names.append(str(getattr(batch, relation)))
+        except ObjectDoesNotExist:
+            names.append(f"{relation} {getattr(batch, f'{relation}_id')}")
+    return separator.join(names)
+
+
 def name_of(batch: CallBatch) -> str:
-    return f"Batch {batch.pk} ({batch.agency}, {batch.campaign})"
+    return f"Batch {batch.pk} ({belongs_to(batch, ', ')})"
 
 
 def reason(refusal: CallsError) -> str:
-    """Why a batch was not cancelled, for one that has ended since when, and what to do if the database failed."""
+    """Why nothing was done, how the batch is or since when it has ended, and what to do if the database failed."""
     if isinstance(refusal, BatchFinished) and refusal.batch.completed_at:
         return f"{refusal}, since {date_format(refusal.batch.completed_at, 'DATETIME_FORMAT')}."
-    if isinstance(refusal, BatchUpdateFailed):
+    if isinstance(refusal, BatchNotPausable | BatchNotPaused):
+        return f"{refusal}; this one is {str(refusal.batch.get_status_display() or 'without a status').lower()}."
+    if isinstance(refusal, DatabaseFailed):
         return f"{refusal}. Try again: that is safe."
     return f"{refusal}."
-
-
-def outcome(result: CancelResult, announced: tuple[str, str]) -> str:
-    """What a cancel did; and that its numbers are others than the confirmation page ``announced``, if they are."""
-    skipped, calls = result.contacts_skipped, result.in_progress
-    text = (
-        f"cancelled. {skipped} contact{pluralize(skipped)} skipped; "
-        f"{calls} call{pluralize(calls)} in progress will finish."
-    )
-    if announced != (str(skipped), str(calls)) and all(number.isdecimal() for number in announced):
-        text += " The confirmation page had said {} and {}: that had changed meanwhile.".format(*announced)
-    return text
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from calls.admin.batches import BATCHES_AT_ONCE, HISTORY_SHOWN
+from calls.admin.batches import HISTORY_SHOWN
 from calls.admin.lists import BoundedPaginator
+from calls.admin.verbs import BATCHES_AT_ONCE
 from calls.models import Agency, CallBatch, Campaign, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import PHONE, cancel, staff
@@ -288,10 +289,10 @@ def explain(client, address, **parameters):
     ("index", "address", "parameters"),
     [
         ("batch_by_creation", BATCHES, {}),
-        ("batch_by_creation", BATCHES, {"status": "processing", "agency": "harbour"}),
+        ("batch_of_agency", BATCHES, {"status": "processing", "agency": "harbour"}),
         ("contact_by_phone_number", BATCHES, {"q": PHONE}),
         ("contact_by_phone_number", CONTACTS, {"q": PHONE}),
-        ("contact_of_batch", CONTACTS, {"batch": "{pk}", "status": "left"}),
+        ("contact_in_order", CONTACTS, {"batch": "{pk}", "status": "left"}),
         ("campaign_contacts_pkey", CONTACTS, {}),
     ],
     ids=str,

@@ -25,6 +25,7 @@ pytestmark = [needs_chromium, pytest.mark.django_db(transaction=True)]
 
 PAGE = f"{BATCHES}{EXAMPLE_BATCH_ID}/change/"
 CONFIRMATION = f"{BATCHES}cancel/?ids={EXAMPLE_BATCH_ID}"
+PAUSE = f"{BATCHES}pause/?ids={EXAMPLE_BATCH_ID}"
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 
 
@@ -101,6 +102,21 @@ def test_several_batches_are_chosen_in_the_list_and_cancelled_together(operator)
     ]
 
 
+def test_an_operator_pauses_a_batch_and_lets_it_go_on(operator):
+    operator.visit(PAGE)
+    operator.follow("Pause batch")
+    assert example().status == BatchStatus.PROCESSING
+    operator.follow("Pause 1 batch")
+
+    assert "paused. 342 contacts left to call; 5 calls in progress will finish." in operator.messages[0]
+    assert "Paused: 747 contacts" in operator.text
+    operator.follow("Resume batch")
+    operator.follow("Resume 1 batch")
+
+    assert "resumed, and processing again. 342 contacts left to call." in operator.messages[0]
+    assert example().status == BatchStatus.PROCESSING
+
+
 def test_the_keyboard_alone_is_enough(operator):
     operator.visit(PAGE)
     for name in ("Cancel batch", "Skip 342 contacts in 1 batch"):
@@ -142,7 +158,7 @@ def violations(chromium):
     ]
 
 
-@pytest.mark.parametrize("address", [BATCHES, PAGE, CONFIRMATION, CONTACTS])
+@pytest.mark.parametrize("address", [BATCHES, PAGE, CONFIRMATION, PAUSE, CONTACTS])
 def test_a_page_is_fit_for_everybody_on_a_desk_and_on_a_telephone_in_light_and_in_dark(operator, address):
     Agency.objects.filter(slug="harbour-pine").update(name="harbour_and_pine_outbound_operations_" * 4)
     for width, scheme in product((1280, 360), ("light", "dark")):

@@ -2,6 +2,7 @@
 
 import html
 import re
+import uuid
 from contextlib import contextmanager
 from urllib.parse import unquote
 
@@ -11,7 +12,7 @@ from django.contrib.messages import get_messages
 from django.db import OperationalError, connection
 from django.test import Client
 
-from calls.admin.batches import BATCHES_AT_ONCE
+from calls.admin.verbs import BATCHES_AT_ONCE
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
@@ -193,7 +194,7 @@ def test_a_request_that_confirms_nothing_is_asked_for_confirmation(harbour, admi
     batch = harbour.batch(queued=3)
     before = everything(batch)
 
-    response = admin.post(confirmation_of(batch))
+    response = admin.post(confirmation_of(batch), {"csrfmiddlewaretoken": "x"})
 
     assert "Skip 3 contacts in 1 batch" in words(response)
     assert everything(batch) == before
@@ -203,7 +204,7 @@ def test_a_request_that_confirms_nothing_is_asked_for_confirmation(harbour, admi
 def test_a_number_that_no_confirmation_can_have_said_is_not_repeated(harbour, admin, number):
     batch = harbour.batch(queued=3)
 
-    admin.post(confirmation_of(batch), {f"skip-{batch.pk}": number})
+    admin.post(confirmation_of(batch), {f"confirm-{batch.pk}": number})
 
     ((_, message),) = messages_of(admin, page_of(batch))
     assert message.endswith("3 contacts skipped; 0 calls in progress will finish.")
@@ -212,7 +213,9 @@ def test_a_number_that_no_confirmation_can_have_said_is_not_repeated(harbour, ad
 def test_an_id_given_twice_or_in_capitals_is_one_batch(harbour, admin):
     batch = harbour.batch(queued=3)
 
-    assert "Skip 3 contacts in 1 batch" in words(admin.get(confirmation_of(batch, str(batch.pk).upper())))
+    text = words(admin.get(confirmation_of(f"%20{batch.pk}%0A", str(batch.pk).upper())))
+    assert "Skip 3 contacts in 1 batch" in text
+    assert "Cannot be cancelled" not in text
 
 
 def test_a_batch_whose_names_are_missing_can_be_cancelled_all_the_same(harbour, admin):
@@ -228,6 +231,64 @@ def test_a_batch_whose_names_are_missing_can_be_cancelled_all_the_same(harbour, 
     assert confirm(admin, batch)[0][0] == "success"
 
 
+def test_a_batch_whose_campaign_is_gone_is_seen_and_does_not_keep_the_others_from_being_cancelled(harbour, admin):
+    orphan, other = harbour.batch(queued=3), harbour.batch(queued=1)
+    gone = uuid.uuid4()
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute("ALTER TABLE call_batches DISABLE TRIGGER ALL")
+        cursor.execute("UPDATE call_batches SET campaign_id = %s WHERE id = %s", [gone, orphan.pk])
+
+    assert str(orphan.pk) in admin.get(BATCHES).content.decode()
+    assert f"Harbour: campaign {gone}" in words(admin.get(page_of(orphan)))
+    assert [level for level, _ in confirm(admin, orphan, other)] == ["success", "success"]
+    assert (count(orphan, ContactStatus.SKIPPED), count(other, ContactStatus.SKIPPED)) == (3, 1)
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 BC"])
+def test_a_batch_made_at_no_time_that_a_calendar_has_is_seen_and_can_be_cancelled(harbour, admin, moment):
+    batch = harbour.batch(queued=3)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE call_batches SET created_at = %s", [moment])
+
+    assert str(batch.pk) in admin.get(BATCHES).content.decode()
+    assert admin.get(page_of(batch)).status_code == 200
+    assert confirm(admin, batch)[0][0] == "success"
+
+
+@pytest.mark.own_tables
+def test_a_batch_without_a_status_can_be_cancelled(harbour, admin):
+    batch = harbour.batch(queued=3)
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute("ALTER TABLE call_batches ALTER status DROP NOT NULL")
+        cursor.execute("UPDATE call_batches SET status = NULL")
+
+    refused = words(admin.get(f"{BATCHES}pause/?ids={batch.pk}"))
+
+    assert "Only a processing or scheduled batch can be paused; this one is without a status." in refused
+    assert confirm(admin, batch)[0][0] == "success"
+
+
+def test_that_recent_actions_cannot_be_noted_is_no_error_and_has_an_end(harbour, admin, caplog):
+    batch = harbour.batch(queued=3)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE django_admin_log RENAME TO django_admin_log_is_gone")
+
+    assert confirm(admin, batch)[0][0] == "success"
+    assert "recent actions are not noted: ProgrammingError" in caplog.text
+
+
+@pytest.mark.parametrize("ids", ["%0A", "a%0Ab", "%0A,%0A", "%00", "..%2F.."])
+def test_ids_that_are_none_lead_back_to_the_list(harbour, admin, ids):
+    for verb in ("cancel", "pause", "resume"):
+        address = f"{BATCHES}{verb}/?ids={ids}"
+        looked, sent = admin.get(address), admin.post(address, {"confirm-a": "1"})
+
+        assert {looked.status_code, sent.status_code} <= {200, 302}
+        assert f"{BATCHES}" in (looked.headers.get("Location") or looked.content.decode())
+
+
 def test_a_database_that_cannot_say_which_batches_these_are_is_told(harbour, admin, monkeypatch):
     batch = harbour.batch(queued=3)
 
@@ -236,7 +297,7 @@ def test_a_database_that_cannot_say_which_batches_these_are_is_told(harbour, adm
         raise OperationalError
         yield
 
-    monkeypatch.setattr("calls.admin.batches.bounded", unavailable)
+    monkeypatch.setattr("calls.admin.verbs.bounded", unavailable)
 
     response = admin.get(confirmation_of(batch))
 
@@ -392,6 +453,17 @@ def test_without_the_permission_neither_action_nor_button_nor_a_hand_made_reques
     assert everything(batch) == before
 
 
+@pytest.mark.parametrize("verb", ["cancel", "pause", "resume"])
+def test_the_list_offers_only_what_somebody_may_do(harbour, verb):
+    client = Client(headers={"X-Forwarded-Proto": "https"})
+    client.force_login(staff("somebody", "view_callbatch", f"{verb}_callbatch"))
+    harbour.batch(queued=1)
+
+    offered = re.findall(r'<option value="(\w+_selected)"', client.get(BATCHES).content.decode())
+
+    assert offered == [f"{verb}_selected"]
+
+
 def test_a_request_forged_by_another_site_is_refused_and_the_pages_own_is_taken(harbour, operator):
     batch = harbour.batch(queued=3)
     client = Client(enforce_csrf_checks=True, headers={"Origin": "https://testserver"})
@@ -406,9 +478,11 @@ def test_a_request_forged_by_another_site_is_refused_and_the_pages_own_is_taken(
     assert count(batch, ContactStatus.SKIPPED) == 3
 
 
-def test_the_group_may_look_and_cancel_and_nothing_else(operator):
+def test_the_group_may_look_cancel_pause_and_resume_and_nothing_else(operator):
     assert operator.get_all_permissions() == {
         "calls.view_callbatch",
         "calls.cancel_callbatch",
+        "calls.pause_callbatch",
+        "calls.resume_callbatch",
         "calls.view_campaigncontact",
     }

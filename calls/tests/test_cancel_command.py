@@ -1,7 +1,10 @@
 """manage.py cancel_batch: one line for each batch, and an exit status that a script can trust."""
 
 import json
+import os
 import pwd
+import subprocess
+import sys
 import uuid
 
 import pytest
@@ -9,8 +12,10 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import SystemCheckError
 
 from calls.management.commands import cancel_batch
+from calls.models import CallBatch
 from calls.statuses import BatchStatus
-from calls.tests.cast import cancel, everything
+from calls.tests.cast import ROOT, cancel, everything
+from calls.tests.server import database_url
 
 pytestmark = pytest.mark.django_db
 
@@ -169,6 +174,24 @@ def test_json_of_a_dry_run_does_not_say_that_anything_was_cancelled(harbour, run
         "would_cancel": True,
         "contacts_skipped": 3,
         "in_progress": 0,
+    }
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("output", [">&-", "> /dev/full", ">&- 2>&-", "| true"])
+@pytest.mark.parametrize("command", ["cancel_batch", "pause_batch"])
+def test_that_nobody_can_read_what_it_says_keeps_no_batch_from_it(harbour, command, output):
+    batches = [harbour.batch(queued=1) for _ in range(3)]
+    line = " ".join([sys.executable, "manage.py", command, *(str(batch.pk) for batch in batches), output])
+    environment = os.environ | {"DATABASE_URL": database_url(), "DJANGO_SETTINGS_MODULE": "agency_backend.settings"}
+
+    shell = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+
+    assert (shell.returncode, "Traceback" in shell.stderr) == (0, False)
+    assert set(CallBatch.objects.values_list("status", flat=True)) == {
+        BatchStatus.CANCELLED if command == "cancel_batch" else BatchStatus.PAUSED
     }
 
 

@@ -11,7 +11,7 @@ from django.db.models import Count
 
 from calls.models import Agency, AgencyUser, CallBatch, CampaignContact, Role
 from calls.statuses import BatchStatus
-from calls.tests.cast import URL
+from calls.tests.cast import FUNCTIONS, URL, call, client_of
 
 pytestmark = pytest.mark.django_db
 
@@ -85,6 +85,15 @@ def test_the_curl_line_cancels_the_batch(demo, client):
 
     assert response.status_code == 200
     assert response.json()["contacts_skipped"] == 342
+
+
+def test_the_example_of_the_docs_page_can_be_tried_there(demo, client):
+    demo()
+    owner = AgencyUser.objects.get(email="owner@harbour-pine.example")
+    create = client.get("/openapi.json", secure=True).json()["paths"][f"{FUNCTIONS}create"]["post"]
+    (example,) = create["requestBody"]["content"]["application/json"]["examples"].values()
+
+    assert call(client_of(owner), "create", example["value"]).status_code == 201
 
 
 def test_a_second_start_keeps_the_data_and_offers_another_batch(demo, client):

@@ -195,7 +195,7 @@ def test_in_an_incident_without_a_database_the_command_says_so_in_one_line():
     assert with_agency.returncode == 1
     # Between the lines of the log.
     assert (
-        "CommandError: Failed to update batch status (update_failed): the database cannot be reached, nothing is done"
+        "CommandError: Failed to read batches (read_failed): the database cannot be reached, nothing is done"
         in with_agency.stderr.splitlines()
     )
     assert "Traceback" not in cancel.stderr + with_agency.stderr

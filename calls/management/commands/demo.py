@@ -6,6 +6,7 @@ import secrets
 from datetime import datetime, timedelta
 from itertools import chain, cycle, islice, product, repeat
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.models import Group, User
@@ -26,9 +27,8 @@ from calls.models import (
     CampaignContact,
     Role,
 )
-from calls.models.batch import Mode
-from calls.schema import EXAMPLE_BATCH_ID
-from calls.statuses import DIALABLE, BatchStatus, ContactStatus
+from calls.schema import EXAMPLE_AGENT_ID, EXAMPLE_BATCH_ID, EXAMPLE_CAMPAIGN_ID
+from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Mode
 
 # Each with its own name as the password.
 SUPERUSER, OPERATOR = "demo", "operator"
@@ -79,15 +79,16 @@ class Command(BaseCommand):
         User.objects.create_superuser(SUPERUSER, "demo@staff.example", SUPERUSER)
         operator = User.objects.create_user(OPERATOR, "operator@staff.example", OPERATOR, is_staff=True)
         operator.groups.add(Group.objects.get(name="Call operators"))
-        harbour = self._agency("Harbour & Pine", "harbour-pine", "+12125550199")
+        harbour = self._agency("Harbour & Pine", "harbour-pine", "+12125550199", EXAMPLE_AGENT_ID)
         for role in Role:
             name = "platform.admin" if role == Role.ADMIN else role.removeprefix("agency_").replace("_", ".")
             self._user(harbour, role, f"{name}@harbour-pine.example")
-        bluebell = self._agency("Bluebell Outreach", "bluebell", "+447700900999")
+        bluebell = self._agency("Bluebell Outreach", "bluebell", "+447700900999", uuid7())
         self._user(bluebell, Role.AGENCY_OWNER, "owner@bluebell.example")
 
         tomorrow = timezone.now() + timedelta(days=1)
-        spring, renewals = self._campaign(harbour, "Spring check-in"), self._campaign(harbour, "Policy renewals")
+        spring = harbour.campaigns.create(pk=EXAMPLE_CAMPAIGN_ID, name="Spring check-in")
+        renewals = harbour.campaigns.create(name="Policy renewals")
         self._batch(spring, BatchStatus.PROCESSING, AMERICAN, MAIN, pk=EXAMPLE_BATCH_ID)
         self._batch(spring, BatchStatus.PENDING, AMERICAN, {ContactStatus.PENDING: 40})
         self._batch(
@@ -98,9 +99,12 @@ class Command(BaseCommand):
             scheduled_for=tomorrow,
             mode=Mode.SCHEDULED,
         )
-        self._batch(renewals, BatchStatus.PAUSED, AMERICAN, {ContactStatus.QUEUED: 60, ContactStatus.COMPLETED: 15})
+        waits = self._batch(
+            renewals, BatchStatus.PROCESSING, AMERICAN, {ContactStatus.QUEUED: 60, ContactStatus.COMPLETED: 15}
+        )
+        waits.pause(actor=Actor.os_user(), via=Door.COMMAND)
         self._batch(renewals, BatchStatus.COMPLETED, AMERICAN, {ContactStatus.COMPLETED: 85, ContactStatus.FAILED: 5})
-        invitations = self._campaign(bluebell, "Open day invitations")
+        invitations = bluebell.campaigns.create(name="Open day invitations")
         self._batch(
             invitations, BatchStatus.PROCESSING, BRITISH, {ContactStatus.QUEUED: 210, ContactStatus.COMPLETED: 30}
         )
@@ -116,17 +120,16 @@ class Command(BaseCommand):
         )
         wrong_list.cancel(actor=Actor.os_user(), via=Door.COMMAND)
 
-    def _agency(self, name: str, slug: str, number: str) -> Agency:
+    def _agency(self, name: str, slug: str, number: str, agent_id: UUID) -> Agency:
         agency = Agency.objects.create(name=name, slug=slug, webhook_secret=secrets.token_urlsafe(24))
         AgencyPhoneNumber.objects.create(agency=agency, phone_number=number)
-        AgentMapping.objects.create(agency=agency, ultravox_agent_id=f"{slug}-agent", ultravox_agent_name="Robin")
+        AgentMapping.objects.create(
+            pk=agent_id, agency=agency, ultravox_agent_id=f"{slug}-agent", ultravox_agent_name="Robin"
+        )
         return agency
 
     def _user(self, agency: Agency, role: Role, email: str) -> None:
         AgencyUser.objects.create(id=uuid7(), agency=agency, role=role, email=email)
-
-    def _campaign(self, agency: Agency, name: str) -> Campaign:
-        return Campaign.objects.create(agency=agency, name=name)
 
     def _batch(
         self, campaign: Campaign, status: BatchStatus, numbers: list[str], counts: Counts, **fields: Any
@@ -148,7 +151,6 @@ class Command(BaseCommand):
             failed=counts.get(ContactStatus.FAILED, 0),
             created_at=begun - timedelta(minutes=5),
             started_at=None if waiting else begun,
-            paused_at=timezone.now() if status == BatchStatus.PAUSED else None,
             completed_at=ended,
             **fields,
         )
