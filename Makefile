@@ -11,9 +11,10 @@ PRODUCTION := DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/python -c "import secre
 
 # What runs a second time on tables that another team has made.
 CANCEL_SUITE := $(addprefix calls/tests/test_,admin_cancel.py cancel.py cancel_api.py cancel_command.py cancel_faults.py \
-	cancel_races.py cancel_waits.py foreign_writers.py guards.py history.py roles.py server.py)
+	cancel_races.py cancel_waits.py contacts.py create_api.py foreign_writers.py guards.py history.py idempotency.py list_api.py \
+	other_races.py pause_and_resume.py pause_commands.py roles.py server.py state_machine.py)
 
-.PHONY: run test check screenshots clean
+.PHONY: run test check bench screenshots clean
 
 run: .venv/installed
 	@DJANGO_DEBUG=1 $(EMBEDDED) -- sh -c '\
@@ -37,6 +38,9 @@ check: .venv/installed test
 		$(BIN)/python manage.py makemigrations --check --dry-run; \
 		$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null; \
 		$(PRODUCTION) $(BIN)/python manage.py check --deploy --fail-level WARNING'
+
+bench: .venv/installed
+	@DJANGO_SETTINGS_MODULE=calls.tests.settings $(EMBEDDED) --temporary -- $(BIN)/python -m benchmarks.create
 
 screenshots: .venv/installed
 	@SCREENSHOTS=docs/images $(EMBEDDED) --temporary -- $(BIN)/python -m pytest -k signs_in_finds_a_batch calls/tests/test_admin_browser.py
