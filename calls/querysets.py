@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,11 +13,11 @@ from uuid_utils.compat import uuid7
 
 from calls.db import bounded, failing_as
 from calls.exceptions import BatchNotFound, BatchUpdateFailed
+from calls.inputs import NewContact
 from calls.models.campaign import AgentMapping, Campaign
 from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
 
 if TYPE_CHECKING:
-    from calls.inputs import NewContact
     from calls.models import CallBatch, CampaignContact  # noqa: F401 - named in the annotations below
 
 
@@ -87,10 +88,9 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
 
         Their ids are made here, so nothing is read back. What is not named has the database's default.
         """
-        columns = (
-            "id, agency_id, campaign_id, batch_id, status, phone_number, first_name, last_name, email, company, title, "
-            "timezone, custom_data, max_attempts"
-        )
+        fields = [field for field in NewContact.model_fields if field != "custom_data"]
+        columns = ", ".join(["id", "agency_id", "campaign_id", "batch_id", "status", *fields, "custom_data"])
+        values_of = attrgetter(*fields)
         same = (batch.agency_id, batch.campaign_id, batch.pk, ContactStatus.PENDING.value)
         with (
             connection.wrap_database_errors,
@@ -98,21 +98,7 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
             cursor.copy(f"COPY {self.model._meta.db_table} ({columns}) FROM STDIN") as rows,
         ):
             for contact in contacts:
-                rows.write_row(
-                    (
-                        uuid7(),
-                        *same,
-                        contact.phone_number,
-                        contact.first_name,
-                        contact.last_name,
-                        contact.email,
-                        contact.company,
-                        contact.title,
-                        contact.timezone,
-                        json.dumps(contact.custom_data),
-                        contact.max_attempts,
-                    )
-                )
+                rows.write_row((uuid7(), *same, *values_of(contact), json.dumps(contact.custom_data)))
 
     def counters(self) -> dict[str, int]:
         """What the counters of a batch with these contacts have to say, by the counters' names."""

@@ -76,7 +76,6 @@ class FunctionsViewSet(GenericViewSet[CallBatch]):
 class CallBatchViewSet(FunctionsViewSet):
     """The batches of the caller's agency. Another agency's batch is not found."""
 
-    queryset = CallBatch.objects.none()
     paginator: ClampedPagination
 
     @property

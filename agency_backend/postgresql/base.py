@@ -6,12 +6,14 @@ The pool would throw away one dead connection at a time, with a growing pause af
 requests after a restart or a failover with a timeout although the database is there.
 """
 
-from datetime import datetime
+from datetime import datetime, tzinfo
+from functools import cache
 from typing import Any
 
 from django.db.backends.postgresql import base
-from django.db.backends.postgresql.psycopg_any import BaseTzLoader
+from django.db.backends.postgresql.psycopg_any import BaseTzLoader, get_adapters_template
 from psycopg import Connection, DataError, Error
+from psycopg.adapt import AdaptersMap
 from psycopg.types.datetime import TimestampLoader
 from psycopg_pool import ConnectionPool
 
@@ -33,6 +35,19 @@ class ClampedTimestamp(Clamped, TimestampLoader):
     """What the database makes of a time when it is asked for its day."""
 
 
+@cache
+def adapters_with_clamped_times(zone: tzinfo) -> AdaptersMap:
+    """Django's own adapters, and readers of times that take any."""
+
+    class ClampedTime(Clamped, BaseTzLoader):  # type: ignore[misc]
+        timezone = zone
+
+    adapters = AdaptersMap(get_adapters_template(True, zone))
+    adapters.register_loader("timestamptz", ClampedTime)
+    adapters.register_loader("timestamp", ClampedTimestamp)
+    return adapters
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
     def get_connection_params(self) -> dict[str, Any]:
         """
@@ -40,14 +55,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
         Other services may write ``infinity``, or a year before 1 or after 9999, and that keeps no row from being read.
         """
-
-        class ClampedTime(Clamped, BaseTzLoader):  # type: ignore[misc]
-            timezone = self.timezone
-
-        parameters: dict[str, Any] = super().get_connection_params()
-        parameters["context"].adapters.register_loader("timestamptz", ClampedTime)
-        parameters["context"].adapters.register_loader("timestamp", ClampedTimestamp)
-        return parameters
+        return super().get_connection_params() | {"context": adapters_with_clamped_times(self.timezone)}
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Connection:
         """A connection that answers. Where the pool gives a dead one, it has replaced all that are dead."""

@@ -121,7 +121,6 @@ class CallBatchAdmin(BatchVerbsAdmin):
     def render_change_form(  # type: ignore[override]
         self, request: HttpRequest, context: dict[str, Any], *, obj: CallBatch, **kwargs: Any
     ) -> HttpResponse:
-        contacts = self.admin_site.get_model_admin(CampaignContact)
         context |= {
             "title": belongs_to(obj, ": "),
             "parts": parts_of(obj),
@@ -129,7 +128,7 @@ class CallBatchAdmin(BatchVerbsAdmin):
             "history_shown": HISTORY_SHOWN,
             "buttons": self.buttons(request, obj),
         }
-        if contacts.has_view_permission(request):
+        if self.has_export_permission(request):
             context["contacts_url"] = f"{reverse('admin:calls_campaigncontact_changelist')}?batch={obj.pk}"
             context["export_url"] = self._export_url([obj.pk])
         return super().render_change_form(request, context, obj=obj, **kwargs)

@@ -121,7 +121,7 @@ class Resume(Verb):
         return f"resumed, and {result.status} again. {counted(result.queued, 'contact')} left to call."
 
 
-VERBS = [Pause(), Resume(), Cancel()]
+PAUSE, RESUME, CANCEL = VERBS = Pause(), Resume(), Cancel()
 
 
 class BatchVerbsAdmin(ReadOnlyAdmin):
@@ -141,25 +141,25 @@ class BatchVerbsAdmin(ReadOnlyAdmin):
         return self.has_view_permission(request) and request.user.has_perm(f"calls.{verb.name}_callbatch")
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
-        return self.may(request, Cancel())
+        return self.may(request, CANCEL)
 
     def has_pause_permission(self, request: HttpRequest) -> bool:
-        return self.may(request, Pause())
+        return self.may(request, PAUSE)
 
     def has_resume_permission(self, request: HttpRequest) -> bool:
-        return self.may(request, Resume())
+        return self.may(request, RESUME)
 
     @admin.action(description="Cancel selected batches", permissions=["cancel"])
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> HttpResponse | None:
-        return self._confirm_selected(request, queryset, Cancel())
+        return self._confirm_selected(request, queryset, CANCEL)
 
     @admin.action(description="Pause selected batches", permissions=["pause"])
     def pause_selected(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> HttpResponse | None:
-        return self._confirm_selected(request, queryset, Pause())
+        return self._confirm_selected(request, queryset, PAUSE)
 
     @admin.action(description="Resume selected batches", permissions=["resume"])
     def resume_selected(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> HttpResponse | None:
-        return self._confirm_selected(request, queryset, Resume())
+        return self._confirm_selected(request, queryset, RESUME)
 
     def buttons(self, request: HttpRequest, batch: CallBatch) -> list[dict[str, Any]]:
         """What the batch's page offers to do with it."""

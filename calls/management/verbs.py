@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -15,8 +15,10 @@ from calls.actors import Actor, Door
 from calls.db import bounded, failing_as
 from calls.exceptions import BatchReadFailed, CallsError
 from calls.identifiers import parse_uuid
-from calls.models import Agency, CallBatch
+from calls.models import Agency, CallBatch, CancelResult, PauseResult
 from calls.querysets import CallBatchQuerySet
+
+Outcome = CancelResult | PauseResult | CallsError
 
 
 def batch_id(value: str) -> UUID:
@@ -51,13 +53,6 @@ def nobody_reads() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Result(Protocol):
-    """What a verb answers."""
-
-    @property
-    def status(self) -> str: ...
-
-
 class BatchCommand(BaseCommand):
     """
     ``VERB_batch BATCH_ID [BATCH_ID …] [--agency SLUG] [--dry-run] [--json]``
@@ -70,14 +65,6 @@ class BatchCommand(BaseCommand):
     requires_system_checks = []
     verb: ClassVar[str]
     done: ClassVar[str]
-
-    def perform(self, batch: CallBatch, actor: Actor) -> Result:
-        result: Result = getattr(batch, self.verb)(actor=actor, via=Door.COMMAND)
-        return result
-
-    def preview(self, batch: CallBatch) -> Result:
-        result: Result = getattr(batch, f"preview_{self.verb}")()
-        return result
 
     def as_text(self, result: Any, *, dry_run: bool) -> str:
         """What it did, or would do, in a sentence or two."""
@@ -99,10 +86,13 @@ class BatchCommand(BaseCommand):
         refused = False
         # An id given twice is one batch, not a second cancel that is refused.
         for pk in dict.fromkeys(batch_ids):
-            outcome: Result | CallsError
+            outcome: Outcome
             try:
                 batch = batches.find(pk)
-                outcome = self.preview(batch) if dry_run else self.perform(batch, Actor.os_user())
+                if dry_run:
+                    outcome = getattr(batch, f"preview_{self.verb}")()
+                else:
+                    outcome = getattr(batch, self.verb)(actor=Actor.os_user(), via=Door.COMMAND)
             except CallsError as refusal:
                 outcome, refused = refusal, True
             self._say(say(pk, outcome, dry_run))
@@ -117,12 +107,12 @@ class BatchCommand(BaseCommand):
             # Nobody reads it any more, or the disk is full: the other batches are dealt with all the same.
             nobody_reads()
 
-    def _as_line(self, pk: UUID, outcome: Result | CallsError, dry_run: bool) -> str:
+    def _as_line(self, pk: UUID, outcome: Outcome, dry_run: bool) -> str:
         if isinstance(outcome, CallsError):
             return f"{pk}: not {self.done}: {outcome} ({outcome.code})"
         return f"{pk}: {'would be ' if dry_run else ''}{self.done}. {self.as_text(outcome, dry_run=dry_run)}"
 
-    def _as_json(self, pk: UUID, outcome: Result | CallsError, dry_run: bool) -> str:
+    def _as_json(self, pk: UUID, outcome: Outcome, dry_run: bool) -> str:
         failed = isinstance(outcome, CallsError)
         said: dict[str, Any] = {"batch_id": str(pk), f"would_{self.verb}" if dry_run else self.done: not failed}
         if isinstance(outcome, CallsError):

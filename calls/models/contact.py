@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib.postgres.functions import TransactionNow
@@ -113,13 +113,7 @@ class CampaignContact(BaseModel):
             the next attempt.
         :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
         """
-
-        def finish() -> bool:
-            with self._batch_locked() as batch:
-                return self._end(batch, ContactStatus.COMPLETED, outcome=outcome, duration_seconds=duration_seconds)
-
-        with failing_as(BatchUpdateFailed):
-            return retrying_deadlocks(finish)
+        return self._end(lambda batch: ContactStatus.COMPLETED, outcome=outcome, duration_seconds=duration_seconds)
 
     def fail(self, *, outcome: str) -> bool:
         """
@@ -130,29 +124,28 @@ class CampaignContact(BaseModel):
         :returns: False if that call is not under way any more, as with :meth:`finish`.
         :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
         """
+        return self._end(self._after_a_failure, outcome=outcome)
 
-        def fail() -> bool:
-            with self._batch_locked() as batch:
-                again = not batch.has_ended and (self.attempts or 0) < (self.max_attempts or 0)
-                return self._end(batch, ContactStatus.QUEUED if again else ContactStatus.FAILED, outcome=outcome)
+    def _after_a_failure(self, batch: CallBatch) -> ContactStatus:
+        again = not batch.has_ended and (self.attempts or 0) < (self.max_attempts or 0)
+        return ContactStatus.QUEUED if again else ContactStatus.FAILED
+
+    def _end(self, status_in: Callable[[CallBatch], ContactStatus], **values: Any) -> bool:
+        def end() -> bool:
+            with CallBatch(pk=self.batch_id).locked() as batch:
+                status = status_in(batch)
+                under_way = CampaignContact.objects.filter(
+                    pk=self.pk, batch=batch.pk, attempts=self.attempts, status=ContactStatus.IN_PROGRESS
+                )
+                ended = under_way.update(
+                    status=status,
+                    completed_at=None if status == ContactStatus.QUEUED else TransactionNow(),
+                    updated_at=TransactionNow(),
+                    **values,
+                )
+                if ended:
+                    batch.count(**{"in_progress": -1, str(status): 1})
+                return bool(ended)
 
         with failing_as(BatchUpdateFailed):
-            return retrying_deadlocks(fail)
-
-    def _batch_locked(self) -> AbstractContextManager[CallBatch]:
-        return CallBatch(pk=self.batch_id).locked()
-
-    def _end(self, batch: CallBatch, status: ContactStatus, **values: Any) -> bool:
-        again = status == ContactStatus.QUEUED
-        under_way = CampaignContact.objects.filter(
-            pk=self.pk, batch=batch.pk, attempts=self.attempts, status=ContactStatus.IN_PROGRESS
-        )
-        ended = under_way.update(
-            status=status,
-            completed_at=None if again else TransactionNow(),
-            updated_at=TransactionNow(),
-            **values,
-        )
-        if ended:
-            batch.count(**{"in_progress": -1, str(status): 1})
-        return bool(ended)
+            return retrying_deadlocks(end)

@@ -1,5 +1,6 @@
 import pytest
 from django.contrib.auth.models import Group
+from django.core.management import call_command
 from django.db import connection
 from django.db.models import QuerySet
 from django.test import Client
@@ -85,3 +86,18 @@ def without_guards(db):
     alter("DISABLE")
     yield
     alter("ENABLE")
+
+
+@pytest.fixture
+def run_command(capsys):
+    """Run a command; its exit status and the lines it printed."""
+
+    def run(*arguments):
+        try:
+            call_command(*map(str, arguments))
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code
+        return status, capsys.readouterr().out.splitlines()
+
+    return run

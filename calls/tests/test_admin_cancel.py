@@ -24,8 +24,8 @@ pytestmark = pytest.mark.django_db
 UNKNOWN = "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"
 
 
-def confirmation_of(*batches):
-    return f"{BATCHES}cancel/?ids={','.join(str(getattr(batch, 'pk', batch)) for batch in batches)}"
+def confirmation_of(*batches, verb="cancel"):
+    return f"{BATCHES}{verb}/?ids={','.join(str(getattr(batch, 'pk', batch)) for batch in batches)}"
 
 
 def hidden_fields(response):
@@ -34,9 +34,9 @@ def hidden_fields(response):
     return {name: html.unescape(value) for name, value in fields}
 
 
-def confirm(client, *batches):
-    """Look at the confirmation and press its button: the messages that follow, and where one is led."""
-    address = confirmation_of(*batches)
+def confirm(client, *batches, verb="cancel"):
+    """Look at the confirmation and press its button: the messages that follow."""
+    address = confirmation_of(*batches, verb=verb)
     response = client.post(address, hidden_fields(client.get(address)))
     assert response.status_code == 302
     return messages_of(client, response["Location"])
@@ -47,10 +47,10 @@ def messages_of(client, address):
     return [(message.level_tag, message.message) for message in response.context["messages"]]
 
 
-def select(client, *batches, address=BATCHES):
+def select(client, *batches, address=BATCHES, action="cancel_selected"):
     """Choose batches in the list and the action."""
     return client.post(
-        address, {"action": "cancel_selected", "_selected_action": [str(batch.pk) for batch in batches], "index": "0"}
+        address, {"action": action, "_selected_action": [str(batch.pk) for batch in batches], "index": "0"}
     )
 
 

@@ -8,8 +8,8 @@ from django.contrib.admin.models import LogEntry
 from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import cancel, count, everything, pause
-from calls.tests.test_admin import BATCHES, page_of, words
-from calls.tests.test_admin_cancel import hidden_fields, messages_of
+from calls.tests.test_admin import page_of, words
+from calls.tests.test_admin_cancel import confirm, confirmation_of, hidden_fields, messages_of, select
 
 pytestmark = pytest.mark.django_db
 
@@ -19,25 +19,13 @@ AFTER = {"pause": BatchStatus.PAUSED, "resume": BatchStatus.PROCESSING}
 verbs = pytest.mark.parametrize("verb", ["pause", "resume"])
 
 
-def confirmation_of(verb, *batches):
-    return f"{BATCHES}{verb}/?ids={','.join(str(batch.pk) for batch in batches)}"
-
-
-def confirm(client, verb, *batches):
-    """Look at the confirmation and press its button: the messages that follow."""
-    address = confirmation_of(verb, *batches)
-    response = client.post(address, hidden_fields(client.get(address)))
-    assert response.status_code == 302
-    return messages_of(client, response["Location"])
-
-
 @verbs
 def test_the_action_leads_to_the_confirmation(harbour, admin, verb):
     batch = harbour.batch(BEFORE[verb], queued=1)
 
-    response = admin.post(BATCHES, {"action": f"{verb}_selected", "_selected_action": [str(batch.pk)], "index": "0"})
+    response = select(admin, batch, action=f"{verb}_selected")
 
-    assert unquote(response["Location"]) == confirmation_of(verb, batch)
+    assert unquote(response["Location"]) == confirmation_of(batch, verb=verb)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +51,8 @@ def test_a_button_leads_to_the_confirmation_which_changes_nothing(harbour, admin
     batch = harbour.batch(BEFORE[verb], queued=3, in_progress=1)
     before = everything(batch)
 
-    assert f'class="button" href="{confirmation_of(verb, batch)}"' in admin.get(page_of(batch)).content.decode()
-    text = words(admin.get(confirmation_of(verb, batch)))
+    assert f'class="button" href="{confirmation_of(batch, verb=verb)}"' in admin.get(page_of(batch)).content.decode()
+    text = words(admin.get(confirmation_of(batch, verb=verb)))
 
     assert f"{verb.title()} 1 batch?" in text
     assert everything(batch) == before
@@ -73,7 +61,7 @@ def test_a_button_leads_to_the_confirmation_which_changes_nothing(harbour, admin
 def test_the_confirmation_of_a_pause_says_who_waits_and_which_calls_will_finish(harbour, admin):
     batch = harbour.batch(queued=3, in_progress=2)
 
-    text = words(admin.get(confirmation_of("pause", batch)))
+    text = words(admin.get(confirmation_of(batch, verb="pause")))
 
     assert "No new call starts until the batch is resumed. Calls in progress go on until they end." in text
     assert "Contacts that wait Calls that will finish" in text
@@ -84,7 +72,7 @@ def test_the_confirmation_of_a_pause_says_who_waits_and_which_calls_will_finish(
 def test_the_confirmation_of_a_resume_says_that_people_are_called_again(harbour, admin):
     batch = harbour.batch(BatchStatus.PAUSED, queued=3)
 
-    text = words(admin.get(confirmation_of("resume", batch)))
+    text = words(admin.get(confirmation_of(batch, verb="resume")))
 
     assert "People are called again" in text
     assert f"{batch.pk} Harbour Spring Paused 3" in text
@@ -94,9 +82,9 @@ def test_the_confirmation_of_a_resume_says_that_people_are_called_again(harbour,
 def test_a_mixed_selection_is_done_as_far_as_possible_and_the_page_says_what_is_not(harbour, admin, verb):
     right, wrong = harbour.batch(BEFORE[verb], queued=1), harbour.batch(BatchStatus.PENDING, queued=1)
 
-    text = words(admin.get(confirmation_of(verb, right, wrong)))
+    text = words(admin.get(confirmation_of(right, wrong, verb=verb)))
     assert f"Cannot be {verb}d Batch Agency Campaign Status Why {wrong.pk}" in text
-    ((level, message),) = confirm(admin, verb, right, wrong)
+    ((level, message),) = confirm(admin, right, wrong, verb=verb)
 
     assert level == "success"
     assert message.startswith(f"Batch {right.pk} (Harbour, Spring): {verb}d")
@@ -107,8 +95,8 @@ def test_a_mixed_selection_is_done_as_far_as_possible_and_the_page_says_what_is_
 def test_the_outcome_says_what_was_done(harbour, admin):
     batch = harbour.batch(queued=3, in_progress=1)
 
-    ((_, paused),) = confirm(admin, "pause", batch)
-    ((_, resumed),) = confirm(admin, "resume", batch)
+    ((_, paused),) = confirm(admin, batch, verb="pause")
+    ((_, resumed),) = confirm(admin, batch, verb="resume")
 
     assert paused.endswith("paused. 3 contacts left to call; 1 call in progress will finish.")
     assert resumed.endswith("resumed, and processing again. 3 contacts left to call.")
@@ -117,10 +105,10 @@ def test_the_outcome_says_what_was_done(harbour, admin):
 @verbs
 def test_a_batch_that_has_changed_since_the_confirmation_is_told(harbour, admin, verb):
     batch = harbour.batch(BEFORE[verb], queued=1)
-    fields = hidden_fields(admin.get(confirmation_of(verb, batch)))
+    fields = hidden_fields(admin.get(confirmation_of(batch, verb=verb)))
     cancel(batch)
 
-    admin.post(confirmation_of(verb, batch), fields)
+    admin.post(confirmation_of(batch, verb=verb), fields)
 
     ((level, message),) = messages_of(admin, page_of(batch))
     assert level == "warning"
@@ -135,7 +123,7 @@ def test_a_batch_that_has_changed_since_the_confirmation_is_told(harbour, admin,
 def test_what_somebody_did_is_in_the_history_and_among_their_recent_actions(harbour, admin, operator):
     batch = harbour.batch(queued=1)
 
-    confirm(admin, "pause", batch)
+    confirm(admin, batch, verb="pause")
 
     context = batch.events.latest("pk").pgh_context
     assert context == {
@@ -149,7 +137,7 @@ def test_a_paused_batch_is_cancelled_from_its_page(harbour, admin):
     batch = harbour.batch(queued=2)
     pause(batch)
 
-    ((level, message),) = confirm(admin, "cancel", batch)
+    ((level, message),) = confirm(admin, batch)
 
     assert (level, count(batch, ContactStatus.SKIPPED)) == ("success", 2)
     assert "cancelled. 2 contacts skipped" in message

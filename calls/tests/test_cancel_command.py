@@ -6,6 +6,7 @@ import pwd
 import subprocess
 import sys
 import uuid
+from functools import partial
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -21,18 +22,9 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def run(capsys):
-    """Run the command; its exit status and the lines it printed."""
-
-    def run(*arguments):
-        try:
-            call_command("cancel_batch", *map(str, arguments))
-            status = 0
-        except SystemExit as exit_:
-            status = exit_.code
-        return status, capsys.readouterr().out.splitlines()
-
-    return run
+def run(run_command):
+    """Run cancel_batch; its exit status and the lines it printed."""
+    return partial(run_command, "cancel_batch")
 
 
 def test_it_cancels_each_batch_and_says_so(harbour, run):

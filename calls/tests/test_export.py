@@ -25,6 +25,7 @@ from calls.statuses import ContactStatus
 from calls.tests.cast import ROOT, cancel, people, staff
 from calls.tests.server import database_url
 from calls.tests.test_admin import BATCHES, page_of
+from calls.tests.test_admin_cancel import select
 
 pytestmark = pytest.mark.django_db
 
@@ -164,9 +165,7 @@ def content(response):
 def test_the_action_leads_to_the_file(harbour, bluebell, admin):
     batches = [harbour.batch(queued=2), bluebell.batch(queued=1)]
 
-    response = admin.post(
-        BATCHES, {"action": "export_selected", "_selected_action": [str(b.pk) for b in batches], "index": "0"}
-    )
+    response = select(admin, *batches, action="export_selected")
     file = admin.get(response["Location"])
 
     assert file["Content-Type"] == "text/csv; charset=utf-8"
