@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import shlex
 import subprocess
 import sys
 import uuid
@@ -174,7 +175,7 @@ def test_json_of_a_dry_run_does_not_say_that_anything_was_cancelled(harbour, run
 @pytest.mark.parametrize("command", ["cancel_batch", "pause_batch"])
 def test_that_nobody_can_read_what_it_says_keeps_no_batch_from_it(harbour, command, output):
     batches = [harbour.batch(queued=1) for _ in range(3)]
-    line = " ".join([sys.executable, "manage.py", command, *(str(batch.pk) for batch in batches), output])
+    line = f"{shlex.join([sys.executable, 'manage.py', command, *(str(batch.pk) for batch in batches)])} {output}"
     environment = os.environ | {"DATABASE_URL": database_url(), "DJANGO_SETTINGS_MODULE": "agency_backend.settings"}
 
     shell = subprocess.run(
