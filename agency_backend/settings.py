@@ -67,14 +67,31 @@ SUPABASE_URL = _variable("SUPABASE_URL").rstrip("/")
 SUPABASE_JWT_ISSUER = _variable("SUPABASE_JWT_ISSUER", f"{SUPABASE_URL}/auth/v1" if SUPABASE_URL else "")
 SUPABASE_JWT_SECRET = _variable("SUPABASE_JWT_SECRET", DEMO_JWT_SECRET if DEBUG else "")
 
-# Seconds that the UPDATE of a batch's contacts may take.
-try:
-    CANCEL_TIMEOUT = float(_variable("CANCEL_TIMEOUT", "120"))
-    if not 1 <= CANCEL_TIMEOUT <= 3600:
-        raise ValueError
-except ValueError:
-    CANCEL_TIMEOUT = 120.0
-    INVALID_ENVIRONMENT["CANCEL_TIMEOUT"] = "Give it a number of seconds from 1 to 3600."
+
+def _seconds(name: str, default: float, lowest: float, highest: float) -> float:
+    """A number of seconds, or the default where the variable is not set or holds no such number."""
+    try:
+        seconds = float(_variable(name, str(default)))
+        if lowest <= seconds <= highest:
+            return seconds
+    except ValueError:
+        pass
+    INVALID_ENVIRONMENT[name] = f"Give it a number of seconds from {lowest:g} to {highest:g}."
+    return default
+
+
+# How long the UPDATE of a batch's contacts may take.
+CANCEL_TIMEOUT = _seconds("CANCEL_TIMEOUT", 120, 1, 3600)
+
+# The voice provider. Without a key calls are simulated.
+ULTRAVOX_API_URL = _variable("ULTRAVOX_API_URL", "https://api.ultravox.ai").rstrip("/")
+ULTRAVOX_API_KEY = _variable("ULTRAVOX_API_KEY")
+# How long the provider may take to answer.
+ULTRAVOX_TIMEOUT = _seconds("ULTRAVOX_TIMEOUT", 15, 0.1, 120)
+# How long somebody who was not reached is left alone before the next attempt.
+RETRY_PAUSE = _seconds("RETRY_PAUSE", 300, 0, 604_800)
+# What a cron service shows to have a pass of the dialler made by HTTP. Without one that is off.
+CRON_SECRET = _variable("CRON_SECRET")
 
 LOG_LEVEL = _variable("LOG_LEVEL", "INFO").upper()
 if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
@@ -97,6 +114,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "pghistory",
     "pgtrigger",
+    "procrastinate.contrib.django",
     "rest_framework",
 ]
 
@@ -198,6 +216,7 @@ SECURE_SSL_REDIRECT = not DEBUG
 SECURE_REDIRECT_EXEMPT = [r"^(?!(admin/.*|admin|docs)$)"]
 SECURE_HSTS_SECONDS = 0 if DEBUG else 31_536_000
 SESSION_COOKIE_SECURE = not DEBUG
+SESSION_ENGINE = "agency_backend.sessions"
 CSRF_COOKIE_SECURE = not DEBUG
 # Whether subdomains follow, and whether browsers preload the domain, is for the owner of the domain to decide.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
@@ -261,6 +280,10 @@ SIMPLE_JWT: dict[str, Any] = {
     "TOKEN_TYPE_CLAIM": None,
 }
 
+# What a worker does, ``manage.py procrastinate worker``, unless it is told otherwise: jobs at once, and none is kept
+# that has done its work.
+PROCRASTINATE_WORKER_DEFAULTS = {"concurrency": 8, "delete_jobs": "successful"}
+
 SPECTACULAR_SETTINGS = {
     "TITLE": "Call batches",
     "DESCRIPTION": "Stop a batch of outbound calls, now, and be able to trust that it has stopped.",
@@ -296,17 +319,25 @@ LOGGING = {
     "disable_existing_loggers": False,
     "filters": {
         "with_request_id": {"()": "django.utils.log.CallbackFilter", "callback": _with_request_id},
+        "without_secrets": {"()": "calls.redaction.WithoutSecrets"},
         "without_query": {"()": "django.utils.log.CallbackFilter", "callback": _without_query},
     },
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
     "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["with_request_id"]},
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": "line",
+            "filters": ["with_request_id", "without_secrets"],
+        },
     },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "django": {"level": "INFO"},
         "django_guid": {"level": "ERROR"},
-        "django.server": {"filters": ["without_query"]},
+        "django.server": {"filters": ["without_query", "without_secrets"]},
+        # Each request to the provider, and each turn of the queue, which a line of the dialler's own tells better.
+        "httpx": {"level": "WARNING"},
+        "procrastinate": {"level": "WARNING"},
         # Whoever scans the internet asks for other hosts all day long. They are refused; that is all there is to say.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },

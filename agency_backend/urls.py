@@ -13,13 +13,16 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
 from calls import api_errors
+from calls.views import AlwaysFirst
 
 # Swagger UI's page has a style of its own in it.
-docs = csp_update({"style-src": [SELF, UNSAFE_INLINE]})(SpectacularSwaggerSplitView.as_view(url_name="schema"))
+docs = csp_update({"style-src": [SELF, UNSAFE_INLINE]})(
+    SpectacularSwaggerSplitView.as_view(url_name="schema", content_negotiation_class=AlwaysFirst)
+)
 
 urlpatterns = [
     path("functions/v1/", include("calls.urls")),
-    path("openapi.json", SpectacularJSONAPIView.as_view(), name="schema"),
+    path("openapi.json", SpectacularJSONAPIView.as_view(content_negotiation_class=AlwaysFirst), name="schema"),
     path("docs", docs, name="docs"),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     # Django's way from an object to its public page: there is none, and it fails on ids that are no numbers.

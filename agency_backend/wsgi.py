@@ -16,11 +16,16 @@ django_application = get_wsgi_application()
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Django, after two things that HTTP allows and its request class does not take."""
+    """Django, after what HTTP allows and its request class does not take."""
     try:
-        parse_header_parameters(environ.get("CONTENT_TYPE", ""))
+        media_type, parameters = parse_header_parameters(environ.get("CONTENT_TYPE", ""))
     except ValueError:
         environ["CONTENT_TYPE"] = ""
+    else:
+        if "charset" in parameters:
+            # Everything here is UTF-8. The request class would read the query in whatever this names, before anybody
+            # could answer that there is no such thing.
+            environ["CONTENT_TYPE"] = media_type
     chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
     if chunked and environ.get("wsgi.input_terminated") and not environ.get("CONTENT_LENGTH"):
         # A body without a length is what a proxy sends that streams: Django would take it for empty. It is read, up to

@@ -22,6 +22,8 @@ class Door(models.TextChoices):
     API = "api", "API"
     ADMIN = "admin"
     COMMAND = "command"
+    # Nobody's door: what a batch does by itself while it is dialled.
+    DIALLER = "dialler"
 
 
 class ActorKind(models.TextChoices):

@@ -64,6 +64,13 @@ class InternalError(CallsError):
     text = "Internal server error"
 
 
+class NotStored(CallsError):
+    """Somebody else has the batch, or the database is gone. Whoever delivers it will deliver it again."""
+
+    code = "not_stored"
+    text = "Nothing was stored. Try again later"
+
+
 _STATUS: dict[type[CallsError], HTTPStatus] = {
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
@@ -80,6 +87,7 @@ _STATUS: dict[type[CallsError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     BatchRefused: HTTPStatus.BAD_REQUEST,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotStored: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
@@ -117,6 +125,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     elif isinstance(error, drf.NotAuthenticated | drf.AuthenticationFailed):
         headers["WWW-Authenticate"] = "Bearer"
         error = Unauthorized()
+    elif isinstance(error, NotStored):
+        headers["Retry-After"] = "5"
     elif isinstance(error, SuspiciousOperation):
         error = BadRequest()
     elif not isinstance(error, CallsError):

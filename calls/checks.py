@@ -122,6 +122,45 @@ def check_production(**kwargs: Any) -> list[CheckMessage]:
     return messages
 
 
+@register
+def check_dialler(**kwargs: Any) -> list[CheckMessage]:
+    """Whether calls are really placed, and nobody but the cron service may have them placed."""
+    messages: list[CheckMessage] = []
+    if not settings.ULTRAVOX_API_KEY and not settings.DEBUG:
+        messages.append(
+            Warning(
+                "Calls are simulated: nobody is called.",
+                hint="Set ULTRAVOX_API_KEY to place real calls.",
+                id="calls.W017",
+            )
+        )
+    if settings.ULTRAVOX_API_KEY and not _is_origin(settings.ULTRAVOX_API_URL):
+        messages.append(
+            Error(
+                "ULTRAVOX_API_URL is not an http(s) address without a path.",
+                hint="Leave it unset for https://api.ultravox.ai.",
+                id="calls.E018",
+            )
+        )
+    if settings.RETRY_PAUSE < 60:
+        messages.append(
+            Warning(
+                "RETRY_PAUSE is shorter than a minute: whoever is tried twice in one counts once in calls_per_minute.",
+                hint="Set it to 60 or more seconds.",
+                id="calls.W020",
+            )
+        )
+    if settings.CRON_SECRET and len(settings.CRON_SECRET) < MIN_SECRET:
+        messages.append(
+            Error(
+                f"CRON_SECRET is shorter than {MIN_SECRET} characters and could be guessed.",
+                hint="Set it to random characters, or leave it unset if no cron service calls calls-batch-process.",
+                id="calls.E019",
+            )
+        )
+    return messages
+
+
 @register(Tags.database)
 def check_database(databases: Collection[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -19,6 +20,9 @@ LOCK_TIMEOUT = 5.0
 # so the statement that takes the lock has a limit of its own.
 LOCK_STATEMENT_TIMEOUT = 10.0
 DEADLOCK_RETRIES = 3
+# Seconds for whoever else was in the deadlock to take the lock that has become free: taken back at once, it would be
+# the same again.
+DEADLOCK_PAUSE = 0.1
 
 T = TypeVar("T")
 
@@ -66,7 +70,9 @@ def retrying_deadlocks(attempt: Callable[[], T]) -> T:
     while True:
         try:
             return attempt()
-        except OperationalError as error:
-            if not retries or not isinstance(error.__cause__, DeadlockDetected):
+        except (OperationalError, DatabaseFailed) as error:
+            database_error = error.__cause__ if isinstance(error, DatabaseFailed) else error
+            if not retries or not isinstance(getattr(database_error, "__cause__", None), DeadlockDetected):
                 raise
             retries -= 1
+        time.sleep(DEADLOCK_PAUSE)

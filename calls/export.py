@@ -21,8 +21,12 @@ CHUNK = 2000
 
 # A spreadsheet takes a cell that begins like this for a formula, also after what is not seen, and in full-width forms.
 # One that expects another separator than the comma also begins a cell after that.
-_UNSEEN = "[\\s\\x00-\\x1f\\u200b-\\u200f\\u2060\\ufeff]*"
-_FORMULA = re.compile(f"^(?=[\t\r\n])|(?:^|(?<=[;\t\r\n]))(?={_UNSEEN}[=+\\-@|%\uff1d\uff0b\uff0d\uff20])")
+_UNSEEN = "\\s\\x00-\\x1f\\u200b-\\u200f\\u2060\\ufeff"
+_SIGNS = "=+\\-@|%\uff1d\uff0b\uff0d\uff20"
+# Most texts have nothing of that, and are left as they are at once.
+_SUSPECT = re.compile(f"^[{_UNSEEN}{_SIGNS}]|[;\t\r\n]")
+# Each character is looked at once, however long a text and whatever it consists of.
+_BEGINNING = re.compile(f"(?:(^|;)([{_UNSEEN}]*+)|([{_UNSEEN}]++))([{_SIGNS}]?)")
 
 
 class Writable(Protocol):
@@ -51,4 +55,15 @@ def write_csv(batches: Iterable[CallBatch], file: Writable) -> None:
 def _harmless(value: Any) -> Any:
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    return _FORMULA.sub("'", value) if isinstance(value, str) else value
+    if not isinstance(value, str) or not _SUSPECT.search(value):
+        return value
+    harmless = _BEGINNING.sub(_with_apostrophes, value)
+    return f"'{harmless}" if harmless[0] in "\t\r\n" else harmless
+
+
+def _with_apostrophes(beginning: re.Match[str]) -> str:
+    opens, after_it, elsewhere, sign = beginning.groups()
+    if not sign:
+        return beginning[0]
+    unseen = re.sub("([\t\r\n])", r"\1'", elsewhere or after_it or "")
+    return unseen + sign if opens is None else f"{opens}'{unseen}{sign}"

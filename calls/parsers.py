@@ -40,6 +40,13 @@ class AnyJSONParser(BaseParser):
         :raises BadRequest: the client has gone before all of it was there.
         """
         try:
+            return json.loads(self.read(stream).decode("utf-8-sig"), parse_int=_integer, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return None
+
+    def read(self, stream: IO[bytes]) -> bytes:
+        """All of it, refused as :meth:`parse` does."""
+        try:
             body = stream.read(self.max_body + 1)
             if len(body) > self.max_body:
                 # Take the rest, up to a point: who is still sending when the connection closes reads no answer.
@@ -47,13 +54,10 @@ class AnyJSONParser(BaseParser):
                     if not stream.read(CHUNK):
                         break
                 raise BodyTooLarge(self.too_large)
+            return body
         except OSError:
             # Whoever sent it has gone.
             raise BadRequest from None
-        try:
-            return json.loads(body.decode("utf-8-sig"), parse_int=_integer, parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            return None
 
 
 class LongJSONParser(AnyJSONParser):
@@ -61,3 +65,14 @@ class LongJSONParser(AnyJSONParser):
 
     max_body = 16 * 1024 * 1024
     too_large = "Request body too large: at most 16 MB"
+
+
+class RawParser(AnyJSONParser):
+    """Gives the body as it came, byte for byte: for what is signed."""
+
+    max_body = 1024 * 1024
+    too_large = "Request body too large: at most 1 MB"
+
+    def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
+        """:raises CallsError: as above."""
+        return self.read(stream)

@@ -1,7 +1,11 @@
-"""Which signed-in caller may do what. Agency and role are those of the ``users`` row, never the token's."""
+"""Who may do what. Agency and role are those of the ``users`` row, never the token's."""
 
+import re
 from typing import Any
 
+from django.conf import settings
+from django.utils.crypto import constant_time_compare
+from rest_framework.exceptions import NotAuthenticated
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -35,4 +39,15 @@ class HasAgencyRole(HasAgency):
         user: Any = request.user
         if required_roles is not None and user.role not in required_roles:
             raise InsufficientRole
+        return True
+
+
+class HasCronSecret(BasePermission):
+    """Lets in whoever sends ``Authorization: Bearer`` and ``CRON_SECRET``."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """:raises NotAuthenticated: they do not."""
+        sent = re.fullmatch(r"bearer +(\S+)", request.headers.get("Authorization", ""), re.IGNORECASE)
+        if not constant_time_compare(sent[1] if sent else "", settings.CRON_SECRET):
+            raise NotAuthenticated
         return True

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
+from datetime import timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection, models
+from django.db.models.functions import Now
 from uuid_utils.compat import uuid7
 
 from calls.db import bounded, failing_as
-from calls.exceptions import BatchNotFound, BatchUpdateFailed
+from calls.exceptions import BatchNotFound, BatchUpdateFailed, CallsError
 from calls.inputs import NewContact
 from calls.models.campaign import AgentMapping, Campaign
-from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
+from calls.statuses import DIALABLE, FINAL, STARTABLE, BatchStatus, ContactStatus
 
 if TYPE_CHECKING:
     from calls.models import CallBatch, CampaignContact  # noqa: F401 - named in the annotations below
+
+logger = logging.getLogger(__name__)
+
+# The batch of a contact that has been claimed, and of one whose call has not come to its end; empty for all others.
+# Whoever asks for these instead of the batch itself leaves the planner one index that serves, however wrong it may be
+# about a table that has just grown.
+ATTEMPTED_IN = models.Case(models.When(last_attempt_at__isnull=False, then="batch"), output_field=models.UUIDField())
+UNDER_WAY_IN = models.Case(
+    models.When(last_attempt_at__isnull=False, outcome=None, then="batch"), output_field=models.UUIDField()
+)
 
 
 class CallBatchQuerySet(models.QuerySet["CallBatch"]):
@@ -30,12 +44,24 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
         """Batches that have not ended for good; another service may have left one without a status."""
         return self.filter(~models.Q(status__in=FINAL) | models.Q(status=None))
 
+    def due(self) -> CallBatchQuerySet:
+        """Batches to be dialled now: their time has come, and the provider has not asked to wait."""
+        now = Now()
+        return self.filter(
+            models.Q(scheduled_for=None) | models.Q(scheduled_for__lte=now),
+            models.Q(dial_after=None) | models.Q(dial_after__lte=now),
+            status__in=STARTABLE,
+        )
+
     def with_status(self, status: str) -> CallBatchQuerySet:
         """Batches in a status that somebody has named; none if it is no status."""
         return self.filter(status=status) if status in BatchStatus else self.none()
 
     def newest_first(self) -> CallBatchQuerySet:
         return self.order_by("-created_at", "-id")
+
+    def oldest_first(self) -> CallBatchQuerySet:
+        return self.order_by("created_at", "id")
 
     def with_names(self) -> CallBatchQuerySet:
         """
@@ -57,11 +83,16 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
         :raises BatchNotFound: there is none.
         :raises BatchUpdateFailed: the database could not say within 10 seconds.
         """
-        with failing_as(BatchUpdateFailed), bounded():
-            try:
-                return self.only("agency_id", "status").get(pk=batch_id)
-            except self.model.DoesNotExist:
-                raise BatchNotFound from None
+        try:
+            with failing_as(BatchUpdateFailed), bounded():
+                try:
+                    return self.only("agency_id", "status").get(pk=batch_id)
+                except self.model.DoesNotExist:
+                    raise BatchNotFound from None
+        except CallsError as refusal:
+            # What was to be done with it does not begin, and so says nothing.
+            logger.warning("find batch=%s outcome=%s", batch_id, refusal.code)
+            raise
 
 
 class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
@@ -70,17 +101,47 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
         return self.filter(status__in=DIALABLE)
 
     def claimable(self) -> CampaignContactQuerySet:
-        """Contacts that may be called next."""
-        # Another service may have left it empty.
-        return self.dialable().filter(models.Q(do_not_call=False) | models.Q(do_not_call=None))
+        """Contacts whose turn may come: not yet called, or not reached and left alone for ``RETRY_PAUSE`` since."""
+        rested = models.Q(last_attempt_at__lte=Now() - timedelta(seconds=settings.RETRY_PAUSE))
+        # A clock that is not ours may have said a time to come, or none that ever comes.
+        nonsense = models.Q(last_attempt_at__gt=Now())
+        return self.dialable().filter(models.Q(last_attempt_at=None) | rested | nonsense)
+
+    def under_way(self, batch: UUID | None = None) -> CampaignContactQuerySet:
+        """
+        Contacts that are claimed, and whose call has not come to its end: of a batch, or of all. Cheap for any number.
+
+        A claim sets ``last_attempt_at`` and empties ``outcome``. One that another service has claimed otherwise is
+        missed here.
+        """
+        claimed = self.alias(under_way_in=UNDER_WAY_IN).filter(status=ContactStatus.IN_PROGRESS)
+        return claimed.filter(under_way_in__isnull=False) if batch is None else claimed.filter(under_way_in=batch)
+
+    def attempted_within(self, period: timedelta, batch: UUID) -> CampaignContactQuerySet:
+        """Contacts of a batch that were claimed lately, whatever has come of it."""
+        lately = self.filter(last_attempt_at__gt=Now() - period, last_attempt_at__lte=Now())
+        return lately.alias(attempted_in=ATTEMPTED_IN).filter(attempted_in=batch)
+
+    def not_over(self) -> CampaignContactQuerySet:
+        """Contacts that are waiting or being called."""
+        return self.filter(status__in=(*DIALABLE, ContactStatus.IN_PROGRESS))
 
     def with_status(self, status: str) -> CampaignContactQuerySet:
         """Contacts in a status that somebody has named; none if it is no status."""
         return self.filter(status=status) if status in ContactStatus else self.none()
 
     def oldest_first(self) -> CampaignContactQuerySet:
-        """In the order in which they came, which is also the one in which they are called."""
+        """In the order in which they came."""
         return self.order_by("created_at", "id")
+
+    def in_turn(self) -> CampaignContactQuerySet:
+        """
+        Those that are not over, in the order in which they are called. Cheap however many have been called.
+
+        One that another service has queued again and left ``completed_at`` as it was comes last, when
+        :meth:`CallBatch.begin_pass` finds nobody else.
+        """
+        return self.filter(completed_at=None).order_by("completed_at", "created_at", "id")
 
     def copy(self, batch: CallBatch, contacts: Iterable[NewContact]) -> None:
         """

@@ -22,15 +22,17 @@ from calls import api_errors, exceptions
 from calls.exceptions import CallsError
 from calls.inputs import NewBatch
 from calls.models import CallBatch, CancelResult, PauseResult
-from calls.parsers import LongJSONParser
+from calls.parsers import LongJSONParser, RawParser
 from calls.serializers import (
     BatchIdSerializer,
     BatchPageSerializer,
     BatchWithContactsSerializer,
     CancelledBatchSerializer,
     CreatedBatchSerializer,
+    PassSerializer,
     PausedBatchSerializer,
     ResumedBatchSerializer,
+    StoredSerializer,
 )
 from calls.statuses import BatchStatus, ContactStatus
 
@@ -281,5 +283,89 @@ read = extend_schema(
     responses={
         200: OpenApiResponse(BatchWithContactsSerializer, description="The batch and its contacts."),
         **_errors(*_FOR_READERS, *_BATCH_NAMED, exceptions.BatchReadFailed, api_errors.InternalError),
+    },
+)
+
+process = extend_schema(
+    operation_id="calls-batch-process",
+    summary="Dial what is due",
+    description=(
+        "One pass of the dialler, for cron services; a worker does the same every minute. Any number of them at once "
+        "are safe. Needs `Authorization: Bearer` and the server's `CRON_SECRET`; without one it is not there."
+    ),
+    tags=[FUNCTIONS_TAG],
+    request=None,
+    responses={
+        200: OpenApiResponse(
+            PassSerializer,
+            description="What the pass did.",
+            examples=[OpenApiExample("done", value={"batches_processed": 2, "calls_initiated": 40, "calls_failed": 1})],
+        ),
+        **_errors(
+            api_errors.MethodNotAllowed,
+            api_errors.Unauthorized,
+            api_errors.NotFound,
+            exceptions.BatchReadFailed,
+            api_errors.InternalError,
+        ),
+    },
+)
+
+ingest = extend_schema(
+    operation_id="webhook-ingest",
+    summary="Hear of a call",
+    description=(
+        "Where the provider delivers its events, `call.started`, `call.joined`, `call.ended` and `call.billed`, in any "
+        "order and as often as it likes; each has its effect once. Anything else is stored and has none. The address "
+        "is the secret. An agency with a signing secret has each delivery's signature checked as well."
+    ),
+    tags=[FUNCTIONS_TAG],
+    parameters=[
+        OpenApiParameter("agency_id", UUID, "path"),
+        OpenApiParameter("secret", str, "path", description="The agency's `webhook_secret`."),
+        OpenApiParameter("X-Ultravox-Webhook-Timestamp", str, "header", description="ISO 8601, at most 60 s ago."),
+        OpenApiParameter(
+            "X-Ultravox-Webhook-Signature",
+            str,
+            "header",
+            description="Hexadecimal HMAC-SHA256 of the raw body and the timestamp; of several with commas, one.",
+        ),
+    ],
+    request={
+        JSON: inline_serializer(
+            "WebhookEvent", {"event": serializers.CharField(), "call": serializers.DictField(required=False)}
+        )
+    },
+    examples=[
+        OpenApiExample(
+            "a call has ended",
+            value={
+                "event": "call.ended",
+                "call": {
+                    "callId": str(EXAMPLE_BATCH_ID),
+                    "created": "2026-01-31T09:30:00Z",
+                    "joined": "2026-01-31T09:30:10Z",
+                    "ended": "2026-01-31T09:31:00Z",
+                    "endReason": "hangup",
+                },
+            },
+            request_only=True,
+        )
+    ],
+    responses={
+        200: OpenApiResponse(
+            StoredSerializer,
+            description="It is stored.",
+            examples=[OpenApiExample("stored", value={"success": True})],
+        ),
+        **_errors(
+            api_errors.MethodNotAllowed,
+            api_errors.Unauthorized,
+            api_errors.BodyTooLarge(RawParser.too_large),
+            exceptions.FieldInvalid("body", "must be a JSON object"),
+            exceptions.FieldRequired("event"),
+            api_errors.NotStored,
+            api_errors.InternalError,
+        ),
     },
 )

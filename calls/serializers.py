@@ -10,6 +10,7 @@ from rest_framework import serializers
 from calls.exceptions import FieldInvalid, FieldRequired
 from calls.identifiers import parse_uuid
 from calls.models import CallBatch, CampaignContact, CancelResult, CreateResult, PauseResult
+from calls.processing import PassResult
 from calls.statuses import BatchStatus, Mode
 
 
@@ -156,3 +157,17 @@ class BatchWithContactsSerializer(serializers.Serializer[Any]):
     batch = BatchSerializer()
     contacts = ContactSerializer(many=True)
     contact_pagination = PaginationSerializer()
+
+
+class PassSerializer(serializers.Serializer[PassResult]):
+    """The answer to a pass of the dialler."""
+
+    batches_processed = serializers.IntegerField()
+    calls_initiated = serializers.IntegerField()
+    calls_failed = serializers.IntegerField(help_text="That the provider refused, or whose answer told nothing.")
+
+
+class StoredSerializer(serializers.Serializer[Any]):
+    """The answer to a delivery of the provider's."""
+
+    success = serializers.BooleanField()

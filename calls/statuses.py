@@ -34,5 +34,8 @@ FINAL = (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
 # What can be paused: a batch that is being dialled, or will be at its time.
 PAUSABLE = (BatchStatus.PROCESSING, BatchStatus.SCHEDULED)
 
+# What the dialler dials, once its time has come.
+STARTABLE = (BatchStatus.PENDING, BatchStatus.SCHEDULED, BatchStatus.PROCESSING)
+
 # Contacts not yet called. Cancelling a batch skips exactly these.
 DIALABLE = (ContactStatus.PENDING, ContactStatus.QUEUED, ContactStatus.SCHEDULED)

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any, cast
 from uuid import UUID
 
+from django.conf import settings
 from django.http import HttpRequest
 from rest_framework import exceptions
 from rest_framework.decorators import action
@@ -17,8 +18,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from calls import schema
+from calls import processing, schema
 from calls.actors import Actor, Door
+from calls.api_errors import NotFound
 from calls.authentication import SupabaseJWTAuthentication
 from calls.db import bounded, failing_as
 from calls.exceptions import BatchNotFound, BatchReadFailed
@@ -27,7 +29,7 @@ from calls.models import AgencyUser, CallBatch, CampaignContact, IdempotencyKey
 from calls.models.agency import WRITERS, Role
 from calls.pagination import BatchPagination, ClampedPagination, ContactPagination
 from calls.parsers import AnyJSONParser, LongJSONParser
-from calls.permissions import HasAgencyRole
+from calls.permissions import HasAgencyRole, HasCronSecret
 from calls.querysets import CallBatchQuerySet
 from calls.serializers import (
     BatchIdSerializer,
@@ -35,14 +37,15 @@ from calls.serializers import (
     BatchWithContactsSerializer,
     CancelledBatchSerializer,
     CreatedBatchSerializer,
+    PassSerializer,
     PausedBatchSerializer,
     ResumedBatchSerializer,
     uuid_of,
 )
 
 
-class AlwaysJSON(BaseContentNegotiation):
-    """``Accept`` and ``?format=`` are ignored: a function answers JSON."""
+class AlwaysFirst(BaseContentNegotiation):
+    """``Accept`` and ``?format=`` are ignored: a view answers in the one way it has, as a function does in JSON."""
 
     def select_parser(self, request: Request, parsers: Any) -> Any:
         return parsers[0]
@@ -58,7 +61,7 @@ class FunctionsViewSet(GenericViewSet[CallBatch]):
     permission_classes = [IsAuthenticated, HasAgencyRole]
     parser_classes = [AnyJSONParser]
     renderer_classes = [JSONRenderer]
-    content_negotiation_class = AlwaysJSON
+    content_negotiation_class = AlwaysFirst
     required_roles: Collection[Role] | None = None
     """Who may call it besides having an agency; None is anybody with one."""
 
@@ -165,6 +168,23 @@ class CallBatchViewSet(FunctionsViewSet):
     def cancel(self, request: Request) -> Response:
         result = self.find_batch().cancel(actor=Actor.agency_user(self.caller), via=Door.API)
         return Response(CancelledBatchSerializer(result).data)
+
+
+class ProcessViewSet(FunctionsViewSet):
+    """The dialler, for cron services that call an address. Not there without a ``CRON_SECRET``."""
+
+    authentication_classes = []
+    permission_classes = [HasCronSecret]
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        if not settings.CRON_SECRET:
+            raise NotFound
+        super().initial(request, *args, **kwargs)
+
+    @schema.process
+    @action(detail=False, methods=["post"], url_path="calls-batch-process")
+    def process(self, request: Request) -> Response:
+        return Response(PassSerializer(processing.run_pass()).data)
 
 
 def batch_id_in(data: Any) -> UUID:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,7 +38,7 @@ class Step:
     concurrently: bool = False
 
 
-def apply(steps: Iterable[Step]) -> None:
+def apply(steps: Collection[Step]) -> None:
     """
     Make all additions, each in a transaction of its own, and record how to undo it.
 
@@ -64,6 +64,9 @@ def apply(steps: Iterable[Step]) -> None:
             _record(step, step.probe)
         else:
             briefly(partial(_add, step))
+    for table in sorted({step.table for step in steps if step.concurrently}):
+        # An index on an expression has no statistics yet, and the planner would not know what it is good for.
+        _execute(f"ANALYZE {table}")
 
 
 def _add(step: Step) -> None:

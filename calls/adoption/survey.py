@@ -21,6 +21,7 @@ from calls.adoption.catalog import (
     validated,
 )
 from calls.adoption.steps import Step
+from calls.adoption.storage import storage_to_add
 from calls.adoption.table import Table, report
 
 TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
@@ -42,11 +43,13 @@ OWN_TABLES = {
     "call_adoption": ("calls", "0002_what_is_lacking"),
     "call_batch_events": ("calls", "0003_guards_and_history"),
     "call_idempotency_keys": ("calls", "0006_idempotency_keys"),
+    "call_webhook_events": ("calls", "0007_webhook_events"),
     "auth_user": ("auth", "0001_initial"),
     "django_admin_log": ("admin", "0001_initial"),
     "django_content_type": ("contenttypes", "0001_initial"),
     "django_session": ("sessions", "0001_initial"),
     "pghistory_context": ("pghistory", "0001_initial"),
+    "procrastinate_jobs": ("procrastinate", "0001_initial"),
 }
 
 
@@ -144,6 +147,7 @@ def _survey_table(model: type[models.Model]) -> Table:
         _survey_statuses(table, model, columns)
         _survey_indexes(table, model)
         _survey_constraints(table, model, columns)
+        table.additions += storage_to_add(table.name)
     unknown = sorted(set(columns) - {each.column for each in _fields(model)})
     if unknown:
         table.notes.append(f"columns that the app does not know: {', '.join(unknown)}")
@@ -300,19 +304,25 @@ def _survey_indexes(table: Table, model: type[models.Model]) -> None:
             SELECT indisunique, (
                 SELECT array_agg(pg_get_indexdef(indexrelid, key, true) ORDER BY key)
                 FROM generate_series(1, indnkeyatts) AS key
-            )
+            ), indpred IS NOT NULL, relname
             FROM pg_index JOIN pg_class ON oid = indexrelid
-            WHERE indrelid = %s::regclass AND indisvalid AND indpred IS NULL
+            WHERE indrelid = %s::regclass AND indisvalid
                 AND relam = (SELECT oid FROM pg_am WHERE amname = 'btree')
             """,
             [table.name],
         )
-        there = cursor.fetchall()
+        found = cursor.fetchall()
+    there = [(unique, keys) for unique, keys, partial, _ in found if not partial]
+    by_name = {each.name: each.column for each in _fields(model)}
     editor = _editor()
     for index in model._meta.indexes:
-        by_name = {each.name: each.column for each in _fields(model)}
-        columns = [by_name[name] for name, _ in index.fields_orders]
-        if not any(keys[: len(columns)] == columns for _, keys in there):
+        columns = [by_name[name] for name, _ in index.fields_orders] or [index.name]
+        if index.condition or index.expressions:
+            # Of those only ours are known to serve.
+            serves = any(name == index.name for *_, name in found)
+        else:
+            serves = any(keys[: len(columns)] == columns for _, keys in there)
+        if not serves:
             create = str(index.create_sql(model, editor, concurrently=True))
             _add_index(table, index.name, columns, create)
     for each in _fields(model):

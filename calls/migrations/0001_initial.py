@@ -302,6 +302,7 @@ class Migration(migrations.Migration):
                 ("paused_at", models.DateTimeField(blank=True, null=True)),
                 ("completed_at", models.DateTimeField(blank=True, null=True)),
                 ("error_message", models.TextField(blank=True, null=True)),
+                ("dial_after", models.DateTimeField(blank=True, null=True)),
                 (
                     "agency",
                     models.ForeignKey(

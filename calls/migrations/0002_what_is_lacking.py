@@ -69,6 +69,34 @@ class Migration(migrations.Migration):
                     model_name="campaigncontact",
                     index=models.Index(fields=["phone_number"], name="contact_by_phone_number"),
                 ),
+                migrations.AddIndex(
+                    model_name="campaigncontact",
+                    index=models.Index(
+                        condition=models.Q(("completed_at", None)),
+                        fields=["batch", "completed_at", "created_at", "id"],
+                        name="contact_not_over",
+                    ),
+                ),
+                migrations.AddIndex(
+                    model_name="campaigncontact",
+                    index=models.Index(
+                        models.Case(
+                            models.When(last_attempt_at__isnull=False, outcome=None, then="batch"),
+                            output_field=models.UUIDField(),
+                        ),
+                        name="contact_under_way_in",
+                    ),
+                ),
+                migrations.AddIndex(
+                    model_name="campaigncontact",
+                    index=models.Index(
+                        models.Case(
+                            models.When(last_attempt_at__isnull=False, then="batch"), output_field=models.UUIDField()
+                        ),
+                        models.F("last_attempt_at"),
+                        name="contact_attempted_in",
+                    ),
+                ),
             ],
         ),
         migrations.RunPython(add, take_back),

@@ -6,6 +6,7 @@ from calls.models.contact import CampaignContact
 from calls.models.history import CallBatchEvent
 from calls.models.idempotency import IdempotencyKey
 from calls.models.results import CancelResult, CreateResult, Discrepancy, PauseResult
+from calls.models.webhook import WebhookEvent
 
 __all__ = [
     "Agency",
@@ -23,4 +24,5 @@ __all__ = [
     "IdempotencyKey",
     "PauseResult",
     "Role",
+    "WebhookEvent",
 ]

@@ -1,4 +1,4 @@
-"""A batch of calls: how it is made, stopped for a while, stopped for good, and how its contacts are claimed."""
+"""A batch of calls: how it is made, stopped for a while, and stopped for good."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from calls.inputs import NewBatch, NewContact
 from calls.models.agency import Agency
 from calls.models.base import BaseModel, EnumTextField
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
+from calls.models.dialling import Dialling
 from calls.models.results import CancelResult, CreateResult, Discrepancy, PauseResult
 from calls.querysets import CallBatchQuerySet
 from calls.signals import batch_cancelled
@@ -58,7 +59,7 @@ REFUSAL: dict[str, type[BatchFinished]] = {
 }
 
 
-class CallBatch(BaseModel):
+class CallBatch(Dialling, BaseModel):
     """
     A list of people that an agency's voice agent calls over hours.
 
@@ -88,12 +89,15 @@ class CallBatch(BaseModel):
     paused_at = models.DateTimeField(null=True, blank=True)
     completed_at = models.DateTimeField(null=True, blank=True)
     error_message = models.TextField(null=True, blank=True)
+    # The provider has asked to wait until then.
+    dial_after = models.DateTimeField(null=True, blank=True)
 
     objects = CallBatchQuerySet.as_manager()
 
     # By the database's clock, where the row was read in order to change it.
     now: datetime
     is_ahead: bool | None
+    is_held: bool | None
 
     class Meta:
         db_table = "call_batches"
@@ -230,8 +234,8 @@ class CallBatch(BaseModel):
         """
         Claim no further contact until the batch is resumed. Calls in progress go on until they end.
 
-        Holds exactly for what claims with ``CampaignContact.claim_next()``. A claim of another service that runs at
-        this very moment may still commit; whatever it begins later is refused by the database.
+        Holds exactly for what claims with ``CampaignContact.claim_next()``. Another service may still commit a claim in
+        a transaction that began before; in one that begins later the database refuses it.
 
         :raises BatchNotPausable: it is neither processing nor scheduled; its ``batch`` is the row under the lock.
         :raises BatchNotFound: the row is gone.
@@ -382,7 +386,8 @@ class CallBatch(BaseModel):
         )
 
     def _read(self, batches: models.QuerySet[CallBatch], *columns: str) -> CallBatch:
-        clock = {"now": TransactionNow(), "is_ahead": models.Q(scheduled_for__gt=TransactionNow())}
+        now = TransactionNow()
+        clock = {"now": now, "is_ahead": models.Q(scheduled_for__gt=now), "is_held": models.Q(dial_after__gt=now)}
         try:
             return batches.only("agency_id", "status", *columns).annotate(**clock).get(pk=self.pk)
         except CallBatch.DoesNotExist:

@@ -1,11 +1,24 @@
-"""One call that the provider accepted."""
+"""One call that the provider accepted, and what is heard of it."""
 
-from django.db import models
+from __future__ import annotations
 
+import logging
+from contextlib import nullcontext
+from typing import Any
+
+from django.contrib.postgres.functions import TransactionNow
+from django.db import connection, models
+
+from calls.db import bounded, failing_as, retrying_deadlocks
+from calls.exceptions import BatchUpdateFailed
 from calls.models.agency import Agency
 from calls.models.base import BaseModel
 from calls.models.batch import CallBatch
 from calls.models.contact import CampaignContact
+from calls.models.webhook import Heard, WebhookEvent
+from calls.statuses import ContactStatus
+
+logger = logging.getLogger(__name__)
 
 
 class Call(BaseModel):
@@ -36,3 +49,94 @@ class Call(BaseModel):
 
     def __str__(self) -> str:
         return self.ultravox_call_id
+
+    @classmethod
+    def record(cls, contact: CampaignContact, call_id: str, *, caller_id: str) -> None:
+        """
+        Record that the provider has accepted the call of a claimed contact, with all that was heard of it already.
+
+        :param call_id: the provider's id of it.
+        :param caller_id: the number that it is made from, E.164.
+        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
+        """
+
+        def record() -> None:
+            with CallBatch(pk=contact.batch_id).locked() as batch:
+                lock_call(call_id)
+                call, _ = cls.objects.get_or_create(
+                    ultravox_call_id=call_id,
+                    defaults={
+                        "agency_id": batch.agency_id,
+                        "batch": batch,
+                        "contact": contact,
+                        "from_number": caller_id,
+                        "to_number": contact.phone_number,
+                        "metadata": {"attempt": contact.attempts},
+                    },
+                )
+                if call.contact_id != contact.pk:
+                    logger.error("call=%s is another contact's already, not contact=%s", call_id, contact.pk)
+                    return
+                if not contact.in_this_attempt().update(
+                    call_id=call.pk, outcome_notes=None, updated_at=TransactionNow()
+                ):
+                    logger.warning("call=%s came late: contact=%s is not in its attempt any more", call_id, contact.pk)
+                call.settle()
+
+        with failing_as(BatchUpdateFailed):
+            retrying_deadlocks(record)
+
+    @classmethod
+    def hear(cls, event: WebhookEvent) -> None:
+        """
+        Store what the provider says of a call, and let it have its effect: all of it, or nothing, and once.
+
+        Where the call is not known, since its answer is still under way, the effect comes when it is recorded.
+
+        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was stored.
+        """
+
+        def hear() -> None:
+            known = cls.objects.filter(ultravox_call_id=event.ultravox_call_id or None, agency=event.agency_id)
+            with bounded():
+                batch = CallBatch.objects.filter(pk__in=known.values("batch")).only("pk").first()
+                with batch.locked() if batch else nullcontext():
+                    lock_call(event.ultravox_call_id)
+                    event.store()
+                    for call in known:
+                        call.settle()
+
+        with failing_as(BatchUpdateFailed):
+            retrying_deadlocks(hear)
+
+    def settle(self) -> None:
+        """Let all that was heard of this call have its effect, in whatever order it came. Under its batch's lock."""
+        heard = Heard.of(WebhookEvent.objects.filter(agency=self.agency_id, ultravox_call_id=self.ultravox_call_id))
+        changes: dict[str, Any] = {name: value for name, value in vars(heard).items() if value is not None}
+        if not changes:
+            return
+        Call.objects.filter(pk=self.pk).update(**changes, updated_at=TransactionNow())
+        if heard.ended_at is None or self.contact_id is None:
+            return
+        of_it = CampaignContact.objects.filter(pk=self.contact_id, call_id=self.pk, status=ContactStatus.IN_PROGRESS)
+        attempt = self.metadata.get("attempt") if isinstance(self.metadata, dict) else None
+        if isinstance(attempt, int):
+            # Another service that claims anew may leave the call of the attempt before.
+            of_it = of_it.filter(attempts__lte=attempt)
+        contact = of_it.first()
+        if contact is None:
+            return
+        if heard.outcome == "answered":
+            contact.finish(outcome=heard.outcome, duration_seconds=heard.duration_seconds)
+        else:
+            contact.fail(outcome=heard.outcome)
+
+
+def lock_call(call_id: str) -> None:
+    """
+    Wait for whoever records this call, or hears of it, at this moment, until the transaction ends.
+
+    Otherwise each of two could miss what the other has not yet committed.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"call {call_id}"])

@@ -1,0 +1,4 @@
+import pytest
+
+# Or they would say that something is not as it should be, and not what it is instead.
+pytest.register_assert_rewrite("calls.tests.cast", "calls.tests.foreign", "calls.tests.races")

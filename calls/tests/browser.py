@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -35,7 +36,11 @@ class Browser(webdriver.Chrome):
             options.add_argument(f"--{option}")
         super().__init__(options, Service(DRIVER))
         self.base = base
-        self.look()
+
+    def forget(self):
+        """Whoever signed in, what a page has stored and what was written to the console."""
+        self.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": self.base, "storageTypes": "all"})
+        self.get_log("browser")
 
     def look(self, *, width=1280, height=800, scheme="light"):
         """At a window of this size, in a light or dark colour scheme."""
@@ -52,7 +57,7 @@ class Browser(webdriver.Chrome):
         """Wait until what is done inside has led to another page."""
         here = self.find_element(By.TAG_NAME, "html")
         yield
-        WebDriverWait(self, 20).until(staleness_of(here))
+        self.wait_until(staleness_of(here))
 
     def follow(self, text):
         """Click the link with this text, or the button."""
@@ -70,7 +75,11 @@ class Browser(webdriver.Chrome):
 
     def wait_for(self, text):
         """Wait until the page, or its scripts, have written this."""
-        WebDriverWait(self, 20).until(lambda _: text.lower() in self.find_element(By.TAG_NAME, "body").text.lower())
+        self.wait_until(lambda _: text.lower() in self.find_element(By.TAG_NAME, "body").text.lower())
+
+    def wait_until(self, condition):
+        # Between two pages the browser may have neither to tell of.
+        WebDriverWait(self, 20, ignored_exceptions=[WebDriverException]).until(condition)
 
     def press(self, *keys):
         """Press keys on whatever has the focus."""

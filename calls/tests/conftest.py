@@ -5,9 +5,11 @@ from django.db import connection
 from django.db.models import QuerySet
 from django.test import Client
 
+from calls import dialer
 from calls.models import Role
 from calls.tests.cast import Tenant, client_of, staff
 from calls.tests.foreign import THEIRS, foreign_database
+from calls.tests.provider import KEY, provider_running
 
 
 def pytest_addoption(parser):
@@ -86,6 +88,30 @@ def without_guards(db):
     alter("DISABLE")
     yield
     alter("ENABLE")
+
+
+@pytest.fixture
+def provider():
+    """The voice provider's stand-in, which nobody calls yet."""
+    with provider_running() as running:
+        yield running
+
+
+@pytest.fixture
+def ultravox(provider, settings):
+    """The stand-in, as the provider that calls are placed with."""
+    settings.ULTRAVOX_API_URL, settings.ULTRAVOX_API_KEY = provider.url, KEY
+    dialer._configured.cache_clear()
+    yield provider
+    dialer.configured().close()
+    dialer._configured.cache_clear()
+
+
+@pytest.fixture
+def empty_queue(db):
+    """No jobs, and no workers that an earlier test has had: these tables are not emptied with the others."""
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE procrastinate_jobs, procrastinate_workers CASCADE")
 
 
 @pytest.fixture

@@ -76,12 +76,12 @@ class Database:
 
 
 @contextmanager
-def foreign_database(*changes, schema=SCHEMA):
-    """A fresh database with that schema, changed by these statements; dropped at the end."""
+def foreign_database(*changes, schema=SCHEMA, template="template1"):
+    """A copy of the template with that schema, changed by these statements; dropped at the end."""
     database = Database(f"foreign_{uuid.uuid4().hex}")
     name = sql.Identifier(database.name)
     with psycopg.connect(autocommit=True, **address()) as server:
-        server.execute(sql.SQL("CREATE DATABASE {}").format(name))
+        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template)))
         try:
             database.query(schema)
             for change in changes:

@@ -15,6 +15,11 @@ from calls.tests.cast import cancel, plain_connection
 
 PATIENCE = 20.0
 
+# Who waits for a lock in a database.
+WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+# The statement of a claim, to be held after it.
+CLAIMED = 'UPDATE "campaign_contacts"'
+
 # What other services write.
 CLAIM = "UPDATE campaign_contacts SET status = 'in_progress' WHERE id = %s"
 ADD = """
@@ -121,13 +126,20 @@ def foreign_first(batch: CallBatch, sql: str, parameters: list[Any]) -> Any:
     return cancelling.release()
 
 
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread or process does."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def waits_for_a_lock(pid: int | None = None) -> bool:
-    """Wait until a backend of this test's database waits for a lock: that one, or any. False if none does for 1 s."""
-    deadline = time.monotonic() + 1
-    sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    """Wait until a backend of this test's database waits for a lock: that one, or any. False if none does for 3 s."""
+    deadline = time.monotonic() + 3
     with plain_connection() as plain:
         while time.monotonic() < deadline:
-            if plain.execute(sql + (" AND pid = %s" if pid else ""), [pid] if pid else None).fetchone():
+            if plain.execute(WAITING + (" AND pid = %s" if pid else ""), [pid] if pid else None).fetchone():
                 return True
             time.sleep(0.01)
     return False

@@ -35,21 +35,25 @@ def wait_until_it_listens(port):
             time.sleep(0.05)
 
 
-@contextmanager
-def gunicorn(database_url, **variables):
-    """``gunicorn agency_backend.wsgi`` on a free port, configured by its environment alone. Gives its host and port."""
-    port = free_port()
-    environment = {
+def environment_on(database_url, **variables):
+    """What a process of the project's own gets as its environment, on that database."""
+    return {
         **os.environ,
         "DATABASE_URL": database_url,
         "DJANGO_SETTINGS_MODULE": "agency_backend.settings",
         "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
         **variables,
     }
+
+
+@contextmanager
+def gunicorn(database_url, **variables):
+    """``gunicorn agency_backend.wsgi`` on a free port, configured by its environment alone. Gives its host and port."""
+    port = free_port()
     process = subprocess.Popen(
         [Path(sys.executable).parent / "gunicorn", "agency_backend.wsgi", "--bind", f"127.0.0.1:{port}"],
         cwd=ROOT,
-        env=environment,
+        env=environment_on(database_url, **variables),
     )
     try:
         wait_until_it_listens(port)

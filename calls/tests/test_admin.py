@@ -52,7 +52,9 @@ def queries(client, address, **parameters):
 # Opening
 
 
-@pytest.mark.parametrize("model", site._registry, ids=str)
+@pytest.mark.parametrize(
+    "model", [model for model in site._registry if model._meta.app_label != "procrastinate"], ids=str
+)
 @pytest.mark.parametrize("who", ["operator", "superuser"])
 def test_every_page_opens_for_whoever_may_see_it(harbour, admin, operator, model, who):
     operator.is_superuser = who == "superuser"
@@ -281,6 +283,12 @@ def explain(client, address, **parameters):
     """The plan of what a list would read, if its tables were too large to be read as a whole."""
     queryset = client.get(address, parameters).context["cl"].queryset
     with connection.cursor() as cursor:
+        # Without what earlier tests have left of rows and statistics.
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute("TRUNCATE call_batches, campaign_contacts CASCADE")
+        cursor.execute(
+            "DELETE FROM pg_statistic WHERE starelid IN ('call_batches'::regclass, 'campaign_contacts'::regclass)"
+        )
         cursor.execute("SET LOCAL enable_seqscan = off")
     return queryset[:50].explain()
 

@@ -29,17 +29,24 @@ PAUSE = f"{BATCHES}pause/?ids={EXAMPLE_BATCH_ID}"
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 
 
+@pytest.fixture(scope="module")
+def window(django_db_setup):
+    with gunicorn(database_url(), DJANGO_DEBUG="1") as server, browser(f"http://{server}") as chromium:
+        yield chromium
+
+
 @pytest.fixture
-def chromium(db, settings):
-    """The browser at the sign-in page of the demo."""
+def chromium(db, settings, window):
+    """The browser at the sign-in page of the demo, as if nobody had used it before."""
     # Whichever test ran before has emptied every table, also of what a migration puts there.
     import_module("calls.migrations.0005_call_operators").create_group(apps, None)
     settings.DEBUG = True
     settings.PASSWORD_HASHERS = global_settings.PASSWORD_HASHERS
     call_command("demo", stdout=StringIO())
-    with gunicorn(database_url(), DJANGO_DEBUG="1") as server, browser(f"http://{server}") as chromium:
-        chromium.visit("/admin/")
-        yield chromium
+    window.forget()
+    window.look()
+    window.visit("/admin/")
+    return window
 
 
 @pytest.fixture

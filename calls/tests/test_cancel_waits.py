@@ -37,7 +37,7 @@ HELD = {
 
 
 @pytest.mark.parametrize("held", HELD)
-def test_whatever_somebody_holds_cancel_is_refused_in_time_and_changes_nothing(harbour, owner, held):
+def test_whatever_somebody_holds_cancel_is_refused_in_time_and_changes_nothing(harbour, owner, held, caplog):
     batch = harbour.batch(queued=3)
     before = everything(batch)
     sql, expected = HELD[held]
@@ -46,6 +46,7 @@ def test_whatever_somebody_holds_cancel_is_refused_in_time_and_changes_nothing(h
         status, code, seconds = post(owner, batch)
 
     assert (status, code) == (500, expected)
+    assert ("outcome=update_failed" in caplog.text) is (expected == "update_failed")
     assert seconds < 15
     assert everything(batch) == before
 

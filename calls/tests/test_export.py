@@ -57,8 +57,9 @@ def export_address(*batches):
 
 def test_it_says_who_was_called_and_who_was_skipped_and_why(harbour):
     batch = harbour.batch(queued=1)
-    CampaignContact.claim_next(batch).finish(outcome="answered", duration_seconds=45)
+    contact = CampaignContact.claim_next(batch)
     batch.add_contacts(people(1))
+    contact.finish(outcome="answered", duration_seconds=45)
     cancel(batch)
 
     called, skipped = exported(batch)
@@ -131,6 +132,18 @@ def test_any_other_text_comes_as_it_is(harbour, text):
     harbour.contact(batch, first_name=text).save()
 
     assert exported(batch)[0]["first_name"] == text
+
+
+@pytest.mark.parametrize("text", ["\n", ";", " ;"])
+def test_a_million_of_them_keep_nobody_waiting(harbour, text):
+    batch = harbour.batch()
+    harbour.contact(batch, first_name=text * 1_000_000).save()
+
+    file = io.StringIO(newline="")
+    # Looked at again from each of them, it would take an hour.
+    write_csv([batch], file)
+
+    assert text * 1_000_000 in file.getvalue()
 
 
 def test_it_needs_no_more_memory_for_more_contacts(harbour):

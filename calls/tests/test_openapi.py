@@ -38,7 +38,27 @@ ANSWERS = {
     },
     ("get", "list"): READ | {"200": {None}, "400": {"campaign_id_invalid", "limit_invalid"}},
     ("get", "get"): READ | {"200": {None}, "400": NAMED, "404": {"batch_not_found"}},
+    ("post", "process"): {
+        "200": {None},
+        "401": {"unauthorized"},
+        "404": {"not_found"},
+        "405": {"method_not_allowed"},
+        "500": {"read_failed", "internal_error"},
+    },
+    ("post", "webhook-ingest/{agency_id}/{secret}"): {
+        "200": {None},
+        "400": {"body_invalid", "event_required"},
+        "401": {"unauthorized"},
+        "405": {"method_not_allowed"},
+        "413": {"body_too_large"},
+        "500": {"internal_error"},
+        "503": {"not_stored"},
+    },
 }
+
+
+def path_of(name):
+    return f"/functions/v1/{name}" if "/" in name else f"{FUNCTIONS}{name}"
 
 
 @pytest.fixture
@@ -57,12 +77,12 @@ def test_it_is_valid_and_generates_without_warnings(capsys):
 def test_it_shows_every_function_and_no_other(schema):
     functions = {(method, path) for path, methods in schema["paths"].items() for method in methods}
 
-    assert functions == {(method, f"{FUNCTIONS}{name}") for method, name in ANSWERS}
+    assert functions == {(method, path_of(name)) for method, name in ANSWERS}
 
 
 @pytest.mark.parametrize(("method", "name"), ANSWERS)
 def test_it_shows_every_answer_and_every_refusal_with_an_example(schema, method, name):
-    responses = schema["paths"][f"{FUNCTIONS}{name}"][method]["responses"]
+    responses = schema["paths"][path_of(name)][method]["responses"]
 
     examples = {
         status: answer["content"]["application/json"].get("examples", {"": {"value": {}}})
@@ -130,3 +150,12 @@ def test_the_docs_page_and_all_that_it_loads_come_from_here(client, db):
         asset = client.get(address.replace("&amp;", "&"), secure=True)
         assert asset.status_code == 200
         asset.close()
+
+
+@pytest.mark.parametrize(("path", "content_type"), [("/docs", "text/html"), ("/openapi.json", "openapi+json")])
+@pytest.mark.parametrize("accept", ["application/json", "text/html", "image/png", "nonsense"])
+def test_they_come_whatever_is_accepted(client, db, path, content_type, accept):
+    answer = client.get(path, secure=True, headers={"Accept": accept})
+
+    assert answer.status_code == 200
+    assert content_type in answer["Content-Type"]

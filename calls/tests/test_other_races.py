@@ -3,22 +3,24 @@ Whoever races with a pause, a resume or an added contact: one after the other, a
 control shows that it is the lock that makes it so.
 """
 
+import json
+
 import pytest
 from django.db.models import QuerySet
 
 from calls.exceptions import BatchAlreadyCancelled, BatchNotPausable, BatchNotPaused, BatchUpdateFailed
-from calls.models import CallBatch, CampaignContact, CancelResult, PauseResult
+from calls.models import Call, CallBatch, CampaignContact, CancelResult, PauseResult, WebhookEvent
 from calls.models import batch as batch_module
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import cancel, count, counted, pause, people, plain_connection, resume
-from calls.tests.races import Held, waits_for_a_lock
+from calls.tests.races import CLAIMED, Held, waits_for_a_lock
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+LOCKED = 'FOR UPDATE OF "call_batches"'
 READ = 'FROM "call_batches"'
 WRITTEN = 'UPDATE "call_batches"'
-FOUND = 'FROM "campaign_contacts"'
-CLAIMED = 'UPDATE "campaign_contacts"'
+FOUND = '"campaign_contacts"."phone_number"'
 
 
 def writing_whatever_the_status_is(monkeypatch):
@@ -126,10 +128,24 @@ def test_a_contact_that_another_service_has_locked_is_passed_over_and_not_waited
         assert claiming.release() == next_one
 
 
-def test_an_outcome_whose_record_falls_victim_to_a_deadlock_is_recorded_the_second_time(harbour):
+def finish(contact):
+    return contact.finish(outcome="answered")
+
+
+def hear_that_it_has_ended(contact):
+    call = {"callId": "the-call", "joined": "2026-01-31T09:30:00Z", "ended": "2026-01-31T09:31:00Z"}
+    event = {"event": "call.ended", "call": call}
+    Call.hear(WebhookEvent.of(contact.agency, json.dumps(event).encode()))
+    return True
+
+
+# Whoever hears of a call takes the batch's lock twice each time.
+@pytest.mark.parametrize(("end", "locks"), [(finish, 2), (hear_that_it_has_ended, 4)])
+def test_an_outcome_whose_record_falls_victim_to_a_deadlock_is_recorded_the_second_time(harbour, end, locks):
     batch = harbour.batch(queued=2)
     contact = claim(batch)
-    with Held(lambda: contact.finish(outcome="answered"), after=READ) as finishing, plain_connection() as plain:
+    Call.record(contact, "the-call", caller_id="+12125550199")
+    with Held(lambda: end(contact), after=LOCKED) as finishing, plain_connection() as plain:
         # The other service is patient, so that it is our own transaction which is the victim.
         plain.execute("SET deadlock_timeout = '10s'")
         with plain.transaction():
@@ -138,7 +154,7 @@ def test_an_outcome_whose_record_falls_victim_to_a_deadlock_is_recorded_the_seco
             assert waits_for_a_lock()
             plain.execute("UPDATE call_batches SET updated_at = now() WHERE id = %s", [batch.pk])
         assert finishing.release() is True
-    assert finishing.attempts == 2
+    assert finishing.attempts == locks
     assert counted(batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
 
 

@@ -11,12 +11,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from calls import tasks
 from calls.authentication import issue_token
-from calls.models import CallBatch
+from calls.models import Call, CallBatch
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.cast import FUNCTIONS, URL, address, count
 from calls.tests.foreign import Database
+from calls.tests.provider import KEY
+from calls.tests.races import until
 from calls.tests.server import free_port, gunicorn, request, wait_until_it_listens
+from calls.tests.workers import worker
 
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
 
@@ -125,6 +129,19 @@ def test_many_creates_at_once_share_few_connections_and_each_stores_its_own(harb
 
     assert {(status, answer["total_contacts"]) for status, _, answer in answers} == {(201, 100)}
     assert {batch.contacts.values("phone_number").distinct().count() for batch in CallBatch.objects.all()} == {100}
+
+
+@pytest.mark.usefixtures("empty_queue")
+def test_workers_share_few_connections_and_place_each_call_once(harbour, provider, url):
+    batch = harbour.batch(BatchStatus.PENDING, pending=20)
+    type(batch).objects.update(max_concurrent=20)
+    configuration = {"DATABASE_URL": url, "ULTRAVOX_API_URL": provider.url, "ULTRAVOX_API_KEY": KEY}
+
+    with worker(**configuration), worker(**configuration):
+        tasks.dial_due_batches(0)
+        until(lambda: Call.objects.count() == 20)
+
+    assert len({asked.attempt for asked in provider.asked}) == len(provider.asked) == 20
 
 
 def test_the_commands_work_too(harbour, url):

@@ -26,8 +26,8 @@ from calls.tests.server import database_url, gunicorn, request
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def server(db):
+@pytest.fixture(scope="module")
+def server(django_db_setup):
     with gunicorn(database_url()) as host_and_port:
         yield host_and_port
 
@@ -157,6 +157,40 @@ def test_a_content_type_that_cannot_be_read_is_ignored(harbour, server):
     status, _, answer = request(server, "POST", URL, **{"Content-Type": content_type})
 
     assert (status, answer["code"]) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("charset", ["hex", "undefined", "utf-16", "nonsense", "utf-8"])
+def test_what_charset_a_content_type_names_changes_nothing(harbour, server, charset):
+    batch, other = harbour.batch(queued=3), harbour.batch(queued=1)
+    headers = {"Content-Type": f"application/json; charset={charset}"}
+    headers["Authorization"] = f"Bearer {issue_token(harbour.owner)}"
+
+    listed = request(server, "GET", f"{FUNCTIONS}list?status=paused&limit=1", **headers)
+    found = request(server, "GET", f"{FUNCTIONS}get?batch_id={other.pk}", **headers)
+    body = json.dumps({"batch_id": str(batch.pk)})
+    cancelled = request(server, "POST", f"{URL}?forceFunctionRegion=eu-west-1", body, **headers)
+
+    assert (listed[0], listed[2]["batches"]) == (200, [])
+    assert (found[0], found[2]["batch"]["id"]) == (200, str(other.pk))
+    assert (cancelled[0], cancelled[2]["contacts_skipped"]) == (200, 3)
+
+
+def test_nor_does_it_where_nobody_is_signed_in(server):
+    status, headers, answer = request(
+        server, "POST", f"{URL}?a=1", Origin="https://app.example.com", **{"Content-Type": "text/plain; charset=hex"}
+    )
+
+    assert (status, answer["code"]) == (401, "unauthorized")
+    assert headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize("path", ["/admin/", "/admin/login/"])
+def test_a_cookie_that_no_session_has_is_nobodys(server, path):
+    connection = http.client.HTTPConnection(server, timeout=30)
+    connection.request("GET", path, headers={"Cookie": 'sessionid="\\000aaaaaaaaaa"', "X-Forwarded-Proto": "https"})
+
+    assert connection.getresponse().status in (200, 302)
+    connection.close()
 
 
 def test_a_token_of_100_kb_is_refused_in_the_apis_own_words(server):

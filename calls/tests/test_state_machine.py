@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     consumes,
     invariant,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -29,22 +30,28 @@ from calls.tests.cast import SOMEBODY, cancel, pause, people, resume
 
 pytestmark = pytest.mark.django_db
 
-# What a status may become, by our own verbs; a dialler's start is told by its own name.
+# What a status may become.
 MOVES = {
     "pending": {"processing", "cancelled"},
     "scheduled": {"processing", "paused", "cancelled"},
-    "processing": {"paused", "cancelled"},
+    "processing": {"paused", "completed", "cancelled"},
     "paused": {"processing", "scheduled", "cancelled"},
+    "completed": set(),
     "cancelled": set(),
 }
 CONTACT_MOVES = {
-    "pending": {"in_progress", "skipped"},
+    "pending": {"queued", "in_progress", "skipped"},
     "queued": {"in_progress", "skipped"},
-    "in_progress": {"completed", "failed", "queued"},
+    "in_progress": {"completed", "failed", "queued", "skipped"},
     "completed": set(),
     "failed": set(),
     "skipped": set(),
 }
+
+
+# So few that what is done to one is often followed by something else done to the same.
+FEW = 3
+AT_ONCE = 10
 
 
 class Batches(RuleBasedStateMachine):
@@ -64,6 +71,7 @@ class Batches(RuleBasedStateMachine):
         transaction.set_rollback(True)
         self.undo.__exit__(None, None, None)
 
+    @precondition(lambda self: CallBatch.objects.count() < FEW)
     @rule(
         target=batches, size=st.integers(1, 5), hours=st.none() | st.sampled_from([-1, 1]), attempts=st.integers(1, 3)
     )
@@ -74,9 +82,11 @@ class Batches(RuleBasedStateMachine):
         return CallBatch.create(new, agency_id=self.tenant.agency.pk, actor=SOMEBODY, via=Door.API).batch
 
     @rule(batch=batches)
-    def start(self, batch):
-        """As the dialler does, when its time has come."""
-        CallBatch.objects.filter(pk=batch.pk, status__in=["pending", "scheduled"]).update(status="processing")
+    def begin_pass(self, batch):
+        """Which starts it when its time has come."""
+        due = CallBatch.objects.due().filter(pk=batch.pk).exists()
+        assert batch.begin_pass() == 0 or due
+        assert self.status_of(batch) in ("processing", "completed") or not due
 
     @rule(batch=batches)
     def the_time_comes(self, batch):
@@ -93,7 +103,8 @@ class Batches(RuleBasedStateMachine):
 
     @rule(target=calls, batch=batches)
     def claim(self, batch):
-        dialled, waiting = self.status_of(batch) == BatchStatus.PROCESSING, batch.contacts.dialable().exists()
+        dialled = self.status_of(batch) == BatchStatus.PROCESSING and batch.contacts.under_way().count() < AT_ONCE
+        waiting = batch.contacts.dialable().exists()
         contact = CampaignContact.claim_next(batch)
         assert (contact is not None) is (dialled and waiting)
         return contact if contact else multiple()
@@ -114,6 +125,19 @@ class Batches(RuleBasedStateMachine):
         if under_way:
             contact.refresh_from_db()
             assert contact.status == (ContactStatus.QUEUED if retry else ContactStatus.FAILED)
+
+    @rule(contact=consumes(calls), given_back=st.booleans())
+    def the_provider_does_not_take_it(self, contact, given_back):
+        """For good reason, or for the moment; in a batch that has ended nobody is called again."""
+        before = CampaignContact.objects.get(pk=contact.pk)
+        under_way, ended = before.status == ContactStatus.IN_PROGRESS, self.status_of(before.batch) in FINAL
+        retry = given_back or before.attempts < before.max_attempts
+        assert (contact.give_back() if given_back else contact.refuse(reason="busy")) is under_way
+        if under_way:
+            contact.refresh_from_db()
+            again = ContactStatus.QUEUED if retry else ContactStatus.FAILED
+            assert contact.status == (ContactStatus.SKIPPED if ended else again)
+            assert contact.attempts == before.attempts - given_back
 
     @rule(batch=batches)
     def pause(self, batch):
@@ -163,13 +187,14 @@ class Batches(RuleBasedStateMachine):
                 seen[pk] = status
 
     @invariant()
-    def nobody_waits_in_what_has_ended(self):
+    def nobody_waits_in_what_has_ended_nor_is_called_in_what_is_completed(self):
         assert not CampaignContact.objects.filter(batch__status__in=FINAL, status__in=DIALABLE).exists()
+        assert not CampaignContact.objects.not_over().filter(batch__status=BatchStatus.COMPLETED).exists()
 
     @invariant()
     def times_go_with_their_statuses(self):
         assert not CallBatch.objects.filter(status="paused", paused_at=None).exists()
-        assert not CallBatch.objects.filter(status="cancelled", completed_at=None).exists()
+        assert not CallBatch.objects.filter(status__in=FINAL, completed_at=None).exists()
         ended = CampaignContact.objects.filter(status__in=["completed", "failed"])
         assert not ended.filter(completed_at=None).exists()
         assert not CampaignContact.objects.exclude(pk__in=ended).exclude(completed_at=None).exists()

@@ -17,11 +17,13 @@ from uuid_utils.compat import uuid7
 
 from calls.actors import Actor, Door, history_context
 from calls.authentication import issue_token
+from calls.dialer import SimulatedDialer
 from calls.models import (
     Agency,
     AgencyPhoneNumber,
     AgencyUser,
     AgentMapping,
+    Call,
     CallBatch,
     Campaign,
     CampaignContact,
@@ -89,7 +91,8 @@ class Command(BaseCommand):
         tomorrow = timezone.now() + timedelta(days=1)
         spring = harbour.campaigns.create(pk=EXAMPLE_CAMPAIGN_ID, name="Spring check-in")
         renewals = harbour.campaigns.create(name="Policy renewals")
-        self._batch(spring, BatchStatus.PROCESSING, AMERICAN, MAIN, pk=EXAMPLE_BATCH_ID)
+        # Held back, as if the provider had asked for it: a worker would change the numbers that the README shows.
+        self._batch(spring, BatchStatus.PROCESSING, AMERICAN, MAIN, pk=EXAMPLE_BATCH_ID, dial_after=tomorrow)
         self._batch(spring, BatchStatus.PENDING, AMERICAN, {ContactStatus.PENDING: 40})
         self._batch(
             renewals,
@@ -160,6 +163,8 @@ class Command(BaseCommand):
             self._contact(batch, contact, next(lines), *next(people), called=begun + timedelta(seconds=2 * index))
             for index, contact in enumerate(chain.from_iterable(repeat(*item) for item in counts.items()))
         )
+        for contact in batch.contacts.filter(status=ContactStatus.IN_PROGRESS):
+            Call.record(contact, SimulatedDialer.new_id(), caller_id=batch.from_number)
         return batch
 
     def _contact(
@@ -176,6 +181,9 @@ class Command(BaseCommand):
         )
         if status not in DIALABLE:
             contact.attempts, contact.last_attempt_at = 1, called
+        if status == ContactStatus.IN_PROGRESS:
+            # The last, so that nobody waits again once these calls are over.
+            contact.attempts = contact.max_attempts
         if status == ContactStatus.COMPLETED:
             contact.outcome, contact.duration_seconds = "answered", 45
             contact.completed_at = called + timedelta(seconds=60)
