@@ -1,29 +1,24 @@
 """
-What a create costs, beside the bare COPY of the same rows: ``make bench``.
+What a create costs, beside the bare COPY of the same rows.
 
-Interleaved pairs against one server, so that whatever else the machine does weighs on both. The bare COPY is one
-transaction of psycopg's into the same table, with the ids made and the values at hand.
+The bare COPY is one transaction of psycopg's into the same table, with the ids made and the values at hand.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import time
+from functools import partial
 from typing import Any
 
-import django
 import psycopg
+from uuid_utils.compat import uuid7
 
-django.setup()
-
-from django.core.management import call_command  # noqa: E402
-from uuid_utils.compat import uuid7  # noqa: E402
-
-from calls.authentication import issue_token  # noqa: E402
-from calls.models import CallBatch, CampaignContact  # noqa: E402
-from calls.tests.cast import FUNCTIONS, Tenant, address  # noqa: E402
-from calls.tests.server import database_url, gunicorn, request  # noqa: E402
+from benchmarks.measuring import in_turns, prepare, ratio, table
+from calls.authentication import issue_token
+from calls.models import CampaignContact
+from calls.tests.cast import FUNCTIONS, Tenant, plain_connection
+from calls.tests.server import database_url, gunicorn, request
 
 PAIRS = 20
 SIZES = [100, 1_000, 10_000]
@@ -44,49 +39,52 @@ def contact(index: int) -> dict[str, Any]:
     }
 
 
-def bare_copy(batch: CallBatch, contacts: list[dict[str, Any]]) -> float:
-    same = (batch.agency_id, batch.campaign_id, batch.pk, "pending")
-    rows = [
+def rows(tenant: Tenant, contacts: list[dict[str, Any]], number: int) -> list[list[Any]]:
+    """The rows of a new batch, ready to be sent; a request brings its own."""
+    same = (tenant.agency.pk, tenant.campaign.pk, tenant.batch().pk, "pending")
+    ready = [
         (uuid7(), *same, *({**contact, "custom_data": json.dumps(contact["custom_data"])}.values()))
         for contact in contacts
     ]
-    columns = f"id, agency_id, campaign_id, batch_id, status, {', '.join(contacts[0])}"
-    with psycopg.connect(**address()) as connection:
-        started = time.perf_counter()
-        with (
-            connection.transaction(),
-            connection.cursor() as cursor,
-            cursor.copy(f"COPY {CampaignContact._meta.db_table} ({columns}) FROM STDIN") as copy,
-        ):
-            for row in rows:
-                copy.write_row(row)
-        return time.perf_counter() - started
+    return [ready] * number
 
 
-def whole_request(server: str, body: bytes, token: str) -> float:
-    started = time.perf_counter()
+def bare_copy(plain: psycopg.Connection[Any], columns: str, ready: list[Any]) -> None:
+    with (
+        plain.transaction(),
+        plain.cursor() as cursor,
+        cursor.copy(f"COPY {CampaignContact._meta.db_table} ({columns}) FROM STDIN") as copy,
+    ):
+        for row in ready:
+            copy.write_row(row)
+
+
+def whole_request(server: str, body: bytes, token: str, ready: list[Any]) -> None:
     status, _, answer = request(server, "POST", f"{FUNCTIONS}create", body, Authorization=f"Bearer {token}")
     if status != 201:
         raise SystemExit(f"{status}: {answer}")
-    return time.perf_counter() - started
 
 
 def main() -> None:
-    call_command("migrate", verbosity=0)
-    tenant = Tenant.create("harbour")
+    tenant = prepare()
     token = issue_token(tenant.owner)
-    print(f"| {'contacts':>8} | {'bare COPY':>9} | {'request':>9} | {'ratio':>5} |")
-    print(f"|{'---:|':>11}{'---:|':>12}{'---:|':>12}{'---:|':>8}")
-    with gunicorn(database_url(), LOG_LEVEL="WARNING") as server:
+    row = table("contacts", "bare COPY", "request", "ratio")
+    with gunicorn(database_url(), LOG_LEVEL="WARNING") as server, plain_connection() as plain:
         for size in SIZES:
             contacts = [contact(index) for index in range(size)]
             body = json.dumps(tenant.wanted(contacts=contacts)).encode()
-            whole_request(server, body, token)
-            pairs = [(bare_copy(tenant.batch(), contacts), whole_request(server, body, token)) for _ in range(PAIRS)]
-            copies, requests = zip(*pairs, strict=True)
-            ratio = statistics.median(one / other for other, one in pairs)
-            bare, whole = statistics.median(copies) * 1000, statistics.median(requests) * 1000
-            print(f"| {size:>8,} | {bare:>6.0f} ms | {whole:>6.0f} ms | {ratio:>5.2f} |")
+            columns = f"id, agency_id, campaign_id, batch_id, status, {', '.join(contacts[0])}"
+            whole_request(server, body, token, [])
+            works = {
+                "bare": partial(bare_copy, plain, columns),
+                "request": partial(whole_request, server, body, token),
+            }
+            taken = in_turns(PAIRS, partial(rows, tenant, contacts), works)
+            row(
+                f"{size:,}",
+                *(f"{statistics.median(taken[name]) * 1000:.0f} ms" for name in works),
+                f"{ratio(taken['request'], taken['bare']):.2f}",
+            )
 
 
 if __name__ == "__main__":
