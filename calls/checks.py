@@ -150,6 +150,15 @@ def check_dialler(**kwargs: Any) -> list[CheckMessage]:
                 id="calls.W020",
             )
         )
+    if settings.ULTRAVOX_API_KEY and settings.ULTRAVOX_TIMEOUT < 10:
+        messages.append(
+            Warning(
+                "ULTRAVOX_TIMEOUT is shorter than 10 seconds: the sweep asks for a call after four times as long, and"
+                " may give back somebody whose call the provider is still making.",
+                hint="Set it to 10 or more seconds.",
+                id="calls.W021",
+            )
+        )
     if settings.CRON_SECRET and len(settings.CRON_SECRET) < MIN_SECRET:
         messages.append(
             Error(

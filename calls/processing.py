@@ -18,14 +18,14 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from calls import dialer
 from calls.db import bounded, failing_as
-from calls.exceptions import BatchNotFound, BatchReadFailed, BatchUpdateFailed, CallsError, DatabaseFailed
+from calls.exceptions import BatchNotFound, BatchReadFailed, BatchUpdateFailed, CallsError
 from calls.models import Call, CallBatch, CampaignContact, WebhookEvent
-from calls.querysets import CampaignContactQuerySet
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class SweepResult:
     """
     What a sweep did with contacts whose call nobody knows the end of.
 
-    ``recorded``: the provider had the call. ``given_back``: it did not. ``ended``: the call is over. ``unclear``: the
-    provider or the database could not say.
+    ``recorded``: the provider had the call. ``given_back``: it did not. ``ended``: the call is over, or was given up.
+    ``unclear``: the provider or the database could not say.
     """
 
     recorded: int = 0
@@ -99,6 +99,7 @@ def dial(batch_id: UUID) -> Dialled:
     The claim is committed before, so that nobody is called twice, nor after the batch was cancelled. Not to be called
     inside a transaction.
 
+    :raises BatchNotFound: the batch was deleted while somebody was being called.
     :raises BatchReadFailed: the database could not say what to dial; nobody was called.
     :raises BatchUpdateFailed: somebody may have been called and that could not be recorded; the sweep finds out.
     """
@@ -139,8 +140,8 @@ def _place(provider: dialer.Dialer, order: dialer.Order, contact: CampaignContac
         contact.note(f"Unclear: {unclear}")
         outcome, said = Dialled.FAILED, f"unclear, {unclear}"
     else:
-        Call.record(contact, call_id, caller_id=order.caller_id)
-        outcome, said = Dialled.PLACED, call_id
+        recorded = Call.record(contact, call_id, caller_id=order.caller_id)
+        outcome, said = Dialled.PLACED if recorded else Dialled.FAILED, call_id
     logger.log(
         logging.INFO if outcome is Dialled.PLACED else logging.WARNING,
         "dial batch=%s contact=%s attempt=%s outcome=%s call=%s",
@@ -197,7 +198,7 @@ def _turn(batch_id: UUID, until: float, held: set[UUID]) -> Dialled:
                 return outcome
             time.sleep(wait.total_seconds())
         return Dialled.NOBODY
-    except DatabaseFailed as failed:
+    except CallsError as failed:
         logger.warning("dial batch=%s outcome=%s", batch_id, failed.code)
         return Dialled.NOBODY
     except Exception:
@@ -214,40 +215,45 @@ def sweep() -> SweepResult:
 
     Of a call that was never recorded, since its worker died or the answer told nothing, it is recorded if the provider
     has it; only if it has not is the contact given back. Of one that nothing was heard of for long, the end is recorded
-    if it has one.
+    if it has one. What has no end after a day is given up.
 
     :raises BatchReadFailed: the database could not say.
     """
     provider, until = dialer.configured(), time.monotonic() + PASS_SECONDS
     # Longer than a request can take: what was sent has arrived by then, or never will.
     sent_before = Now() - timedelta(seconds=4 * settings.ULTRAVOX_TIMEOUT)
-    under_way = CampaignContact.objects.under_way()
+    # A batch that is held for longer than a provider may ask for is dialled by another service.
+    theirs = Q(batch__dial_after__gt=Now() + dialer.LONGEST_PAUSE)
+    under_way = CampaignContact.objects.under_way().exclude(theirs).order_by("?")
     with failing_as(BatchReadFailed), bounded():
-        unknown = under_way.filter(call_id=None, last_attempt_at__lt=sent_before)
-        unknown_contacts = list(unknown.order_by("?").select_related("batch")[:SWEPT])
-        silent = under_way.filter(last_attempt_at__lt=Now() - provider.silence).values("call_id")
-        silent_calls = list(Call.objects.filter(pk__in=silent).order_by("?").select_related("agency")[:SWEPT])
-        # Another service may have deleted the call.
-        recorded = Exists(Call.objects.filter(pk=OuterRef("call_id")))
-        lost_contacts = list(_lost().filter(~recorded, call_id__isnull=False)[:SWEPT])
-    questions = [partial(_find, provider, contact) for contact in unknown_contacts]
-    questions += [partial(_look_up, provider, call) for call in silent_calls]
-    questions += [partial(_lose, contact) for contact in lost_contacts]
+        unknown = under_way.filter(call_id=None, last_attempt_at__lt=sent_before).select_related("batch")[:SWEPT]
+        questions = [(contact, partial(_find, provider, contact)) for contact in unknown]
+        silent = list(under_way.filter(call_id__isnull=False, last_attempt_at__lt=Now() - provider.silence)[:SWEPT])
+        calls = Call.objects.select_related("agency").in_bulk([contact.call_id for contact in silent])
+        questions += [(contact, partial(_look_up, provider, calls.get(contact.call_id))) for contact in silent]
     # In no order, so that those of whom the provider cannot tell do not keep the others from being asked about.
     random.shuffle(questions)
     # A provider that does not answer takes its time for each of them: the rest is for the next sweep.
-    outcomes = Counter(_ask(question) for question in questions if time.monotonic() < until)
+    outcomes = Counter(_ask(contact, question) for contact, question in questions if time.monotonic() < until)
     return SweepResult(**{each.name: outcomes[each.name] for each in fields(SweepResult)})
 
 
-def _ask(question: Callable[[], str]) -> str:
+def _ask(contact: CampaignContact, question: Callable[[], str]) -> str:
+    outcome = _answer(contact, question)
+    is_lost = cast(datetime, contact.last_attempt_at) < timezone.now() - LOST_AFTER
+    if is_lost and outcome not in ("recorded", "given_back"):
+        return _answer(contact, partial(_give_up, contact))
+    return outcome
+
+
+def _answer(contact: CampaignContact, question: Callable[[], str]) -> str:
     try:
         return question()
     except (dialer.ProviderSilent, CallsError) as error:
-        logger.warning("sweep outcome=unclear: %s", error)
+        logger.warning("sweep batch=%s contact=%s outcome=unclear: %s", contact.batch_id, contact.pk, error)
     except Exception:
         # Nobody foresaw it: that is no reason not to ask about the others.
-        logger.exception("sweep outcome=unclear")
+        logger.exception("sweep batch=%s contact=%s outcome=unclear", contact.batch_id, contact.pk)
     return "unclear"
 
 
@@ -255,8 +261,7 @@ def _find(provider: dialer.Dialer, contact: CampaignContact) -> str:
     attempt, batch = contact.attempts or 0, cast(CallBatch, contact.batch)
     call_id = provider.find(contact.pk, attempt, since=cast(datetime, contact.last_attempt_at))
     if call_id is not None:
-        Call.record(contact, call_id, caller_id=batch.from_number)
-        outcome = "recorded"
+        outcome = "recorded" if Call.record(contact, call_id, caller_id=batch.from_number) else "unclear"
     else:
         # An answer that told nothing was an attempt all the same; a worker that died may not have made one.
         given_back = contact.refuse(reason=contact.outcome_notes) if contact.outcome_notes else contact.give_back()
@@ -265,15 +270,14 @@ def _find(provider: dialer.Dialer, contact: CampaignContact) -> str:
     return outcome
 
 
-def _look_up(provider: dialer.Dialer, call: Call) -> str:
+def _look_up(provider: dialer.Dialer, call: Call | None) -> str:
+    if call is None:
+        # Another service has deleted it.
+        raise dialer.ProviderSilent("its call is not there any more")
     said = provider.look_up(call.ultravox_call_id)
-    if not (said and said.get("ended")):
-        with failing_as(BatchReadFailed), bounded():
-            contact = _lost().filter(call_id=call.pk).first()
-        if contact is not None:
-            return _lose(contact)
-        if said is None:
-            raise dialer.ProviderSilent(f"call={call.ultravox_call_id} is not known")
+    if said is None:
+        raise dialer.ProviderSilent(f"call={call.ultravox_call_id} is not known")
+    if not said.get("ended"):
         return "under_way"
     event = {"event": "call.ended", "call": {**said, "callId": call.ultravox_call_id}}
     Call.hear(WebhookEvent.of(call.agency, json.dumps(event).encode()))
@@ -281,17 +285,12 @@ def _look_up(provider: dialer.Dialer, call: Call) -> str:
     return "ended"
 
 
-def _lost() -> CampaignContactQuerySet:
-    """Whose call began so long ago that it must be over."""
-    return CampaignContact.objects.under_way().filter(last_attempt_at__lt=Now() - LOST_AFTER)
-
-
-def _lose(contact: CampaignContact) -> str:
+def _give_up(contact: CampaignContact) -> str:
     """
-    End a call that the provider does not know, or not the end of; or one that we do not know any more.
+    End a call that must be over, as it began a day ago, unless it has ended meanwhile.
 
     Whoever it was for may have been spoken to, and is not called again; nor is a slot held for them for ever.
     """
-    contact.lose()
-    logger.error("sweep batch=%s contact=%s outcome=ended: its end is not known", contact.batch_id, contact.pk)
+    if contact.lose():
+        logger.error("sweep batch=%s contact=%s outcome=ended: its end is not known", contact.batch_id, contact.pk)
     return "ended"

@@ -28,6 +28,24 @@ class ContactStatus(models.TextChoices):
     SKIPPED = "skipped"
 
 
+class CallStatus(models.TextChoices):
+    INITIATED = "initiated"
+    JOINED = "joined"
+    ENDED = "ended"
+
+
+class Outcome(models.TextChoices):
+    """What came of an attempt to call somebody."""
+
+    ANSWERED = "answered"
+    NO_ANSWER = "no_answer"
+    FAILED = "failed"
+    # The provider has not taken the call.
+    NOT_PLACED = "not_placed"
+    # Nobody will ever know.
+    UNKNOWN = "unknown"
+
+
 # A batch in one of these has ended for good: it keeps its status, and none of its contacts is dialled again.
 FINAL = (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
 

@@ -16,7 +16,7 @@ from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import Status
 
 from calls import processing
-from calls.exceptions import DatabaseFailed
+from calls.exceptions import CallsError, DatabaseFailed
 from calls.models import CallBatch
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def _dial(context: JobContext, batch_id: str) -> None:
             later = dial.configure(schedule_at=timezone.now() + wait, queueing_lock=context.job.queueing_lock)
             with suppress(AlreadyEnqueued):
                 later.defer(batch_id=batch_id)
-    except DatabaseFailed as failed:
+    except CallsError as failed:
         logger.warning("dial batch=%s outcome=%s", batch_id, failed.code)
     finally:
         connection.close()

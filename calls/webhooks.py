@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 from calls import schema
 from calls.api_errors import NotStored
 from calls.db import bounded, failing_as
-from calls.exceptions import BatchReadFailed, DatabaseFailed
+from calls.exceptions import BatchNotFound, BatchReadFailed, DatabaseFailed
 from calls.identifiers import parse_time, parse_uuid
 from calls.models import Agency, Call, WebhookEvent
 from calls.parsers import RawParser
@@ -81,7 +81,7 @@ class WebhookViewSet(FunctionsViewSet):
     agency: Agency
 
     def handle_exception(self, exc: Exception) -> Response:
-        return super().handle_exception(NotStored() if isinstance(exc, DatabaseFailed) else exc)
+        return super().handle_exception(NotStored() if isinstance(exc, (DatabaseFailed, BatchNotFound)) else exc)
 
     @schema.ingest
     def ingest(self, request: Request, agency_id: str, secret: str) -> Response:

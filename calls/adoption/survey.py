@@ -23,6 +23,7 @@ from calls.adoption.catalog import (
 from calls.adoption.steps import Step
 from calls.adoption.storage import storage_to_add
 from calls.adoption.table import Table, report
+from calls.statuses import CallStatus, Outcome
 
 TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
     models.UUIDField: {"uuid"},
@@ -36,7 +37,8 @@ TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
 # What a cancel writes, and how long the longest of its words may get.
 WRITTEN = ["status", "outcome_notes", "error_message", "queued", "skipped", "completed_at"]
 ROOM = 20
-
+# What the app writes beside what others may have there.
+WORDS = {("calls", "status"): CallStatus.values, ("campaign_contacts", "outcome"): Outcome.values}
 
 # Tables that the app makes, each with the migration that does.
 OWN_TABLES = {
@@ -148,11 +150,9 @@ def _survey_table(model: type[models.Model]) -> Table:
         _survey_indexes(table, model)
         _survey_constraints(table, model, columns)
         table.additions += storage_to_add(table.name)
-    unknown = sorted(set(columns) - {each.column for each in _fields(model)})
-    if unknown:
+    if unknown := sorted(set(columns) - {each.column for each in _fields(model)}):
         table.notes.append(f"columns that the app does not know: {', '.join(unknown)}")
-    needed = [name for name in unknown if columns[name].not_null and not columns[name].has_default]
-    if needed:
+    if needed := [name for name in unknown if columns[name].not_null and not columns[name].has_default]:
         table.notes.append(f"of these the app cannot fill, and so adds no rows here: {', '.join(needed)}")
     table.notes += [
         f"a constraint that a cancel has to satisfy: {check}" for check in checks_of_several(table.name, WRITTEN)
@@ -207,8 +207,7 @@ def _survey_columns(table: Table, model: type[models.Model], columns: dict[str, 
 
 def _survey_enum(table: Table, each: Any, column: Column) -> None:
     """Every value that the app stores there is a label of it."""
-    stored = [value for value, _ in each.flatchoices] if each.choices else [each.default] if each.has_default() else []
-    for value in stored:
+    for value in _words(table, each) or ([each.default] if each.has_default() else []):
         if value not in (column.labels or ()):
             table.obstacles.append(
                 (
@@ -216,6 +215,11 @@ def _survey_enum(table: Table, each: Any, column: Column) -> None:
                     f"ALTER TYPE {column.type} ADD VALUE '{value}';",
                 )
             )
+
+
+def _words(table: Table, each: Any) -> list[str]:
+    """All that the app stores there, where it is one of a few words."""
+    return [value for value, _ in each.flatchoices] or WORDS.get((table.name, each.column), [])
 
 
 def _kind(each: models.Field[Any, Any]) -> type[models.Field[Any, Any]]:
@@ -274,12 +278,11 @@ def _collected(editor: BaseDatabaseSchemaEditor) -> str:
 
 
 def _survey_statuses(table: Table, model: type[models.Model], columns: dict[str, Column]) -> None:
-    """Columns with choices: every value of ours can be stored, and every value that is stored is one of ours."""
+    """Every word of ours can be stored; and where there are choices, every word that is stored is one of them."""
     for each in _fields(model):
-        column = columns.get(each.column)
-        if column is None or not each.choices or each.name == "role":
+        column, known = columns.get(each.column), _words(table, each)
+        if column is None or not known or each.name == "role":
             continue
-        known = [value for value, _ in each.flatchoices]
         for name, refused in checks_that_refuse(table.name, each.column, column.type, known):
             table.obstacles.append(
                 (
@@ -287,11 +290,10 @@ def _survey_statuses(table: Table, model: type[models.Model], columns: dict[str,
                     f"ALTER TABLE {table.name} DROP CONSTRAINT {name};",
                 )
             )
-        if column.labels or any(validated(table.name, constraint.name) for constraint in model._meta.constraints):
+        if not each.choices or column.labels or any(validated(table.name, one.name) for one in model._meta.constraints):
             continue
-        strangers = names(f"SELECT DISTINCT {each.column}::text FROM {table.name} WHERE {each.column} IS NOT NULL")
-        strangers = [value for value in strangers if value not in known]
-        if strangers:
+        stored = names(f"SELECT DISTINCT {each.column}::text FROM {table.name} WHERE {each.column} IS NOT NULL")
+        if strangers := [value for value in stored if value not in known]:
             table.obstacles.append(
                 (f"{each.column} is {_quoted(strangers)} in some rows", f"Use one of {_quoted(known)}.")
             )

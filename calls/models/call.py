@@ -7,16 +7,16 @@ from contextlib import nullcontext
 from typing import Any
 
 from django.contrib.postgres.functions import TransactionNow
-from django.db import connection, models
+from django.db import DataError, IntegrityError, connection, models, transaction
 
 from calls.db import bounded, failing_as, retrying_deadlocks
-from calls.exceptions import BatchUpdateFailed
+from calls.exceptions import BatchNotFound, BatchUpdateFailed
 from calls.models.agency import Agency
 from calls.models.base import BaseModel
 from calls.models.batch import CallBatch
 from calls.models.contact import CampaignContact
 from calls.models.webhook import Heard, WebhookEvent
-from calls.statuses import ContactStatus
+from calls.statuses import CallStatus, ContactStatus, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Call(BaseModel):
     direction = models.TextField(default="outbound", db_default="outbound")
     from_number = models.TextField(default="", db_default="")
     to_number = models.TextField(default="", db_default="")
-    status = models.TextField(default="initiated", db_default="initiated")
+    status = models.TextField(default=CallStatus.INITIATED, db_default=CallStatus.INITIATED)
     end_reason = models.TextField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     joined_at = models.DateTimeField(null=True, blank=True)
@@ -51,16 +51,18 @@ class Call(BaseModel):
         return self.ultravox_call_id
 
     @classmethod
-    def record(cls, contact: CampaignContact, call_id: str, *, caller_id: str) -> None:
+    def record(cls, contact: CampaignContact, call_id: str, *, caller_id: str) -> bool:
         """
         Record that the provider has accepted the call of a claimed contact, with all that was heard of it already.
 
         :param call_id: the provider's id of it.
         :param caller_id: the number that it is made from, E.164.
+        :returns: False if it is another contact's call already; nothing was changed.
+        :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
         """
 
-        def record() -> None:
+        def record() -> bool:
             with CallBatch(pk=contact.batch_id).locked() as batch:
                 lock_call(call_id)
                 call, _ = cls.objects.get_or_create(
@@ -74,17 +76,22 @@ class Call(BaseModel):
                         "metadata": {"attempt": contact.attempts},
                     },
                 )
+                if call.contact_id is None and call.agency_id == batch.agency_id:
+                    # Another service has heard of it first, and does not know whose it is.
+                    call.batch, call.contact = batch, contact
+                    call.save(update_fields=["batch", "contact", "updated_at"])
                 if call.contact_id != contact.pk:
                     logger.error("call=%s is another contact's already, not contact=%s", call_id, contact.pk)
-                    return
+                    return False
                 if not contact.in_this_attempt().update(
                     call_id=call.pk, outcome_notes=None, updated_at=TransactionNow()
                 ):
                     logger.warning("call=%s came late: contact=%s is not in its attempt any more", call_id, contact.pk)
                 call.settle()
+                return True
 
         with failing_as(BatchUpdateFailed):
-            retrying_deadlocks(record)
+            return retrying_deadlocks(record)
 
     @classmethod
     def hear(cls, event: WebhookEvent) -> None:
@@ -115,7 +122,13 @@ class Call(BaseModel):
         changes: dict[str, Any] = {name: value for name, value in vars(heard).items() if value is not None}
         if not changes:
             return
-        Call.objects.filter(pk=self.pk).update(**changes, updated_at=TransactionNow())
+        try:
+            with transaction.atomic():
+                Call.objects.filter(pk=self.pk).update(**changes, updated_at=TransactionNow())
+        except (DataError, IntegrityError) as refused:
+            # A table that was made for other words. How the call went counts all the same.
+            why = type(refused).__name__
+            logger.error("call=%s: calls does not take what was heard: %s", self.ultravox_call_id, why)
         if heard.ended_at is None or self.contact_id is None:
             return
         of_it = CampaignContact.objects.filter(pk=self.contact_id, call_id=self.pk, status=ContactStatus.IN_PROGRESS)
@@ -126,10 +139,14 @@ class Call(BaseModel):
         contact = of_it.first()
         if contact is None:
             return
-        if heard.outcome == "answered":
-            contact.finish(outcome=heard.outcome, duration_seconds=heard.duration_seconds)
-        else:
-            contact.fail(outcome=heard.outcome)
+        try:
+            if heard.outcome == Outcome.ANSWERED:
+                contact.finish(outcome=heard.outcome, duration_seconds=heard.duration_seconds)
+            else:
+                contact.fail(outcome=heard.outcome)
+        except BatchNotFound:
+            # Another service calls people without a batch, or has deleted it meanwhile: nothing waits for this call.
+            logger.warning("call=%s: contact=%s has no batch", self.ultravox_call_id, contact.pk)
 
 
 def lock_call(call_id: str) -> None:

@@ -18,14 +18,12 @@ from calls.models.base import BaseModel, EnumTextField, LenientJSONDecoder
 from calls.models.batch import CallBatch
 from calls.models.campaign import Campaign
 from calls.querysets import ATTEMPTED_IN, UNDER_WAY_IN, CampaignContactQuerySet
-from calls.statuses import BatchStatus, ContactStatus
+from calls.statuses import BatchStatus, ContactStatus, Outcome
 
 StatusIn = Callable[[CallBatch], ContactStatus]
 
 # How many contacts that are not to be called one claim puts aside: others wait for the batch meanwhile.
 PUT_ASIDE = 100
-# The outcome of an attempt in which nobody was called.
-NOT_PLACED = "not_placed"
 # Nobody has recorded a call for it meanwhile.
 NOT_RECORDED = models.Q(call_id=None)
 
@@ -186,7 +184,7 @@ class CampaignContact(BaseModel):
         :returns: False if that call is not under way any more, as with :meth:`finish`.
         :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
         """
-        return self._end(lambda batch: ContactStatus.FAILED, outcome="unknown")
+        return self._end(lambda batch: ContactStatus.FAILED, outcome=Outcome.UNKNOWN)
 
     def refuse(self, *, reason: str) -> bool:
         """
@@ -199,7 +197,7 @@ class CampaignContact(BaseModel):
         :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
         """
         return self._end(
-            self._unless_ended(self._after_a_failure), NOT_RECORDED, outcome=NOT_PLACED, outcome_notes=reason
+            self._unless_ended(self._after_a_failure), NOT_RECORDED, outcome=Outcome.NOT_PLACED, outcome_notes=reason
         )
 
     def give_back(self, *, hold: timedelta | None = None) -> bool:
@@ -217,7 +215,7 @@ class CampaignContact(BaseModel):
             self._unless_ended(lambda batch: ContactStatus.QUEUED),
             NOT_RECORDED,
             hold=hold,
-            outcome=NOT_PLACED,
+            outcome=Outcome.NOT_PLACED,
             attempts=max((self.attempts or 0) - 1, 0),
             last_attempt_at=None if first else self.last_attempt_at,
         )

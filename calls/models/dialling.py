@@ -57,12 +57,12 @@ class Dialling(models.Model):
         call may begin is decided when somebody is claimed.
 
         :raises BatchNotFound: the batch is gone.
-        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
+        :raises BatchUpdateFailed: the database refused, failed or took too long; the next pass does what is left.
         """
         with failing_as(BatchUpdateFailed):
-            started, slots = retrying_deadlocks(self._begin)
-            if started:
-                self._queue_pending()
+            queues, slots = retrying_deadlocks(self._begin)
+            if queues:
+                retrying_deadlocks(self._queue_pending)
             return slots
 
     def _begin(self) -> tuple[bool, int]:
@@ -79,7 +79,9 @@ class Dialling(models.Model):
                 if batch.has_ended:
                     return False, 0
                 batch._bring_back()
-            return starts, batch.contacts.claimable().in_turn()[: batch._slots].count()
+            in_turn = list(batch.contacts.claimable().in_turn().values_list("status", flat=True)[: batch._slots])
+            # Pending ones came from another service, or a pass before has not got to them.
+            return starts or ContactStatus.PENDING in in_turn, len(in_turn)
 
     def _queue_pending(self) -> None:
         """In chunks, each under the lock, and no longer than the batch is being dialled."""

@@ -17,6 +17,7 @@ from django.utils import timezone
 from calls.exceptions import FieldInvalid, FieldRequired
 from calls.identifiers import is_call_id, parse_time
 from calls.models.agency import Agency
+from calls.statuses import CallStatus, Outcome
 
 # Of several events of a call, the earlier here is believed where they differ: the later in a call's life.
 KNOWN = ("call.billed", "call.ended", "call.joined", "call.started")
@@ -105,7 +106,7 @@ class WebhookEvent(models.Model):
 class Heard:
     """What is known of a call from all that was heard of it, whatever the order in which it came."""
 
-    status: str | None = None
+    status: CallStatus | None = None
     started_at: datetime | None = None
     joined_at: datetime | None = None
     ended_at: datetime | None = None
@@ -128,7 +129,7 @@ class Heard:
         if ended and joined:
             seconds = min(max(0, int((ended - joined).total_seconds())), MAX_DURATION)
         return cls(
-            status=("ended" if ended else "joined" if joined else None),
+            status=(CallStatus.ENDED if ended else CallStatus.JOINED if joined else None),
             started_at=started,
             joined_at=joined,
             ended_at=ended,
@@ -138,11 +139,11 @@ class Heard:
         )
 
     @property
-    def outcome(self) -> str:
-        """How a call that has ended went: ``answered``, ``no_answer`` or ``failed``."""
+    def outcome(self) -> Outcome:
+        """How a call that has ended went."""
         if self.end_reason in FAILURES:
-            return "failed"
-        return "answered" if self.joined_at and self.end_reason != "unjoined" else "no_answer"
+            return Outcome.FAILED
+        return Outcome.ANSWERED if self.joined_at and self.end_reason != "unjoined" else Outcome.NO_ANSWER
 
 
 def _first(calls: list[dict[str, Any]], name: str, read: Any) -> Any:

@@ -133,6 +133,13 @@ OBSTACLES = {
     "campaign_contacts: the constraint none does not allow status to be 'skipped'": """
         ALTER TABLE campaign_contacts ADD CONSTRAINT none CHECK (status <> 'skipped')
     """,
+    "campaign_contacts: the constraint outcomes does not allow outcome to be 'not_placed', 'unknown'": """
+        ALTER TABLE campaign_contacts ADD CONSTRAINT outcomes CHECK (outcome IN ('answered', 'no_answer', 'failed'))
+    """,
+    "calls: status is the enum progress without 'joined'": """
+        CREATE TYPE progress AS ENUM ('initiated', 'ringing', 'ended');
+        ALTER TABLE calls ALTER status DROP DEFAULT, ALTER status TYPE progress USING status::text::progress
+    """,
     "ALTER TYPE direction ADD VALUE 'outbound';": """
         CREATE TYPE direction AS ENUM ('in', 'out');
         ALTER TABLE calls ADD direction direction

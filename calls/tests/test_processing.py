@@ -358,11 +358,70 @@ def test_whose_call_another_service_has_deleted_holds_the_slot_for_a_day(harbour
     Call.objects.all().delete()
 
     earlier(batch, timedelta(hours=23))
-    assert processing.sweep() == SweepResult()
+    assert processing.sweep() == SweepResult(unclear=1)
     earlier(batch, timedelta(hours=2))
     assert processing.sweep() == SweepResult(ended=1)
     assert (only(batch).status, only(batch).outcome) == (ContactStatus.FAILED, "unknown")
     assert len(ultravox.asked) == 1
+
+
+def test_nor_does_one_of_which_the_provider_cannot_be_asked(harbour, ultravox):
+    batch = harbour.batch(queued=1)
+    died(batch)
+    ultravox.listed = "<html>"
+
+    earlier(batch, timedelta(hours=23))
+    assert processing.sweep() == SweepResult(ended=1)
+    assert (only(batch).status, only(batch).outcome) == (ContactStatus.FAILED, "unknown")
+    assert ultravox.asked == []
+
+
+def test_nor_one_whose_end_cannot_be_stored(harbour, ultravox):
+    batch = harbour.batch(queued=1)
+    dial(batch)
+    ultravox.end(next(iter(ultravox.calls.values())))
+    earlier(batch, timedelta(hours=25))
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE call_webhook_events ADD CONSTRAINT nothing CHECK (event = '') NOT VALID")
+    try:
+        assert processing.sweep() == SweepResult(ended=1)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE call_webhook_events DROP CONSTRAINT nothing")
+    assert (only(batch).status, only(batch).outcome) == (ContactStatus.FAILED, "unknown")
+
+
+def test_nor_one_that_another_service_has_claimed_and_that_still_names_the_call_before(harbour, ultravox, settings):
+    batch = harbour.batch(queued=1)
+    dial(batch)
+    ultravox.end(next(iter(ultravox.calls.values())))
+    with plain_connection() as plain:
+        plain.execute("UPDATE campaign_contacts SET attempts = 2, last_attempt_at = now() - interval '25 hours'")
+
+    assert processing.sweep() == SweepResult(ended=1)
+    assert (only(batch).status, only(batch).outcome) == (ContactStatus.FAILED, "unknown")
+
+
+def test_a_call_that_another_service_has_heard_of_first_is_the_contacts(harbour, ultravox):
+    batch = harbour.batch(queued=1)
+    contact = CampaignContact.claim_next(batch)
+    theirs = Call.objects.create(agency=harbour.agency, ultravox_call_id="a-call", metadata={"their": "own"})
+
+    assert Call.record(contact, "a-call", caller_id=CALLER_ID) is True
+    theirs.refresh_from_db()
+    assert (theirs.batch, theirs.contact, theirs.metadata) == (batch, contact, {"their": "own"})
+    assert only(batch).call_id == theirs.pk
+
+
+def test_a_call_that_is_another_contacts_stays_that_ones(harbour, ultravox, caplog):
+    batch = harbour.batch(queued=2)
+    first, second = CampaignContact.claim_next(batch), CampaignContact.claim_next(batch)
+    Call.record(first, "a-call", caller_id=CALLER_ID)
+
+    assert Call.record(second, "a-call", caller_id=CALLER_ID) is False
+    assert Call.objects.get().contact == first
+    assert CampaignContact.objects.get(pk=second.pk).call_id is None
+    assert "another contact's" in caplog.text
 
 
 def test_a_call_that_the_provider_does_not_know_keeps_no_other_from_being_asked_about(harbour, ultravox, monkeypatch):
@@ -604,6 +663,37 @@ def test_contacts_are_queued_in_chunks_so_that_a_cancel_waits_no_longer_than_one
 
     assert set(batch.contacts.values_list("status", flat=True)) == {"queued"}
     assert counted(batch) == {"total_contacts": 7, "queued": 7}
+
+
+def test_contacts_that_a_pass_has_not_got_to_are_queued_by_the_next(harbour, monkeypatch):
+    batch = harbour.batch(BatchStatus.PENDING, pending=2)
+    with monkeypatch.context() as killed:
+        killed.setattr(type(batch), "_queue_pending", lambda self: None)
+        batch.begin_pass()
+    assert set(batch.contacts.values_list("status", flat=True)) == {"pending"}
+
+    assert batch.begin_pass() == 2
+    assert set(batch.contacts.values_list("status", flat=True)) == {"queued"}
+
+
+def test_a_batch_that_another_service_keeps_for_itself_is_not_dialled_and_can_be_cancelled(harbour, ultravox):
+    batch = harbour.batch(queued=2)
+    with plain_connection() as plain:
+        plain.execute("UPDATE call_batches SET dial_after = 'infinity'")
+
+    assert run_pass() == PassResult(0, 0, 0)
+    assert dial(batch) is Dialled.NOBODY
+    assert cancel(batch).contacts_skipped == 2
+
+
+def test_nor_does_the_sweep_give_back_whom_that_service_has_claimed(harbour, ultravox):
+    batch = harbour.batch(queued=1)
+    died(batch)
+    with plain_connection() as plain:
+        plain.execute("UPDATE call_batches SET dial_after = 'infinity'")
+
+    assert processing.sweep() == SweepResult()
+    assert only(batch).status == ContactStatus.IN_PROGRESS
 
 
 def test_the_time_of_the_first_start_stays(harbour, ultravox):

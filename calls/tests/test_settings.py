@@ -107,6 +107,7 @@ def test_demo_values_count_as_not_set_in_production():
         (without(ULTRAVOX_TIMEOUT="0"), "(calls.E001) ULTRAVOX_TIMEOUT has a value that cannot be used"),
         (without(RETRY_PAUSE="-1"), "(calls.E001) RETRY_PAUSE has a value that cannot be used"),
         (without(RETRY_PAUSE="59"), "(calls.W020) RETRY_PAUSE is shorter than a minute"),
+        (without(ULTRAVOX_TIMEOUT="9"), "(calls.W021) ULTRAVOX_TIMEOUT is shorter than 10 seconds"),
         (without(CRON_SECRET="short"), "(calls.E019) CRON_SECRET is shorter than 32"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

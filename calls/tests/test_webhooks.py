@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
+from django.db import connection
+from django.utils import timezone
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -171,6 +173,33 @@ def test_nor_one_that_another_service_has_begun_and_that_still_names_the_call_be
 
     placed.refresh_from_db()
     assert (placed.status, placed.attempts) == (ContactStatus.IN_PROGRESS, 2)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("without", ["UPDATE campaign_contacts SET batch_id = NULL", "DELETE FROM call_batches"])
+def test_the_end_of_a_call_whose_contact_has_no_batch_is_stored_and_changes_nobody(deliver, placed, without):
+    Call.objects.update(batch=None)
+    with plain_connection() as plain:
+        plain.execute("SET session_replication_role = replica")
+        plain.execute(without)
+
+    assert deliver(says("call.ended", snapshot("the-call"))).status_code == 200
+
+    placed.refresh_from_db()
+    assert placed.status == ContactStatus.IN_PROGRESS
+    assert Call.objects.get().end_reason == "hangup"
+
+
+def test_a_call_that_cannot_be_described_as_it_was_has_ended_all_the_same(deliver, placed, caplog):
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute("ALTER TABLE calls ADD CONSTRAINT short CHECK (length(end_reason) < 6)")
+
+    assert deliver(says("call.ended", snapshot("the-call"))).status_code == 200
+
+    placed.refresh_from_db()
+    assert (placed.status, placed.outcome) == (ContactStatus.COMPLETED, "answered")
+    assert "calls does not take what was heard: IntegrityError" in caplog.text
 
 
 # In whatever order
@@ -594,7 +623,7 @@ def test_a_pass_by_http_and_by_command_dials_what_is_due(harbour, ultravox, sett
 def test_the_sweep_by_command_says_what_it_did_and_fails_while_something_is_unclear(harbour, ultravox, run_command):
     batch = harbour.batch(queued=1)
     CampaignContact.claim_next(batch)
-    CampaignContact.objects.update(last_attempt_at=CREATED)
+    CampaignContact.objects.update(last_attempt_at=timezone.now() - timedelta(hours=1))
     ultravox.listed = "<html>"
 
     status, (line,) = run_command("sweep_batches")
