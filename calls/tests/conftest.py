@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from django.contrib.auth.models import Group
 from django.core.management import call_command
@@ -10,6 +12,11 @@ from calls.models import Role
 from calls.tests.cast import Tenant, client_of, staff
 from calls.tests.foreign import THEIRS, foreign_database
 from calls.tests.provider import KEY, provider_running
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Tests wait more than they compute."""
+    return min(2 * os.cpu_count(), 8)
 
 
 def pytest_addoption(parser):
