@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+from django.db import connections
 from psycopg import sql
 
 from calls.tests.cast import ROOT, address
@@ -69,6 +70,18 @@ class Database:
         process = self.start(*arguments, **environment)
         out, err = process.communicate(timeout=120)
         return process.returncode, out + err
+
+    @contextmanager
+    def as_default(self):
+        """Meanwhile it is the database of this process."""
+        own = connections["default"]
+        options = {name: value for name, value in own.settings_dict["OPTIONS"].items() if name != "pool"}
+        connections["default"] = type(own)(own.settings_dict | {"NAME": self.name, "OPTIONS": options}, "default")
+        try:
+            yield
+        finally:
+            connections["default"].close()
+            connections["default"] = own
 
     def adopt(self):
         code, said = self.manage("migrate", "--fake-initial", "--verbosity", "0")
