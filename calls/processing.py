@@ -18,7 +18,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -90,6 +90,9 @@ def begin_pass() -> Iterator[tuple[UUID, int]]:
         except CallsError as refusal:
             # Somebody else has it, or has deleted it: its turn comes with the next pass.
             logger.warning("dialler batch=%s outcome=%s", batch.pk, refusal.code)
+        except Exception:
+            # Nobody foresaw it: that is no reason for the other batches to wait.
+            logger.exception("dialler batch=%s", batch.pk)
 
 
 def dial(batch_id: UUID) -> Dialled:
@@ -222,8 +225,9 @@ def sweep() -> SweepResult:
     provider, until = dialer.configured(), time.monotonic() + PASS_SECONDS
     # Longer than a request can take: what was sent has arrived by then, or never will.
     sent_before = Now() - timedelta(seconds=4 * settings.ULTRAVOX_TIMEOUT)
-    # A batch that is held for longer than a provider may ask for is dialled by another service.
-    theirs = Q(batch__dial_after__gt=Now() + dialer.LONGEST_PAUSE)
+    # A batch that is held for longer than a provider may ask for is another service's, but for calls of ours.
+    ours = Exists(Call.objects.filter(pk=OuterRef("call_id"), metadata__has_key="attempt"))
+    theirs = Q(batch__dial_after__gt=Now() + dialer.LONGEST_PAUSE) & ~ours
     under_way = CampaignContact.objects.under_way().exclude(theirs).order_by("?")
     with failing_as(BatchReadFailed), bounded():
         unknown = under_way.filter(call_id=None, last_attempt_at__lt=sent_before).select_related("batch")[:SWEPT]

@@ -179,7 +179,7 @@ def _survey_columns(table: Table, model: type[models.Model], columns: dict[str, 
             table.obstacles.append((f"{each.column} is {column.type}", f"The app needs {wanted}."))
         elif column.is_computed:
             table.obstacles.append((f"{each.column} is computed by the database", "The app has to write it."))
-        elif kind is models.TextField and each.column in WRITTEN and (column.limit or ROOM) < ROOM:
+        elif (each.column in WRITTEN or (table.name, each.column) in WORDS) and (column.limit or ROOM) < ROOM:
             table.obstacles.append(
                 (
                     f"{each.column} takes {column.limit} characters",

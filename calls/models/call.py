@@ -79,7 +79,9 @@ class Call(BaseModel):
                 if call.contact_id is None and call.agency_id == batch.agency_id:
                     # Another service has heard of it first, and does not know whose it is.
                     call.batch, call.contact = batch, contact
-                    call.save(update_fields=["batch", "contact", "updated_at"])
+                    if isinstance(call.metadata, dict):
+                        call.metadata |= {"attempt": contact.attempts}
+                    call.save(update_fields=["batch", "contact", "metadata", "updated_at"])
                 if call.contact_id != contact.pk:
                     logger.error("call=%s is another contact's already, not contact=%s", call_id, contact.pk)
                     return False

@@ -84,19 +84,25 @@ class Dialling(models.Model):
             return starts or ContactStatus.PENDING in in_turn, len(in_turn)
 
     def _queue_pending(self) -> None:
-        """In chunks, each under the lock, and no longer than the batch is being dialled."""
-        since: dict[str, datetime] = {}
+        """
+        In chunks, each under the lock, and no longer than the batch is being dialled.
+
+        Whom another service has locked is passed over: a claim takes pending contacts as well.
+        """
+        since = models.Q()
         while True:
             with self.locked() as batch:
                 if batch.status != BatchStatus.PROCESSING:
                     return
-                pending = batch.contacts.filter(status=ContactStatus.PENDING, **since)
-                last = pending.oldest_first().values_list("created_at", "pk")[CHUNK - 1 : CHUNK].first()
+                pending = batch.contacts.filter(since, status=ContactStatus.PENDING)
+                dated = pending.exclude(created_at__isnull=True).oldest_first()
+                last = dated.only("created_at")[CHUNK - 1 : CHUNK].first()
                 if last:
-                    earlier = models.Q(created_at__lt=last[0]) | models.Q(created_at=last[0], pk__lte=last[1])
-                    pending = pending.filter(earlier)
-                    since = {"created_at__gte": last[0]}
-                pending.update(status=ContactStatus.QUEUED, updated_at=TransactionNow())
+                    time = last.created_at
+                    pending = pending.filter(models.Q(created_at__lt=time) | models.Q(created_at=time, pk__lte=last.pk))
+                    since = models.Q(created_at__gte=time) | models.Q(created_at__isnull=True)
+                free = pending.select_for_update(of=("self",), skip_locked=True)
+                batch.contacts.filter(pk__in=free).update(status=ContactStatus.QUEUED, updated_at=TransactionNow())
                 if not last:
                     return
 

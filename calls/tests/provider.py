@@ -58,8 +58,9 @@ class Provider(ThreadingHTTPServer):
     """
     ``asked`` has every request to place a call, ``calls`` every call there is.
 
-    Answers are taken from ``answers``, then from ``otherwise``. With ``webhook`` set to an address, each call has a
-    life of its own, whose events are delivered there until they are taken.
+    Answers are taken from ``answers``, then from ``otherwise``, and none is given while ``open`` is not set. With
+    ``webhook`` set to an address, each call has a life of its own, whose events are delivered there until they are
+    taken.
     """
 
     # Its threads end when their clients do, and are waited for.
@@ -71,6 +72,8 @@ class Provider(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.asked, self.calls = [], {}
         self.answers, self.otherwise = deque(), Answer()
+        self.open = threading.Event()
+        self.open.set()
         self.lists_everything, self.page_size, self.listed = False, 100, None
         self.webhook, self.lasts, self.unanswered, self.late = None, (0.2, 1.0), 0.2, 0.0
         self.lock = threading.Lock()
@@ -141,6 +144,7 @@ class Handler(BaseHTTPRequestHandler):
             answer = provider.answers.popleft() if provider.answers else provider.otherwise
         call = provider.place(body) if answer.places else None
         time.sleep(answer.after)
+        provider.open.wait()
         if answer.hangs_up:
             self.close_connection = True
             return
@@ -194,6 +198,7 @@ def provider_running():
         yield provider
     finally:
         provider.webhook = None
+        provider.open.set()
         provider.shutdown()
         provider.server_close()
         provider.client.close()

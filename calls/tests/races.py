@@ -13,7 +13,7 @@ from django.db import connection, connections
 from calls.models import CallBatch
 from calls.tests.cast import cancel, plain_connection
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 # Who waits for a lock in a database.
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

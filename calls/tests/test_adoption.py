@@ -117,6 +117,7 @@ OBSTACLES = {
     "campaign_contacts: outcome_notes takes 10 characters": """
         ALTER TABLE campaign_contacts ADD COLUMN outcome_notes varchar(10)
     """,
+    "campaign_contacts: outcome takes 9 characters": "ALTER TABLE campaign_contacts ALTER outcome TYPE varchar(9)",
     "campaign_contacts: completed_at is timestamp without time zone": """
         ALTER TABLE campaign_contacts ALTER completed_at TYPE timestamp
     """,

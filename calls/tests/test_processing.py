@@ -77,14 +77,14 @@ def test_the_provider_is_told_whose_call_it_is_in_strings(harbour, ultravox):
 
 def test_the_claim_is_committed_before_the_provider_is_asked(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    ultravox.otherwise = Answer(after=0.5)
+    ultravox.open.clear()
     dialling = Held(lambda: dial(batch))
     dialling.start()
-    while not ultravox.asked:
-        pass
+    until(lambda: ultravox.asked)
 
     assert counted(batch) == {"total_contacts": 1, "in_progress": 1}
     assert not connection.in_atomic_block
+    ultravox.open.set()
     assert dialling.release() is Dialled.PLACED
 
 
@@ -405,11 +405,13 @@ def test_nor_one_that_another_service_has_claimed_and_that_still_names_the_call_
 def test_a_call_that_another_service_has_heard_of_first_is_the_contacts(harbour, ultravox):
     batch = harbour.batch(queued=1)
     contact = CampaignContact.claim_next(batch)
-    theirs = Call.objects.create(agency=harbour.agency, ultravox_call_id="a-call", metadata={"their": "own"})
+    theirs = Call.objects.create(
+        agency=harbour.agency, ultravox_call_id="a-call", metadata={"their": "own", "attempt": 0}
+    )
 
     assert Call.record(contact, "a-call", caller_id=CALLER_ID) is True
     theirs.refresh_from_db()
-    assert (theirs.batch, theirs.contact, theirs.metadata) == (batch, contact, {"their": "own"})
+    assert (theirs.batch, theirs.contact, theirs.metadata) == (batch, contact, {"their": "own", "attempt": 1})
     assert only(batch).call_id == theirs.pk
 
 
@@ -518,16 +520,17 @@ def test_an_exception_that_nobody_foresaw_costs_one_turn(harbour, ultravox, monk
 # While it is cancelled
 
 
-@pytest.mark.parametrize("answer", [Answer(422), Answer(429), Answer(503)], ids=["refused", "429", "503"])
-def test_what_the_provider_does_not_take_while_the_batch_is_cancelled_is_skipped(harbour, ultravox, answer):
-    ultravox.otherwise = Answer(answer.status, after=0.5, places=False)
+@pytest.mark.parametrize("status", [422, 429, 503])
+def test_what_the_provider_does_not_take_while_the_batch_is_cancelled_is_skipped(harbour, ultravox, status):
+    ultravox.otherwise = Answer(status, places=False)
+    ultravox.open.clear()
     batch = harbour.batch(queued=3)
     dialling = Held(lambda: dial(batch))
     dialling.start()
-    while not ultravox.asked:
-        pass
+    until(lambda: ultravox.asked)
 
     result = cancel(batch)
+    ultravox.open.set()
     dialling.release()
 
     assert (result.contacts_skipped, result.in_progress) == (2, 1)
@@ -536,15 +539,15 @@ def test_what_the_provider_does_not_take_while_the_batch_is_cancelled_is_skipped
 
 
 def test_what_it_takes_goes_on_to_its_end_and_is_not_tried_again(harbour, ultravox):
-    ultravox.otherwise = Answer(after=0.5)
+    ultravox.open.clear()
     batch = harbour.batch(queued=3)
     dialling = Held(lambda: dial(batch))
     dialling.start()
-    while not ultravox.asked:
-        pass
+    until(lambda: ultravox.asked)
     cancel(batch)
     batch.refresh_from_db()
     ended = (batch.status, batch.completed_at)
+    ultravox.open.set()
 
     assert dialling.release() is Dialled.PLACED
     batch.contacts.get(attempts=1).fail(outcome="no_answer")
@@ -619,7 +622,7 @@ def test_control_without_the_lock_they_do_not(harbour, ultravox, without_lock, m
 
 
 def test_while_the_provider_takes_its_time_no_connection_is_held(harbour, ultravox):
-    ultravox.otherwise = Answer(after=3)
+    ultravox.open.clear()
     batch = harbour.batch(queued=3)
     pool = connection.pool
     connection.close()
@@ -628,6 +631,7 @@ def test_while_the_provider_takes_its_time_no_connection_is_held(harbour, ultrav
     until(lambda: len(ultravox.asked) == 3)
     until(lambda: pool.get_stats()["pool_available"] == pool.get_stats()["pool_size"])
     assert not Call.objects.exists()
+    ultravox.open.set()
 
     assert passing.release().calls_initiated == 3
     assert counted(batch) == {"total_contacts": 3, "in_progress": 3}
@@ -676,6 +680,45 @@ def test_contacts_that_a_pass_has_not_got_to_are_queued_by_the_next(harbour, mon
     assert set(batch.contacts.values_list("status", flat=True)) == {"queued"}
 
 
+def test_a_contact_that_another_service_has_locked_keeps_no_other_from_being_queued(harbour):
+    batch = harbour.batch(BatchStatus.PENDING, pending=3)
+    with plain_connection() as plain, plain.transaction():
+        plain.execute("SELECT FROM campaign_contacts LIMIT 1 FOR UPDATE")
+
+        assert batch.begin_pass() == 3
+
+    assert sorted(batch.contacts.values_list("status", flat=True)) == ["pending", "queued", "queued"]
+
+
+def test_contacts_without_a_time_are_queued_too(harbour, monkeypatch):
+    monkeypatch.setattr(dialling, "CHUNK", 2)
+    batch = harbour.batch(BatchStatus.PENDING, pending=5)
+    with plain_connection() as plain:
+        plain.execute("ALTER TABLE campaign_contacts ALTER created_at DROP NOT NULL")
+        plain.execute(
+            "UPDATE campaign_contacts SET created_at = NULL WHERE id IN (SELECT id FROM campaign_contacts LIMIT 3)"
+        )
+    try:
+        assert batch.begin_pass() == 5
+        assert set(batch.contacts.values_list("status", flat=True)) == {"queued"}
+    finally:
+        with plain_connection() as plain:
+            plain.execute("UPDATE campaign_contacts SET created_at = now()")
+            plain.execute("ALTER TABLE campaign_contacts ALTER created_at SET NOT NULL")
+
+
+def test_a_batch_that_cannot_be_begun_for_whatever_reason_keeps_no_other_waiting(
+    harbour, ultravox, monkeypatch, caplog
+):
+    broken, other = harbour.batch(queued=1), harbour.batch(queued=1)
+    begin_pass = type(broken).begin_pass
+    monkeypatch.setattr(type(broken), "begin_pass", lambda batch: 1 / 0 if batch == broken else begin_pass(batch))
+
+    assert run_pass() == PassResult(1, 1, 0)
+    assert only(other).status == ContactStatus.IN_PROGRESS
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_a_batch_that_another_service_keeps_for_itself_is_not_dialled_and_can_be_cancelled(harbour, ultravox):
     batch = harbour.batch(queued=2)
     with plain_connection() as plain:
@@ -694,6 +737,18 @@ def test_nor_does_the_sweep_give_back_whom_that_service_has_claimed(harbour, ult
 
     assert processing.sweep() == SweepResult()
     assert only(batch).status == ContactStatus.IN_PROGRESS
+
+
+def test_a_call_of_ours_ends_although_the_batch_is_another_services_now(harbour, ultravox):
+    batch = harbour.batch(queued=1)
+    dial(batch)
+    ultravox.end(next(iter(ultravox.calls.values())))
+    earlier(batch)
+    with plain_connection() as plain:
+        plain.execute("UPDATE call_batches SET dial_after = 'infinity'")
+
+    assert processing.sweep() == SweepResult(ended=1)
+    assert only(batch).status == ContactStatus.COMPLETED
 
 
 def test_the_time_of_the_first_start_stays(harbour, ultravox):

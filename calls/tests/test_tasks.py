@@ -1,5 +1,7 @@
 """Workers: a real one does the work, and what waits in the queue names batches and nobody to call."""
 
+import time
+
 import pytest
 from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
@@ -8,8 +10,8 @@ from calls import tasks
 from calls.models import Call
 from calls.statuses import BatchStatus
 from calls.tests.cast import cancel, counted
-from calls.tests.provider import KEY, Answer
-from calls.tests.races import until
+from calls.tests.provider import KEY
+from calls.tests.races import PATIENCE, until
 from calls.tests.workers import worker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_queue")]
@@ -93,15 +95,19 @@ def test_what_a_worker_does_by_itself_every_minute():
 
 
 def test_a_worker_has_as_many_calls_at_once_as_it_is_told_and_begins_none_once_it_is_told_to_stop(harbour, provider):
-    provider.otherwise = Answer(after=3)
+    provider.open.clear()
     batch = harbour.batch(queued=60)
     for _ in range(60):
         tasks.dial.defer(batch_id=str(batch.pk))
 
-    with worker("--concurrency=40", ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY) as process:
+    variables = {"ULTRAVOX_API_URL": provider.url, "ULTRAVOX_API_KEY": KEY, "ULTRAVOX_TIMEOUT": "120"}
+    with worker("--concurrency=40", **variables) as process:
         until(lambda: len(provider.asked) == 40)
         process.terminate()
-        process.wait(20)
+        # It has heard that by then.
+        time.sleep(1)
+        provider.open.set()
+        process.wait(PATIENCE)
 
     assert len(provider.asked) == 40 == Call.objects.count()
     assert counted(batch) == {"total_contacts": 60, "queued": 20, "in_progress": 40}
@@ -116,13 +122,13 @@ def test_what_is_done_every_minute_does_not_wait_for_the_calls_that_wait(harbour
 
 
 def test_jobs_of_a_worker_that_was_killed_are_forgotten(harbour, provider):
-    provider.otherwise = Answer(after=5)
+    provider.open.clear()
     batch = harbour.batch(queued=1)
     with worker(ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY) as process:
         tasks.dial.defer(batch_id=str(batch.pk))
         until(lambda: provider.asked)
         process.kill()
-        process.wait(20)
+        process.wait(PATIENCE)
     assert jobs(status="doing").exists()
     with app.connector.connection.cursor() as cursor:
         cursor.execute("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour'")
