@@ -13,6 +13,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, models
 from django.db.models.functions import Now
+from django.db.models.lookups import GreaterThan, LessThanOrEqual
 from uuid_utils.compat import uuid7
 
 from calls.db import bounded, failing_as
@@ -22,7 +23,7 @@ from calls.models.campaign import AgentMapping, Campaign
 from calls.statuses import DIALABLE, FINAL, STARTABLE, BatchStatus, ContactStatus
 
 if TYPE_CHECKING:
-    from calls.models import CallBatch, CampaignContact  # noqa: F401 - named in the annotations below
+    from calls.models import CallBatch, CampaignContact
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,15 @@ ATTEMPTED_IN = models.Case(models.When(last_attempt_at__isnull=False, then="batc
 UNDER_WAY_IN = models.Case(
     models.When(last_attempt_at__isnull=False, outcome=None, then="batch"), output_field=models.UUIDField()
 )
+
+
+def _place(*parts: models.F | models.Value) -> models.Func:
+    """Where a contact stands among those that were created: compared as a whole, an index finds it at once."""
+    return models.Func(*parts, template="(%(expressions)s)", output_field=models.TextField())
+
+
+def _place_of(contact: CampaignContact) -> models.Func:
+    return _place(models.Value(contact.created_at), models.Value(contact.pk))
 
 
 class CallBatchQuerySet(models.QuerySet["CallBatch"]):
@@ -133,6 +143,14 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
     def oldest_first(self) -> CampaignContactQuerySet:
         """In the order in which they came."""
         return self.order_by("created_at", "id")
+
+    def up_to(self, contact: CampaignContact) -> CampaignContactQuerySet:
+        """Those that came before ``contact``, and itself."""
+        return self.filter(LessThanOrEqual(_place(models.F("created_at"), models.F("pk")), _place_of(contact)))
+
+    def after(self, contact: CampaignContact) -> CampaignContactQuerySet:
+        """Those that came after ``contact``; none of whom nobody knows when."""
+        return self.filter(GreaterThan(_place(models.F("created_at"), models.F("pk")), _place_of(contact)))
 
     def in_turn(self) -> CampaignContactQuerySet:
         """

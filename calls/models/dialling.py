@@ -89,21 +89,18 @@ class Dialling(models.Model):
 
         Whom another service has locked is passed over: a claim takes pending contacts as well.
         """
-        since = models.Q()
+        pending = self.contacts.filter(status=ContactStatus.PENDING)
+        done = None
         while True:
             with self.locked() as batch:
                 if batch.status != BatchStatus.PROCESSING:
                     return
-                pending = batch.contacts.filter(since, status=ContactStatus.PENDING)
-                dated = pending.exclude(created_at__isnull=True).oldest_first()
-                last = dated.only("created_at")[CHUNK - 1 : CHUNK].first()
-                if last:
-                    time = last.created_at
-                    pending = pending.filter(models.Q(created_at__lt=time) | models.Q(created_at=time, pk__lte=last.pk))
-                    since = models.Q(created_at__gte=time) | models.Q(created_at__isnull=True)
-                free = pending.select_for_update(of=("self",), skip_locked=True)
-                batch.contacts.filter(pk__in=free).update(status=ContactStatus.QUEUED, updated_at=TransactionNow())
-                if not last:
+                left = pending.after(done) if done else pending
+                done = left.exclude(created_at__isnull=True).oldest_first()[CHUNK - 1 : CHUNK].first()
+                chunk = left.up_to(done) if done else left | pending.filter(created_at__isnull=True)
+                free = chunk.select_for_update(of=("self",), skip_locked=True)
+                self.contacts.filter(pk__in=free).update(status=ContactStatus.QUEUED, updated_at=TransactionNow())
+                if done is None:
                     return
 
     def may_begin(self) -> bool:
