@@ -45,7 +45,7 @@ def main() -> int:
     names = ("waiting", "in progress", "completed", "failed", "skipped")
     with (
         provider_running() as provider,
-        deployed(provider, harbour.agency, workers=2, RETRY_PAUSE="60") as deployment,
+        deployed(provider, harbour.agency, workers=2, RETRY_PAUSE="60", ULTRAVOX_TIMEOUT="15") as deployment,
         bar,
     ):
         provider.lasts, provider.late = (0.4, 1.2), 0.3
