@@ -41,6 +41,9 @@ def _place(*parts: models.F | models.Value) -> models.Func:
     return models.Func(*parts, template="(%(expressions)s)", output_field=models.TextField())
 
 
+_PLACE = _place(models.F("created_at"), models.F("pk"))
+
+
 def _place_of(contact: CampaignContact) -> models.Func:
     return _place(models.Value(contact.created_at), models.Value(contact.pk))
 
@@ -146,11 +149,11 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
 
     def up_to(self, contact: CampaignContact) -> CampaignContactQuerySet:
         """Those that came before ``contact``, and itself."""
-        return self.filter(LessThanOrEqual(_place(models.F("created_at"), models.F("pk")), _place_of(contact)))
+        return self.filter(LessThanOrEqual(_PLACE, _place_of(contact)))
 
     def after(self, contact: CampaignContact) -> CampaignContactQuerySet:
         """Those that came after ``contact``; none of whom nobody knows when."""
-        return self.filter(GreaterThan(_place(models.F("created_at"), models.F("pk")), _place_of(contact)))
+        return self.filter(GreaterThan(_PLACE, _place_of(contact)))
 
     def in_turn(self) -> CampaignContactQuerySet:
         """

@@ -30,7 +30,7 @@ from calls.models import (
     Role,
 )
 from calls.schema import EXAMPLE_AGENT_ID, EXAMPLE_BATCH_ID, EXAMPLE_CAMPAIGN_ID
-from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Mode
+from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Mode, Outcome
 
 # Each with its own name as the password.
 SUPERUSER, OPERATOR = "demo", "operator"
@@ -185,10 +185,10 @@ class Command(BaseCommand):
             # The last, so that nobody waits again once these calls are over.
             contact.attempts = contact.max_attempts
         if status == ContactStatus.COMPLETED:
-            contact.outcome, contact.duration_seconds = "answered", 45
+            contact.outcome, contact.duration_seconds = Outcome.ANSWERED, 45
             contact.completed_at = called + timedelta(seconds=60)
         if status == ContactStatus.FAILED:
-            contact.outcome, contact.attempts = "no_answer", contact.max_attempts
+            contact.outcome, contact.attempts = Outcome.NO_ANSWER, contact.max_attempts
             contact.completed_at = called + timedelta(seconds=30)
         return contact
 
