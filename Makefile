@@ -13,9 +13,9 @@ PRODUCTION := ULTRAVOX_API_KEY=key DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/py
 BENCH := cancel layout claim bloat read ways create
 
 # What runs a second time on tables that another team has made.
-CANCEL_SUITE := $(addprefix calls/tests/test_,admin_cancel.py cancel.py cancel_api.py cancel_command.py cancel_races.py \
-	contacts.py create_api.py foreign_writers.py guards.py history.py idempotency.py list_api.py other_races.py \
-	pause_and_resume.py pause_commands.py processing.py roles.py state_machine.py webhooks.py)
+CANCEL_SUITE := $(addprefix calls/tests/,admin/test_cancel.py admin/test_pause_and_resume.py api commands/test_cancel_batch.py \
+	commands/test_pause_and_resume.py concurrency/test_cancel_races.py concurrency/test_other_races.py concurrency/test_state_machine.py \
+	database/test_foreign_writers.py database/test_guards.py dialler/test_passes.py models)
 
 .PHONY: run test demo check bench screenshots clean
 
@@ -52,7 +52,7 @@ bench: .venv/installed
 	done
 
 screenshots: .venv/installed
-	@SCREENSHOTS=docs/images $(EMBEDDED) --temporary -- $(BIN)/python -m pytest -k signs_in_finds_a_batch calls/tests/test_admin_browser.py
+	@SCREENSHOTS=docs/images $(EMBEDDED) --temporary -- $(BIN)/python -m pytest -k signs_in_finds_a_batch calls/tests/admin/test_browser.py
 
 clean: ## Throw away the demo's data, to start afresh with the next run.
 	rm -rf .postgres

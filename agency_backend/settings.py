@@ -265,12 +265,12 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "calls.api_errors.exception_handler",
+    "EXCEPTION_HANDLER": "calls.api.errors.exception_handler",
     "URL_FORMAT_OVERRIDE": None,
 }
 
 SIMPLE_JWT: dict[str, Any] = {
-    "AUTH_TOKEN_CLASSES": ["calls.authentication.SupabaseAccessToken"],
+    "AUTH_TOKEN_CLASSES": ["calls.api.authentication.SupabaseAccessToken"],
     "SIGNING_KEY": _unless_demo(SUPABASE_JWT_SECRET, DEMO_JWT_SECRET),
     "AUDIENCE": "authenticated",
     "ISSUER": SUPABASE_JWT_ISSUER or None,

@@ -12,8 +12,8 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
-from calls import api_errors
-from calls.views import AlwaysFirst
+from calls.api import errors as api_errors
+from calls.api.views import AlwaysFirst
 
 # Swagger UI's page has a style of its own in it.
 docs = csp_update({"style-src": [SELF, UNSAFE_INLINE]})(
@@ -21,7 +21,7 @@ docs = csp_update({"style-src": [SELF, UNSAFE_INLINE]})(
 )
 
 urlpatterns = [
-    path("functions/v1/", include("calls.urls")),
+    path("functions/v1/", include("calls.api.urls")),
     path("openapi.json", SpectacularJSONAPIView.as_view(content_negotiation_class=AlwaysFirst), name="schema"),
     path("docs", docs, name="docs"),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),

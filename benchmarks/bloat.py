@@ -5,9 +5,9 @@ from __future__ import annotations
 from django.db import connection
 
 from benchmarks.measuring import fill, fresh, prepare, settle, table
-from calls.adoption.storage import STORAGE
+from calls.database.adoption.storage import STORAGE
 from calls.models import CallBatch
-from calls.tests.cast import Tenant, cancel
+from calls.tests.support.factories import Tenant, cancel
 
 CONTACTS, DIALLED, CHUNK = 1_000_000, 300_000, 1_000
 NEXT = """

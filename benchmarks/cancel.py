@@ -16,10 +16,10 @@ import psutil
 import psycopg
 
 from benchmarks.measuring import batches, in_turns, prepare, ratio, table
-from calls.authentication import issue_token
+from calls.api.authentication import issue_token
 from calls.models import CallBatch
-from calls.tests.cast import URL, plain_connection
-from calls.tests.server import database_url, gunicorn, request
+from calls.tests.support.factories import URL, plain_connection
+from calls.tests.support.server import database_url, gunicorn, request
 
 CONTACTS = """
     UPDATE {} SET status = 'skipped', outcome_notes = 'Batch cancelled', updated_at = now()

@@ -19,10 +19,10 @@ from procrastinate.contrib.django import app
 
 from benchmarks.cancel import by_request
 from benchmarks.measuring import batches, fill, fresh, in_turns, prepare, ratio, settle, table
-from calls.authentication import issue_token
+from calls.api.authentication import issue_token
 from calls.models import CallBatch, CampaignContact
-from calls.tests.cast import Tenant
-from calls.tests.server import database_url, gunicorn
+from calls.tests.support.factories import Tenant
+from calls.tests.support.server import database_url, gunicorn
 
 JOBS = """
     TRUNCATE procrastinate_jobs CASCADE;

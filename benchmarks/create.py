@@ -15,10 +15,10 @@ import psycopg
 from uuid_utils.compat import uuid7
 
 from benchmarks.measuring import in_turns, prepare, ratio, table
-from calls.authentication import issue_token
+from calls.api.authentication import issue_token
 from calls.models import CampaignContact
-from calls.tests.cast import FUNCTIONS, Tenant, plain_connection
-from calls.tests.server import database_url, gunicorn, request
+from calls.tests.support.factories import FUNCTIONS, Tenant, plain_connection
+from calls.tests.support.server import database_url, gunicorn, request
 
 PAIRS = 20
 SIZES = [100, 1_000, 10_000]

@@ -16,7 +16,7 @@ import psycopg
 from benchmarks.cancel import CONTACTS
 from benchmarks.measuring import fill, fresh, in_turns, prepare, ratio, settle, table
 from calls.models import CallBatch
-from calls.tests.cast import Tenant, plain_connection
+from calls.tests.support.factories import Tenant, plain_connection
 
 LIKE = "CREATE TABLE {name} (LIKE campaign_contacts INCLUDING DEFAULTS)"
 OF_BATCH = "(batch_id, id)"

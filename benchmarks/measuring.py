@@ -15,7 +15,7 @@ django.setup()
 from django.core.management import call_command  # noqa: E402
 
 from calls.models import CallBatch  # noqa: E402
-from calls.tests.cast import Tenant  # noqa: E402
+from calls.tests.support.factories import Tenant  # noqa: E402
 
 T = TypeVar("T")
 

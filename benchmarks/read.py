@@ -8,9 +8,9 @@ from functools import partial
 from django.db import connection
 
 from benchmarks.measuring import fill, fresh, in_turns, prepare, ratio, settle, table
-from calls.authentication import issue_token
-from calls.tests.cast import FUNCTIONS, plain_connection
-from calls.tests.server import database_url, gunicorn, request
+from calls.api.authentication import issue_token
+from calls.tests.support.factories import FUNCTIONS, plain_connection
+from calls.tests.support.server import database_url, gunicorn, request
 
 BATCHES, CONTACTS, LARGE = 10_000, 400, 1_000_000
 ROUNDS = 100

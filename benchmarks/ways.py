@@ -14,11 +14,11 @@ from procrastinate.contrib.django import app
 
 from benchmarks.cancel import by_request
 from benchmarks.measuring import batches, in_turns, prepare, ratio, table
-from calls.authentication import issue_token
+from calls.api.authentication import issue_token
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import ContactStatus
-from calls.tests.cast import plain_connection
-from calls.tests.server import database_url, gunicorn
+from calls.tests.support.factories import plain_connection
+from calls.tests.support.server import database_url, gunicorn
 
 CONTACTS, ROUNDS = 10_000, 3
 JOBS = """

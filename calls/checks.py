@@ -14,7 +14,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from pgtrigger.core import INSTALLED, UNINSTALLED
 
-from calls.adoption.survey import survey
+from calls.database.adoption.survey import survey
 
 MIN_SECRET = 32
 REPAIR = "Put it back: python manage.py repair_database"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from django.conf import settings
 
-from calls.db import bounded, failing_as
+from calls.database.transactions import bounded, failing_as
 from calls.exceptions import BatchReadFailed
 from calls.models import CallBatch, CampaignContact
 

@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from calls.exceptions import FieldInvalid, FieldRequired, InvalidContacts
-from calls.identifiers import E164, parse_uuid
+from calls.parsing import E164, parse_uuid
 from calls.statuses import Mode
 
 MAX_CONTACTS = 10_000

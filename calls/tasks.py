@@ -15,7 +15,7 @@ from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import Status
 
-from calls import processing
+from calls.dialler import passes as processing
 from calls.exceptions import CallsError, DatabaseFailed
 from calls.models import CallBatch
 

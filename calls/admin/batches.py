@@ -19,14 +19,14 @@ from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.timesince import timesince
 
+from calls.admin.actions import BATCHES_AT_ONCE, BatchVerbsAdmin, with_ids
+from calls.admin.base import OfferedFilter, StatusFilter
 from calls.admin.display import belongs_to, describe, parts_of, reason
-from calls.admin.lists import OfferedFilter, StatusFilter
-from calls.admin.verbs import BATCHES_AT_ONCE, BatchVerbsAdmin, with_ids
-from calls.db import failing_as
+from calls.database.transactions import failing_as
 from calls.exceptions import BatchNotFound, BatchReadFailed, CallsError
 from calls.export import write_csv
-from calls.identifiers import parse_phone_number, parse_uuid
 from calls.models import Agency, CallBatch, CampaignContact
+from calls.parsing import parse_phone_number, parse_uuid
 from calls.statuses import BatchStatus
 
 # How many of a batch's latest events its page shows. A batch that nobody pauses in a loop has far fewer.

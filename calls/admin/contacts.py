@@ -11,9 +11,9 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
 
-from calls.admin.lists import BoundedPaginator, OfferedFilter, ReadOnlyAdmin, StatusFilter
-from calls.identifiers import parse_phone_number, parse_uuid
+from calls.admin.base import BoundedPaginator, OfferedFilter, ReadOnlyAdmin, StatusFilter
 from calls.models import CallBatch, CampaignContact
+from calls.parsing import parse_phone_number, parse_uuid
 from calls.statuses import ContactStatus
 
 

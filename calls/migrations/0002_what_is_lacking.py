@@ -2,8 +2,8 @@
 
 from django.db import migrations, models
 
-from calls.adoption import steps
-from calls.adoption.survey import lacking
+from calls.database.adoption import steps
+from calls.database.adoption.survey import lacking
 
 
 def add(apps, schema_editor):

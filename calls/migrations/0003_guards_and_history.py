@@ -1,4 +1,4 @@
-"""The database keeps the promise too (``calls/guards.py``), and who changed a batch (``calls/models/history.py``)."""
+"""The database keeps the promise too (``calls/database/triggers.py``), and who changed a batch (``calls/models/history.py``)."""
 
 import django.contrib.postgres.functions
 import django.db.models.deletion
@@ -10,8 +10,8 @@ import pgtrigger.migrations
 from django.db import migrations, models
 
 import calls.models.base
-from calls.adoption.steps import briefly
-from calls.guards import RUN_AS_OWNER
+from calls.database.adoption.steps import briefly
+from calls.database.triggers import RUN_AS_OWNER
 
 
 def lock(apps, schema_editor):

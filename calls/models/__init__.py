@@ -6,7 +6,7 @@ from calls.models.contact import CampaignContact
 from calls.models.history import CallBatchEvent
 from calls.models.idempotency import IdempotencyKey
 from calls.models.results import CancelResult, CreateResult, Discrepancy, PauseResult
-from calls.models.webhook import WebhookEvent
+from calls.models.webhook_event import WebhookEvent
 
 __all__ = [
     "Agency",

@@ -15,9 +15,9 @@ from django.contrib.postgres.functions import TransactionNow
 from django.db import DataError, IntegrityError, models, transaction
 from django.db.models.functions import Coalesce
 
-from calls import guards
-from calls.actors import Actor, Door, history_context
-from calls.db import bounded, failing_as, retrying_deadlocks, set_timeouts
+from calls.audit import Actor, Door, history_context
+from calls.database import triggers as guards
+from calls.database.transactions import bounded, failing_as, retrying_deadlocks, set_timeouts
 from calls.exceptions import (
     AgentMappingNotFound,
     BatchAlreadyCancelled,
@@ -37,8 +37,8 @@ from calls.models.agency import Agency
 from calls.models.base import BaseModel, EnumTextField
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
 from calls.models.dialling import Dialling
+from calls.models.querysets import CallBatchQuerySet
 from calls.models.results import CancelResult, CreateResult, Discrepancy, PauseResult
-from calls.querysets import CallBatchQuerySet
 from calls.signals import batch_cancelled
 from calls.statuses import FINAL, PAUSABLE, BatchStatus, ContactStatus, Mode
 

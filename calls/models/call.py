@@ -9,13 +9,13 @@ from typing import Any
 from django.contrib.postgres.functions import TransactionNow
 from django.db import DataError, IntegrityError, connection, models, transaction
 
-from calls.db import bounded, failing_as, retrying_deadlocks
+from calls.database.transactions import bounded, failing_as, retrying_deadlocks
 from calls.exceptions import BatchNotFound, BatchUpdateFailed
 from calls.models.agency import Agency
 from calls.models.base import BaseModel
 from calls.models.batch import CallBatch
 from calls.models.contact import CampaignContact
-from calls.models.webhook import Heard, WebhookEvent
+from calls.models.webhook_event import Heard, WebhookEvent
 from calls.statuses import CallStatus, ContactStatus, Outcome
 
 logger = logging.getLogger(__name__)

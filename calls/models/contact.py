@@ -10,14 +10,14 @@ from django.contrib.postgres.functions import TransactionNow
 from django.db import models
 from django.db.models.functions import Coalesce, Greatest, Now
 
-from calls import guards
-from calls.db import bounded, failing_as, retrying_deadlocks
+from calls.database import triggers as guards
+from calls.database.transactions import bounded, failing_as, retrying_deadlocks
 from calls.exceptions import BatchUpdateFailed
 from calls.models.agency import Agency
 from calls.models.base import BaseModel, EnumTextField, LenientJSONDecoder
 from calls.models.batch import CallBatch
 from calls.models.campaign import Campaign
-from calls.querysets import ATTEMPTED_IN, UNDER_WAY_IN, CampaignContactQuerySet
+from calls.models.querysets import ATTEMPTED_IN, UNDER_WAY_IN, CampaignContactQuerySet
 from calls.statuses import BatchStatus, ContactStatus, Outcome
 
 StatusIn = Callable[[CallBatch], ContactStatus]

@@ -12,10 +12,10 @@ from django.contrib.postgres.functions import TransactionNow
 from django.db import models
 from django.db.models.functions import Coalesce, Now
 
-from calls.actors import Door, history_context
-from calls.db import bounded, failing_as, retrying_deadlocks
+from calls.audit import Door, history_context
+from calls.database.transactions import bounded, failing_as, retrying_deadlocks
 from calls.exceptions import BatchReadFailed, BatchUpdateFailed
-from calls.querysets import CampaignContactQuerySet
+from calls.models.querysets import CampaignContactQuerySet
 from calls.statuses import STARTABLE, BatchStatus, ContactStatus
 
 if TYPE_CHECKING:

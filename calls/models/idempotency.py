@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from calls.db import bounded, failing_as
+from calls.database.transactions import bounded, failing_as
 from calls.exceptions import BatchCreateFailed, FieldInvalid, IdempotencyKeyReused
 from calls.inputs import NewBatch
 from calls.models.agency import Agency

@@ -7,11 +7,11 @@ from django.db import connection
 from django.db.models import QuerySet
 from django.test import Client
 
-from calls import dialer
 from calls.models import Role
-from calls.tests.cast import Tenant, client_of, staff
-from calls.tests.foreign import THEIRS, foreign_database
-from calls.tests.provider import KEY, provider_running
+from calls.providers import ultravox as dialer
+from calls.tests.support.factories import Tenant, client_of, staff
+from calls.tests.support.legacy_database import THEIRS, foreign_database
+from calls.tests.support.provider import KEY, provider_running
 
 
 def pytest_xdist_auto_num_workers(config):

@@ -25,9 +25,9 @@ def main() -> int:
     from rich.progress import BarColumn, Progress, TextColumn
 
     from calls.models import CallBatch
-    from calls.tests.cast import Tenant, counted, people
-    from calls.tests.deployment import Cancelled, deployed, settled
-    from calls.tests.provider import provider_running
+    from calls.tests.support.deployment import Cancelled, deployed, settled
+    from calls.tests.support.factories import Tenant, counted, people
+    from calls.tests.support.provider import provider_running
 
     say = Console(width=100, highlight=False).print
     harbour = Tenant.create("harbour")

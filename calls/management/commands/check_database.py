@@ -6,8 +6,8 @@ from typing import Any
 from django.apps import apps
 from django.core.management.base import BaseCommand
 
-from calls.adoption.survey import survey
-from calls.adoption.table import report
+from calls.database.adoption.survey import survey
+from calls.database.adoption.table import report
 
 
 class Command(BaseCommand):

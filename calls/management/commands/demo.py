@@ -15,9 +15,9 @@ from django.db import transaction
 from django.utils import timezone
 from uuid_utils.compat import uuid7
 
-from calls.actors import Actor, Door, history_context
-from calls.authentication import issue_token
-from calls.dialer import SimulatedDialer
+from calls.api.authentication import issue_token
+from calls.api.schema import EXAMPLE_AGENT_ID, EXAMPLE_BATCH_ID, EXAMPLE_CAMPAIGN_ID
+from calls.audit import Actor, Door, history_context
 from calls.models import (
     Agency,
     AgencyPhoneNumber,
@@ -29,7 +29,7 @@ from calls.models import (
     CampaignContact,
     Role,
 )
-from calls.schema import EXAMPLE_AGENT_ID, EXAMPLE_BATCH_ID, EXAMPLE_CAMPAIGN_ID
+from calls.providers.ultravox import SimulatedDialer
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Mode, Outcome
 
 # Each with its own name as the password.

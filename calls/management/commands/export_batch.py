@@ -6,10 +6,10 @@ from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from calls.db import failing_as
+from calls.database.transactions import failing_as
 from calls.exceptions import BatchReadFailed, CallsError
 from calls.export import write_csv
-from calls.management.verbs import batch_id, batches_of, nobody_reads
+from calls.management.batch_command import batch_id, batches_of, nobody_reads
 
 
 class Command(BaseCommand):

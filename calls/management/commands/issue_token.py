@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from calls.authentication import issue_token
+from calls.api.authentication import issue_token
 from calls.models import AgencyUser
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from calls import processing
+from calls.dialler import passes as processing
 from calls.exceptions import CallsError
 
 

@@ -7,10 +7,10 @@ from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 
-from calls.adoption import steps
-from calls.adoption.survey import lacking
 from calls.checks import is_migrated
-from calls.guards import RUN_AS_OWNER
+from calls.database.adoption import steps
+from calls.database.adoption.survey import lacking
+from calls.database.triggers import RUN_AS_OWNER
 
 
 class Command(BaseCommand):

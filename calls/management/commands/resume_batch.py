@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from calls.management.verbs import BatchCommand
+from calls.management.batch_command import BatchCommand
 from calls.models import PauseResult
 
 

@@ -1,0 +1,173 @@
+"""What the functions read and answer. What a batch is created with is in ``calls.inputs``."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from rest_framework import serializers
+
+from calls.dialler.passes import PassResult
+from calls.exceptions import FieldInvalid, FieldRequired
+from calls.models import CallBatch, CampaignContact, CancelResult, CreateResult, PauseResult
+from calls.parsing import parse_uuid
+from calls.statuses import BatchStatus, Mode
+
+
+class BatchIdSerializer(serializers.Serializer[Any]):
+    """The body, or the query, with a ``batch_id``. Other keys are ignored."""
+
+    batch_id = serializers.UUIDField()
+
+    def run_validation(self, data: Any = serializers.empty) -> dict[str, UUID]:
+        """
+        The id, as a UUID.
+
+        :raises FieldRequired: it is absent, null or ``""``, or the body is no object.
+        :raises FieldInvalid: it is anything else than a UUID.
+        """
+        value = data.get("batch_id") if isinstance(data, dict) else None
+        if value is None or value == "":
+            raise FieldRequired("batch_id")
+        return {"batch_id": uuid_of("batch_id", value)}
+
+
+def uuid_of(field: str, value: Any) -> UUID:
+    """:raises FieldInvalid: ``value`` is no UUID."""
+    try:
+        return parse_uuid(value)
+    except ValueError:
+        raise FieldInvalid(field, "must be a valid UUID") from None
+
+
+class CancelledBatchSerializer(serializers.Serializer[CancelResult]):
+    """The answer to a cancel, exactly these five keys."""
+
+    success = serializers.BooleanField(default=True)
+    batch_id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=[BatchStatus.CANCELLED])
+    contacts_skipped = serializers.IntegerField(help_text="How many contacts this cancel skipped; 0 is a valid answer.")
+    message = serializers.CharField(
+        default="Batch cancelled. In-progress calls will complete but no new calls will be initiated."
+    )
+
+
+class PausedBatchSerializer(serializers.Serializer[PauseResult]):
+    """The answer to a pause."""
+
+    success = serializers.BooleanField(default=True)
+    batch_id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=[BatchStatus.PAUSED])
+    paused_at = serializers.DateTimeField()
+    message = serializers.CharField(
+        default="Batch paused. In-progress calls will complete but no new calls will be initiated until it is resumed."
+    )
+
+
+class ResumedBatchSerializer(serializers.Serializer[PauseResult]):
+    """The answer to a resume."""
+
+    success = serializers.BooleanField(default=True)
+    batch_id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=[BatchStatus.SCHEDULED, BatchStatus.PROCESSING])
+    message = serializers.CharField(default="Batch resumed. Its remaining contacts will be called.")
+
+
+class CreatedBatchSerializer(serializers.Serializer[CreateResult]):
+    """The answer to a create."""
+
+    batch_id = serializers.UUIDField(source="batch.id")
+    status = serializers.ChoiceField(choices=[BatchStatus.PENDING, BatchStatus.SCHEDULED], source="batch.status")
+    total_contacts = serializers.IntegerField(source="batch.total_contacts", help_text="Without the duplicates.")
+    duplicates_removed = serializers.IntegerField(help_text="Contacts whose number an earlier one has.")
+    agent_mapping_id = serializers.UUIDField(source="batch.agent_mapping_id")
+    agent_name = serializers.CharField(source="batch.agent_mapping.ultravox_agent_name", allow_null=True)
+    campaign_id = serializers.UUIDField(source="batch.campaign_id")
+    from_number = serializers.CharField(source="batch.from_number")
+    calls_per_minute = serializers.IntegerField(source="batch.calls_per_minute")
+    max_concurrent = serializers.IntegerField(source="batch.max_concurrent")
+    scheduled_for = serializers.DateTimeField(source="batch.scheduled_for", allow_null=True)
+    mode = serializers.ChoiceField(choices=Mode.choices, source="batch.mode")
+    created_at = serializers.DateTimeField(source="batch.created_at")
+
+
+class CounterField(serializers.IntegerField):
+    """A counter, which another service may have left empty."""
+
+    def get_attribute(self, instance: Any) -> int:
+        return super().get_attribute(instance) or 0
+
+
+class BatchSerializer(serializers.ModelSerializer[CallBatch]):
+    """A batch as lists show it, of a query ``with_names``."""
+
+    agency_id = serializers.UUIDField()
+    campaign_id = serializers.UUIDField()
+    campaign_name = serializers.CharField(allow_null=True)
+    agent_mapping_id = serializers.UUIDField()
+    agent_name = serializers.CharField(allow_null=True)
+    total_contacts = CounterField()
+    queued = CounterField(help_text="Contacts left to dial.")
+    in_progress = CounterField()
+    completed = CounterField()
+    failed = CounterField()
+    skipped = CounterField()
+    progress_percentage = serializers.FloatField(help_text="What is over and done with; one decimal.")
+    remaining_count = serializers.IntegerField()
+
+    class Meta:
+        model = CallBatch
+        fields = [
+            *("id", "agency_id", "campaign_id", "campaign_name", "agent_mapping_id", "agent_name", "from_number"),
+            *("status", "total_contacts", "queued", "in_progress", "completed", "failed", "skipped"),
+            *("progress_percentage", "remaining_count", "calls_per_minute", "max_concurrent", "scheduled_for"),
+            *("created_at", "started_at", "paused_at", "completed_at", "error_message"),
+        ]
+
+
+class ContactSerializer(serializers.ModelSerializer[CampaignContact]):
+    """A contact, and how far it got."""
+
+    class Meta:
+        model = CampaignContact
+        fields = [
+            *("id", "phone_number", "first_name", "last_name", "email", "company", "title", "status", "call_id"),
+            *("attempts", "max_attempts", "outcome", "duration_seconds", "outcome_notes", "last_attempt_at"),
+            *("completed_at", "custom_data", "do_not_call", "timezone", "created_at"),
+        ]
+
+
+class PaginationSerializer(serializers.Serializer[Any]):
+    total = serializers.IntegerField()
+    limit = serializers.IntegerField()
+    offset = serializers.IntegerField()
+    has_more = serializers.BooleanField()
+
+
+class BatchPageSerializer(serializers.Serializer[Any]):
+    """A page of an agency's batches, newest first."""
+
+    batches = BatchSerializer(many=True)
+    pagination = PaginationSerializer()
+
+
+class BatchWithContactsSerializer(serializers.Serializer[Any]):
+    """A batch, and a page of its contacts, oldest first."""
+
+    batch = BatchSerializer()
+    contacts = ContactSerializer(many=True)
+    contact_pagination = PaginationSerializer()
+
+
+class PassSerializer(serializers.Serializer[PassResult]):
+    """The answer to a pass of the dialler."""
+
+    batches_processed = serializers.IntegerField()
+    calls_initiated = serializers.IntegerField()
+    calls_failed = serializers.IntegerField(help_text="That the provider refused, or whose answer told nothing.")
+
+
+class StoredSerializer(serializers.Serializer[Any]):
+    """The answer to a delivery of the provider's."""
+
+    success = serializers.BooleanField()

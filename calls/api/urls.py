@@ -1,0 +1,19 @@
+from django.urls import re_path
+from rest_framework.routers import SimpleRouter
+
+from calls.api.views import CallBatchViewSet, ProcessViewSet
+from calls.api.webhooks import WebhookViewSet
+
+router = SimpleRouter(trailing_slash=False, use_regex_path=False)
+router.register("", CallBatchViewSet, basename="calls-batch")
+router.register("", ProcessViewSet, basename="calls-batch-process")
+
+urlpatterns = [
+    *router.urls,
+    # A secret may have a slash in it, but not at its end.
+    re_path(
+        r"^webhook-ingest/(?P<agency_id>[^/]+)/(?P<secret>.*[^/])$",
+        WebhookViewSet.as_view({"post": "ingest"}),
+        name="webhook-ingest",
+    ),
+]

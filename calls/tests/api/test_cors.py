@@ -1,0 +1,66 @@
+"""Browsers on other origins: what a preflight is told, and what every answer carries."""
+
+import pytest
+
+from calls.models import CallBatch
+from calls.tests.support.factories import URL
+
+pytestmark = pytest.mark.django_db
+
+APP = "https://app.example.com"
+HEADERS = [
+    "authorization",
+    "x-client-info",
+    "apikey",
+    "content-type",
+    "x-region",
+    "x-retry-count",
+    "idempotency-key",
+    "traceparent",
+    "tracestate",
+    "baggage",
+]
+
+
+def preflight(client, origin=APP, **headers):
+    return client.options(URL, HTTP_ORIGIN=origin, HTTP_ACCESS_CONTROL_REQUEST_METHOD="POST", **headers)
+
+
+def test_a_preflight_needs_no_token_and_lists_the_headers_of_supabases_clients(client):
+    response = preflight(client, HTTP_ACCESS_CONTROL_REQUEST_HEADERS=", ".join(HEADERS))
+
+    assert response.status_code == 200
+    assert response["Access-Control-Allow-Origin"] == APP
+    assert set(HEADERS) <= set(response["Access-Control-Allow-Headers"].split(", "))
+    assert "POST" in response["Access-Control-Allow-Methods"].split(", ")
+
+
+def test_another_origin_is_not_let_in(client):
+    assert "Access-Control-Allow-Origin" not in preflight(client, origin="https://evil.example")
+
+
+def test_every_origin_is_let_in_where_configured_so(client, settings):
+    settings.CORS_ALLOW_ALL_ORIGINS = True
+
+    assert preflight(client, origin="https://any.example")["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 405, 500, "unknown path", "plain OPTIONS", "wrong host"])
+def test_every_answer_carries_them_errors_included(harbour, owner, client, monkeypatch, status):
+    def breaks(*args, **kwargs):
+        raise RuntimeError
+
+    batch_id = "00000000-0000-0000-0000-000000000000" if status == 404 else str(harbour.batch().pk)
+    if status == 500:
+        monkeypatch.setattr(CallBatch, "cancel", breaks)
+    response = {
+        401: lambda: client.post(URL, HTTP_ORIGIN=APP),
+        400: lambda: owner.post(URL, HTTP_ORIGIN=APP),
+        405: lambda: owner.get(URL, HTTP_ORIGIN=APP),
+        "unknown path": lambda: owner.post(URL + "/", HTTP_ORIGIN=APP),
+        "plain OPTIONS": lambda: owner.options(URL, HTTP_ORIGIN=APP),
+        "wrong host": lambda: owner.post(URL, HTTP_ORIGIN=APP, HTTP_HOST="evil.example"),
+    }.get(status, lambda: owner.post(URL, {"batch_id": batch_id}, format="json", HTTP_ORIGIN=APP))()
+
+    expected = {"unknown path": 404, "plain OPTIONS": 204, "wrong host": 400}.get(status, status)
+    assert (response.status_code, response["Access-Control-Allow-Origin"]) == (expected, APP)

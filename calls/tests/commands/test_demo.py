@@ -1,0 +1,157 @@
+"""The demo: what the first minute of a newcomer rests on."""
+
+import re
+import shlex
+from io import StringIO
+
+import pytest
+from django.contrib.auth import authenticate
+from django.core.management import CommandError, call_command
+from django.db.models import Count
+
+from calls.models import Agency, AgencyUser, CallBatch, CampaignContact, Role
+from calls.statuses import BatchStatus
+from calls.tests.support.factories import FUNCTIONS, URL, call, client_of
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def demo(settings):
+    """Load the demo; what it printed."""
+    settings.DEBUG = True
+
+    def demo():
+        out = StringIO()
+        call_command("demo", "--address", "http://127.0.0.1:8000", stdout=out)
+        return out.getvalue()
+
+    return demo
+
+
+def run_curl(client, printed):
+    """Send the request of the printed curl line."""
+    line = re.search(r"^curl (?:[^\n]*\\\n)+[^\n]*", printed, re.MULTILINE)[0].replace("\\\n", " ")
+    options = shlex.split(line)
+    assert options[:3] == ["curl", "-X", "POST"]
+    scheme, _, token = options[options.index("-H") + 1].partition(": ")[2].partition(" ")
+    path = options[3].removeprefix("http://127.0.0.1:8000")
+    return client.generic("POST", path, options[options.index("-d") + 1], HTTP_AUTHORIZATION=f"{scheme} {token}")
+
+
+def test_it_has_a_batch_with_342_contacts_to_dial_5_in_progress_and_400_done(demo):
+    demo()
+
+    batch = CallBatch.objects.get(total_contacts=747)
+    assert batch.status == BatchStatus.PROCESSING
+    assert (batch.queued, batch.in_progress, batch.completed + batch.failed) == (342, 5, 400)
+    assert batch.contacts.dialable().count() == 342
+
+
+def test_it_has_two_agencies_a_user_of_each_role_a_superuser_and_an_operator(demo):
+    demo()
+
+    assert Agency.objects.count() == 2
+    assert set(AgencyUser.objects.values_list("role", flat=True)) == set(Role)
+    assert AgencyUser.objects.values("email").distinct().count() == AgencyUser.objects.count()
+    assert authenticate(username="demo", password="demo").is_superuser
+    operator = authenticate(username="operator", password="operator")
+    assert operator.is_staff
+    assert operator.has_perm("calls.cancel_callbatch")
+
+
+def test_it_has_batches_in_every_status_and_their_counters_agree(demo):
+    demo()
+
+    assert set(CallBatch.objects.values_list("status", flat=True)) == set(BatchStatus)
+    for batch in CallBatch.objects.all():
+        contacts = dict(batch.contacts.values_list("status").annotate(Count("pk")))
+        waiting = sum(contacts.pop(status, 0) for status in ("pending", "queued", "scheduled"))
+        assert batch.queued == waiting
+        assert contacts == {name: getattr(batch, name) for name in contacts}
+        assert batch.queued + batch.in_progress + batch.completed + batch.failed + batch.skipped == batch.total_contacts
+
+
+def test_its_numbers_are_of_the_ranges_reserved_for_fiction(demo):
+    demo()
+
+    reserved = re.compile(r"\+1[2-9]\d\d55501\d\d|\+447700900\d\d\d")
+    numbers = CampaignContact.objects.values_list("phone_number", flat=True)
+    assert [number for number in numbers if not reserved.fullmatch(number)] == []
+
+
+def test_the_curl_line_cancels_the_batch(demo, client):
+    response = run_curl(client, demo())
+
+    assert response.status_code == 200
+    assert response.json()["contacts_skipped"] == 342
+
+
+def test_the_example_of_the_docs_page_can_be_tried_there(demo, client):
+    demo()
+    owner = AgencyUser.objects.get(email="owner@harbour-pine.example")
+    create = client.get("/openapi.json", secure=True).json()["paths"][f"{FUNCTIONS}create"]["post"]
+    (example,) = create["requestBody"]["content"]["application/json"]["examples"].values()
+
+    assert call(client_of(owner), "create", example["value"]).status_code == 201
+
+
+def test_a_second_start_keeps_the_data_and_offers_another_batch(demo, client):
+    run_curl(client, demo())
+    agencies = list(Agency.objects.values())
+
+    response = run_curl(client, demo())
+
+    assert (response.status_code, response.json()["contacts_skipped"]) == (200, 120)
+    assert list(Agency.objects.values()) == agencies
+
+
+def test_when_nothing_is_left_to_cancel_it_says_how_to_start_afresh(demo):
+    demo()
+    CallBatch.objects.update(status=BatchStatus.CANCELLED)
+
+    assert "To start afresh: make clean" in demo()
+
+
+def test_it_is_refused_in_production():
+    with pytest.raises(CommandError, match="DJANGO_DEBUG"):
+        call_command("demo")
+
+    assert not Agency.objects.exists()
+
+
+# issue_token
+
+
+def token_of(email):
+    out = StringIO()
+    call_command("issue_token", email, stdout=out)
+    return out.getvalue().strip()
+
+
+def test_an_issued_token_is_taken_by_the_api(harbour, client, settings):
+    settings.DEBUG = True
+
+    response = client.generic("POST", URL, HTTP_AUTHORIZATION=f"Bearer {token_of(harbour.owner.email.upper())}")
+
+    assert response.json()["code"] == "batch_id_required"
+
+
+def test_no_token_is_issued_in_production(harbour):
+    with pytest.raises(CommandError, match="DJANGO_DEBUG"):
+        token_of(harbour.owner.email)
+
+
+def test_no_token_is_issued_for_somebody_unknown(harbour, settings):
+    settings.DEBUG = True
+
+    with pytest.raises(CommandError, match="0 rows of the users table"):
+        token_of("nobody@example.com")
+
+
+def test_no_token_is_issued_without_a_secret_to_sign_it(harbour, settings):
+    settings.DEBUG = True
+    settings.SUPABASE_JWT_SECRET = ""
+
+    with pytest.raises(CommandError, match="set SUPABASE_JWT_SECRET"):
+        token_of(harbour.owner.email)

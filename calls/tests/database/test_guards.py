@@ -1,0 +1,271 @@
+"""The guards: what the database refuses to every writer, and what it lets through."""
+
+import itertools
+import uuid
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from django.contrib.postgres.functions import TransactionNow
+from django.db import IntegrityError, connection, transaction
+from django.db.models import F
+
+from calls.models import CallBatch, CampaignContact
+from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
+from calls.tests.support.factories import PHONE, cancel
+
+pytestmark = pytest.mark.django_db
+
+
+def pairs(*groups):
+    return list(itertools.product(*groups))
+
+
+LIVE = [status for status in BatchStatus if status not in FINAL]
+ENDS = [*FINAL, BatchStatus.FAILED]
+ACTIVE = [*DIALABLE, ContactStatus.IN_PROGRESS]
+OVER = [status for status in ContactStatus if status not in ACTIVE]
+
+
+def refused_by(constraint, write):
+    """Whether the database refuses ``write`` in the name of this guard; any other refusal is a failure."""
+    try:
+        with transaction.atomic():
+            write()
+    except IntegrityError as error:
+        refusal = error
+    else:
+        return False
+    cause = refusal.__cause__
+    assert isinstance(cause, psycopg.errors.CheckViolation)
+    assert (cause.sqlstate, cause.diag.constraint_name, cause.diag.schema_name) == ("23514", constraint, "public")
+    assert PHONE not in str(refusal)
+    return True
+
+
+def batch_refused(batch, **changes):
+    return refused_by("batch_final", lambda: CallBatch.objects.filter(pk=batch.pk).update(**changes))
+
+
+def contact_refused(contact, **changes):
+    return refused_by("contact_batch_live", lambda: CampaignContact.objects.filter(pk=contact.pk).update(**changes))
+
+
+@pytest.mark.parametrize(("ended", "revived"), pairs(FINAL, [s for s in BatchStatus if s not in ENDS]))
+def test_a_batch_that_has_ended_cannot_be_revived(harbour, ended, revived):
+    batch = harbour.batch(ended)
+
+    assert batch_refused(batch, status=revived)
+
+
+@pytest.mark.parametrize(("ended", "again"), pairs(FINAL, ENDS))
+def test_ending_it_once_more_goes_through_and_keeps_how_it_ended(harbour, ended, again):
+    batch = harbour.batch(ended, in_progress=1)
+    CallBatch.objects.filter(pk=batch.pk).update(in_progress=1)
+    before = CallBatch.objects.values("status", "completed_at", "error_message").get()
+
+    assert not batch_refused(
+        batch,
+        status=again,
+        completed_at=TransactionNow(),
+        error_message="done",
+        in_progress=0,
+        completed=F("completed") + 1,
+    )
+
+    batch.refresh_from_db()
+    assert CallBatch.objects.values("status", "completed_at", "error_message").get() == before
+    assert (batch.in_progress, batch.completed) == (0, 1)
+
+
+@pytest.mark.parametrize("ended", FINAL)
+@pytest.mark.parametrize("rewritten", [{"completed_at": TransactionNow()}, {"error_message": "rewritten"}], ids=str)
+def test_when_and_why_it_ended_stay_as_they_were(harbour, ended, rewritten):
+    batch = harbour.batch(ended)
+
+    assert not batch_refused(batch, **rewritten)
+
+    batch.refresh_from_db()
+    assert (batch.completed_at, batch.error_message) == (None, None)
+
+
+@pytest.mark.parametrize(("live", "status"), pairs(LIVE, BatchStatus))
+def test_a_live_batch_may_become_anything(harbour, live, status):
+    batch = harbour.batch(live)
+
+    assert not batch_refused(batch, status=status)
+
+
+@pytest.mark.parametrize(("batch_status", "status"), pairs([*FINAL, BatchStatus.PAUSED], [*OVER, ContactStatus.QUEUED]))
+def test_no_contact_becomes_in_progress_where_the_batch_has_ended_or_rests(harbour, batch_status, status):
+    batch = harbour.batch(**{status: 1})
+    contact = batch.contacts.get()
+    CallBatch.objects.update(status=batch_status)
+
+    assert contact_refused(contact, status=ContactStatus.IN_PROGRESS)
+
+
+@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, DIALABLE))
+def test_no_contact_becomes_dialable_where_the_batch_has_ended(harbour, ended, status):
+    batch = harbour.batch(in_progress=1, failed=1, completed=1, skipped=1)
+    CallBatch.objects.update(status=ended)
+
+    assert all(contact_refused(contact, status=status) for contact in batch.contacts.all())
+
+
+@pytest.mark.parametrize(("live", "status"), pairs(LIVE, ContactStatus))
+def test_where_the_batch_is_live_a_contact_may_become_anything(harbour, live, status):
+    batch = harbour.batch(live, **dict.fromkeys(ContactStatus, 1))
+
+    refused = [contact.status for contact in batch.contacts.all() if contact_refused(contact, status=status)]
+
+    if live == BatchStatus.PAUSED and status == ContactStatus.IN_PROGRESS:
+        assert sorted(refused) == sorted(set(ContactStatus) - {ContactStatus.IN_PROGRESS})
+    else:
+        assert refused == []
+
+
+@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, OVER))
+def test_a_call_may_end_where_the_batch_has_ended(harbour, ended, status):
+    batch = harbour.batch(in_progress=1)
+    CallBatch.objects.update(status=ended)
+
+    assert not contact_refused(batch.contacts.get(), status=status, outcome="whatever")
+
+
+@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, ACTIVE))
+def test_no_contact_to_dial_enters_a_batch_that_has_ended(harbour, ended, status):
+    elsewhere, batch = harbour.batch(**{status: 1}), harbour.batch(ended)
+
+    assert contact_refused(elsewhere.contacts.get(), batch=batch)
+
+
+@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, OVER))
+def test_a_contact_that_is_over_may_enter_it(harbour, ended, status):
+    elsewhere, batch = harbour.batch(**{status: 1}), harbour.batch(ended)
+
+    assert not contact_refused(elsewhere.contacts.get(), batch=batch)
+
+
+@pytest.mark.parametrize("status", DIALABLE)
+def test_entering_and_becoming_in_progress_at_once_is_refused_where_the_batch_rests(harbour, status):
+    elsewhere, batch = harbour.batch(**{status: 1}), harbour.batch(BatchStatus.PAUSED)
+    contact = elsewhere.contacts.get()
+
+    assert contact_refused(contact, batch=batch, status=ContactStatus.IN_PROGRESS)
+    assert not contact_refused(contact, batch=batch)
+
+
+def test_a_contact_in_progress_may_enter_a_batch_that_rests(harbour):
+    elsewhere, batch = harbour.batch(in_progress=1), harbour.batch(BatchStatus.PAUSED)
+
+    assert not contact_refused(elsewhere.contacts.get(), batch=batch)
+
+
+@pytest.mark.own_tables
+def test_no_contact_enters_a_batch_that_is_not_there(harbour):
+    elsewhere = harbour.batch(queued=1)
+
+    assert contact_refused(elsewhere.contacts.get(), batch=uuid.uuid4())
+
+
+@pytest.mark.parametrize("status", ACTIVE)
+def test_a_contact_may_leave_its_batch(harbour, status):
+    batch = harbour.batch(**{status: 1})
+    contact = batch.contacts.get()
+
+    assert not contact_refused(contact, batch=None)
+
+
+def test_without_a_batch_nothing_is_guarded(harbour):
+    contact = harbour.contact(None)
+    contact.save()
+
+    assert not contact_refused(contact, status=ContactStatus.IN_PROGRESS)
+    assert not contact_refused(contact, status=ContactStatus.QUEUED)
+
+
+@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, ACTIVE))
+def test_no_contact_to_dial_is_added_to_a_batch_that_has_ended(harbour, ended, status):
+    live, batch = harbour.batch(), harbour.batch(ended)
+    contacts = [harbour.contact(live), harbour.contact(batch, status=status), harbour.contact(None)]
+
+    assert refused_by("contact_batch_live", lambda: CampaignContact.objects.bulk_create(contacts))
+    assert not CampaignContact.objects.exists()
+
+
+def test_no_contact_in_progress_is_added_to_a_batch_that_rests(harbour):
+    batch = harbour.batch(BatchStatus.PAUSED)
+
+    assert refused_by("contact_batch_live", harbour.contact(batch, status=ContactStatus.IN_PROGRESS).save)
+    assert not refused_by("contact_batch_live", harbour.contact(batch).save)
+
+
+@pytest.mark.own_tables
+def test_no_contact_is_added_to_a_batch_that_is_not_there(harbour):
+    contact = harbour.contact(CallBatch(pk=uuid.uuid4()))
+
+    assert refused_by("contact_batch_live", contact.save)
+
+
+@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, OVER))
+def test_a_contact_that_is_over_may_be_added_to_it(harbour, ended, status):
+    batch = harbour.batch(ended)
+
+    assert not refused_by("contact_batch_live", harbour.contact(batch, status=status).save)
+
+
+def test_a_batch_and_its_contacts_can_be_inserted_by_one_statement(harbour):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH batch AS (
+                INSERT INTO call_batches (agency_id, campaign_id, agent_mapping_id, from_number)
+                VALUES (%(agency)s, %(campaign)s, %(agent)s, '+12125550199') RETURNING id
+            )
+            INSERT INTO campaign_contacts (agency_id, campaign_id, batch_id, phone_number)
+            SELECT %(agency)s, %(campaign)s, id, '+12125550100' FROM batch
+            """,
+            {"agency": harbour.agency.pk, "campaign": harbour.campaign.pk, "agent": harbour.agent.pk},
+        )
+
+    assert CallBatch.objects.get().contacts.get().status == ContactStatus.PENDING
+
+
+@contextmanager
+def calls_of(guard):
+    """How often the guard's function is called inside: a list with the number, once it is over."""
+    sql = "SELECT coalesce(sum(calls), 0) FROM pg_stat_xact_user_functions WHERE funcname LIKE %s"
+    number = []
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL track_functions = 'pl'")
+        yield number
+        cursor.execute(sql, [f"pgtrigger_{guard}%"])
+        number.append(cursor.fetchone()[0])
+
+
+def test_the_batch_is_looked_up_once_for_ten_thousand_contacts(harbour):
+    batch = harbour.batch()
+
+    with calls_of("contact_batch_live_insert") as number:
+        CampaignContact.objects.bulk_create((harbour.contact(batch) for _ in range(10_000)), batch_size=10_000)
+
+    assert number == [1]
+
+
+def test_starting_a_batch_calls_no_guard(harbour):
+    batch = harbour.batch(pending=30)
+
+    with calls_of("contact_batch_live") as number:
+        batch.contacts.update(status=ContactStatus.QUEUED)
+
+    assert number == [0]
+
+
+def test_a_cancel_calls_no_guard(harbour):
+    batch = harbour.batch(queued=30)
+
+    with calls_of("contact_batch_live") as contact, calls_of("batch_final") as final:
+        cancel(batch)
+
+    assert (contact, final) == ([0], [0])

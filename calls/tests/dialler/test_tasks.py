@@ -1,0 +1,140 @@
+"""Workers: a real one does the work, and what waits in the queue names batches and nobody to call."""
+
+import time
+
+import pytest
+from procrastinate.contrib.django import app
+from procrastinate.contrib.django.models import ProcrastinateJob
+
+from calls import tasks
+from calls.models import Call
+from calls.statuses import BatchStatus
+from calls.tests.support.concurrency import PATIENCE, until
+from calls.tests.support.factories import cancel, counted
+from calls.tests.support.provider import KEY
+from calls.tests.support.workers import worker
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_queue")]
+
+
+def jobs(**criteria):
+    return ProcrastinateJob.objects.filter(task_name="calls.tasks.dial", **criteria)
+
+
+@pytest.fixture
+def at_work(provider):
+    """A worker that places calls with the stand-in."""
+    with worker(ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY, RETRY_PAUSE="0") as process:
+        yield process
+
+
+def test_each_minute_a_job_is_queued_for_each_slot_that_names_the_batch_alone(harbour, ultravox):
+    batch = harbour.batch(BatchStatus.PENDING, pending=5)
+    type(batch).objects.update(max_concurrent=3)
+
+    tasks.dial_due_batches(0)
+    tasks.dial_due_batches(60)
+
+    assert list(jobs().values_list("args", flat=True)) == [{"batch_id": str(batch.pk)}] * 3
+    assert ultravox.asked == []
+
+
+def test_a_worker_does_what_is_queued_and_keeps_nothing_of_it(harbour, provider, at_work):
+    batch = harbour.batch(BatchStatus.PENDING, pending=5)
+    tasks.dial_due_batches(0)
+
+    until(lambda: Call.objects.count() == 5)
+    until(lambda: not jobs().exists())
+
+    assert {asked.metadata["batch_id"] for asked in provider.asked} == {str(batch.pk)}
+    assert len({asked.attempt for asked in provider.asked}) == 5
+    assert counted(batch) == {"total_contacts": 5, "in_progress": 5}
+
+
+def test_what_is_queued_when_the_batch_is_cancelled_calls_nobody(harbour, provider):
+    batch = harbour.batch(BatchStatus.PENDING, pending=5)
+    tasks.dial_due_batches(0)
+    cancel(batch)
+    assert jobs().count() == 5
+
+    with worker(ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY):
+        until(lambda: not jobs().exists())
+
+    assert provider.asked == []
+    assert counted(batch) == {"total_contacts": 5, "skipped": 5}
+
+
+def test_a_call_that_must_wait_for_the_minute_waits_in_the_queue(harbour, provider, at_work):
+    batch = harbour.batch(queued=3)
+    type(batch).objects.update(calls_per_minute=2)
+    for _ in range(3):
+        tasks.dial.defer(batch_id=str(batch.pk))
+
+    until(lambda: jobs(scheduled_at__isnull=False).exists() and Call.objects.count() == 2)
+
+    assert set(jobs(status="todo").values_list("args__batch_id", flat=True)) == {str(batch.pk)}
+    assert len(provider.asked) == 2
+
+
+def test_a_batch_that_is_gone_is_nothing_to_a_worker(harbour, at_work):
+    batch = harbour.batch()
+    tasks.dial.defer(batch_id=str(batch.pk))
+    batch.delete()
+
+    until(lambda: not jobs().exists())
+
+
+def test_what_a_worker_does_by_itself_every_minute():
+    periodic = {task.task.name: task.cron for task in app.periodic_registry.periodic_tasks.values()}
+
+    assert periodic == {
+        "calls.tasks.dial_due_batches": "* * * * *",
+        "calls.tasks.sweep": "* * * * *",
+        "calls.tasks.remove_stalled_jobs": "*/10 * * * *",
+    }
+
+
+def test_a_worker_has_as_many_calls_at_once_as_it_is_told_and_begins_none_once_it_is_told_to_stop(harbour, provider):
+    provider.open.clear()
+    batch = harbour.batch(queued=60)
+    for _ in range(60):
+        tasks.dial.defer(batch_id=str(batch.pk))
+
+    variables = {"ULTRAVOX_API_URL": provider.url, "ULTRAVOX_API_KEY": KEY, "ULTRAVOX_TIMEOUT": "120"}
+    with worker("--concurrency=40", **variables) as process:
+        until(lambda: len(provider.asked) == 40)
+        process.terminate()
+        # It has heard that by then.
+        time.sleep(1)
+        provider.open.set()
+        process.wait(PATIENCE)
+
+    assert len(provider.asked) == 40 == Call.objects.count()
+    assert counted(batch) == {"total_contacts": 60, "queued": 20, "in_progress": 40}
+
+
+def test_what_is_done_every_minute_does_not_wait_for_the_calls_that_wait(harbour):
+    tasks.dial.defer(batch_id=str(harbour.batch(queued=1).pk))
+    for task in (tasks.sweep, tasks.dial_due_batches, tasks.remove_stalled_jobs):
+        task.defer(timestamp=0)
+
+    assert ProcrastinateJob.objects.order_by("-priority", "id").last() == jobs().get()
+
+
+def test_jobs_of_a_worker_that_was_killed_are_forgotten(harbour, provider):
+    provider.open.clear()
+    batch = harbour.batch(queued=1)
+    with worker(ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY) as process:
+        tasks.dial.defer(batch_id=str(batch.pk))
+        until(lambda: provider.asked)
+        process.kill()
+        process.wait(PATIENCE)
+    assert jobs(status="doing").exists()
+    with app.connector.connection.cursor() as cursor:
+        cursor.execute("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour'")
+
+    with worker():
+        tasks.remove_stalled_jobs.defer(timestamp=0)
+        until(lambda: not jobs().exists())
+
+    assert len(provider.asked) == 1

@@ -1,0 +1,177 @@
+"""The fixed cast of the tests, and what they do to batches from outside this code."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from rest_framework.test import APIClient
+
+from calls.api.authentication import issue_token
+from calls.audit import Actor, ActorKind, Door
+from calls.inputs import NewContact
+from calls.models import (
+    Agency,
+    AgencyPhoneNumber,
+    AgencyUser,
+    AgentMapping,
+    CallBatch,
+    Campaign,
+    CampaignContact,
+    CancelResult,
+    PauseResult,
+    Role,
+)
+from calls.statuses import DIALABLE, BatchStatus, ContactStatus
+
+ROOT = Path(__file__).resolve().parents[3]
+FUNCTIONS = "/functions/v1/calls-batch-"
+URL = f"{FUNCTIONS}cancel"
+PHONE = "+12125550100"
+CALLER_ID = "+12125550199"
+SOMEBODY = Actor(ActorKind.STAFF, "7", "somebody")
+
+
+@dataclass
+class Tenant:
+    """An agency with all that a batch needs."""
+
+    agency: Agency
+    campaign: Campaign
+    agent: AgentMapping
+    users: dict[Role, AgencyUser] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, slug: str) -> Tenant:
+        agency = Agency.objects.create(name=slug.title(), slug=slug)
+        AgencyPhoneNumber.objects.create(agency=agency, phone_number=CALLER_ID)
+        return cls(
+            agency=agency,
+            campaign=Campaign.objects.create(agency=agency, name="Spring"),
+            agent=AgentMapping.objects.create(agency=agency, ultravox_agent_id=f"{slug}-agent"),
+            users={
+                role: AgencyUser.objects.create(
+                    id=uuid.uuid4(), agency=agency, role=role, email=f"{role}@{slug}.example"
+                )
+                for role in Role
+            },
+        )
+
+    @property
+    def owner(self) -> AgencyUser:
+        return self.users[Role.AGENCY_OWNER]
+
+    def batch(self, status: BatchStatus = BatchStatus.PROCESSING, /, **contacts: int) -> CallBatch:
+        """A batch with so many contacts of each status: ``batch(queued=3, completed=1)``. Counters agree."""
+        batch = CallBatch.objects.create(
+            agency=self.agency,
+            campaign=self.campaign,
+            agent_mapping=self.agent,
+            from_number=CALLER_ID,
+            # Limits that are in nobody's way.
+            calls_per_minute=1000,
+            max_concurrent=1000,
+            total_contacts=sum(contacts.values()),
+            queued=sum(contacts.get(dialable, 0) for dialable in DIALABLE),
+            **{name: contacts.get(name, 0) for name in ("in_progress", "completed", "failed", "skipped")},
+        )
+        CampaignContact.objects.bulk_create(
+            self.contact(batch, status=status) for status, count in contacts.items() for _ in range(count)
+        )
+        if status != batch.status:
+            # Only now: a batch that has ended takes no contact that waits or is being called.
+            batch.status = status
+            batch.save(update_fields=["status"])
+        return batch
+
+    def wanted(self, *numbers: str, **fields: Any) -> dict[str, Any]:
+        """What a client sends to create a batch of this tenant's: with these numbers, or one."""
+        return {
+            "agent_mapping_id": str(self.agent.pk),
+            "campaign_id": str(self.campaign.pk),
+            "from_number": CALLER_ID,
+            "contacts": [{"phone_number": number} for number in numbers or [PHONE]],
+        } | fields
+
+    def contact(self, batch: CallBatch | None, **fields: Any) -> CampaignContact:
+        """A contact of this tenant, not saved."""
+        fields = {"status": ContactStatus.QUEUED, "phone_number": PHONE} | fields
+        return CampaignContact(agency=self.agency, campaign=self.campaign, batch=batch, **fields)
+
+
+def client_of(user: AgencyUser) -> APIClient:
+    """An API client that sends the user's token."""
+    client = APIClient(raise_request_exception=False)
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {issue_token(user)}")
+    return client
+
+
+def staff(name: str, *permissions: str) -> User:
+    """Somebody who may sign in to the admin, with these permissions of the app."""
+    user = User.objects.create_user(name, is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(content_type__app_label="calls", codename__in=permissions))
+    return user
+
+
+def people(count: int) -> list[NewContact]:
+    """So many people to call, each with a number of their own."""
+    return [NewContact(phone_number=f"+1212555{index:07d}") for index in range(count)]
+
+
+def call(client: APIClient, function: str, body: Any = None, **headers: str) -> Any:
+    """POST to a function: ``call(owner, "pause", {"batch_id": …})``."""
+    return client.generic("POST", f"{FUNCTIONS}{function}", json.dumps(body), headers=headers)
+
+
+def cancel(batch: CallBatch) -> CancelResult:
+    return batch.cancel(actor=SOMEBODY, via=Door.API)
+
+
+def pause(batch: CallBatch) -> PauseResult:
+    return batch.pause(actor=SOMEBODY, via=Door.API)
+
+
+def resume(batch: CallBatch) -> PauseResult:
+    return batch.resume(actor=SOMEBODY, via=Door.API)
+
+
+def counted(batch: CallBatch) -> dict[str, int]:
+    """The counters that are not 0, after a look that they are what a fresh count says."""
+    counters = batch.contacts.counters()
+    assert CallBatch.objects.values(*counters).get(pk=batch.pk) == counters
+    return {name: number for name, number in counters.items() if number}
+
+
+def count(batch: CallBatch, *statuses: ContactStatus) -> int:
+    return batch.contacts.filter(status__in=statuses).count()
+
+
+def everything(batch: CallBatch) -> list[Any]:
+    """The batch, its contacts and its history, to compare before and after."""
+    return [
+        list(CallBatch.objects.filter(pk=batch.pk).values()),
+        list(batch.contacts.order_by("pk").values()),
+        list(batch.events.order_by("pk").values()),
+    ]
+
+
+def address() -> dict[str, Any]:
+    """Where the test's database is, as psycopg takes it."""
+    parameters = connection.get_connection_params()
+    names = ("dbname", "user", "password", "host", "port")
+    return {name: parameters[name] for name in names if parameters.get(name)}
+
+
+@contextmanager
+def plain_connection(**settings: Any) -> Iterator[psycopg.Connection]:
+    """A second connection to the test's database that knows nothing of Django: what another service has."""
+    with psycopg.connect(autocommit=True, **address() | settings) as plain:
+        yield plain

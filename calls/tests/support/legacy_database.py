@@ -1,0 +1,104 @@
+"""Databases that another team has made, to be adopted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from django.db import connections
+from psycopg import sql
+
+from calls.tests.support.factories import ROOT, address
+
+SCHEMA = Path(__file__).with_name("legacy_database.sql").read_text()
+
+THEIRS = {
+    "agencies",
+    "agency_phone_numbers",
+    "agent_mappings",
+    "call_batches",
+    "calls",
+    "campaign_contacts",
+    "campaigns",
+    "users",
+}
+
+
+class Database:
+    """A database of its own on the server of the tests, and the app's commands run on it."""
+
+    def __init__(self, name):
+        self.name = name
+        self.where = address() | {"dbname": name}
+
+    @property
+    def url(self):
+        return self.url_for(self.where["user"])
+
+    def url_for(self, user):
+        where = {"host": "", "port": 5432} | self.where
+        return f"postgresql://{user}@/{self.name}?host={where['host']}&port={where['port']}"
+
+    def connect(self, **options):
+        return psycopg.connect(autocommit=True, **self.where, **options)
+
+    def query(self, query, *parameters):
+        """Run it, and give the rows back if it has any."""
+        with self.connect() as plain:
+            cursor = plain.execute(query, parameters or None)
+            return cursor.fetchall() if cursor.description else None
+
+    def start(self, *arguments, **environment):
+        """``manage.py`` on this database, started and not waited for."""
+        settings = {"DATABASE_URL": self.url, "DJANGO_SETTINGS_MODULE": "agency_backend.settings"}
+        return subprocess.Popen(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=os.environ | settings | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def manage(self, *arguments, **environment):
+        """``manage.py`` on this database: its exit code, and all that it said."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out + err
+
+    @contextmanager
+    def as_default(self):
+        """Meanwhile it is the database of this process."""
+        own = connections["default"]
+        options = {name: value for name, value in own.settings_dict["OPTIONS"].items() if name != "pool"}
+        connections["default"] = type(own)(own.settings_dict | {"NAME": self.name, "OPTIONS": options}, "default")
+        try:
+            yield
+        finally:
+            connections["default"].close()
+            connections["default"] = own
+
+    def adopt(self):
+        code, said = self.manage("migrate", "--fake-initial", "--verbosity", "0")
+        assert code == 0, said
+
+
+@contextmanager
+def foreign_database(*changes, schema=SCHEMA, template="template1"):
+    """A copy of the template with that schema, changed by these statements; dropped at the end."""
+    database = Database(f"foreign_{uuid.uuid4().hex}")
+    name = sql.Identifier(database.name)
+    with psycopg.connect(autocommit=True, **address()) as server:
+        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template)))
+        try:
+            database.query(schema)
+            for change in changes:
+                database.query(change)
+            yield database
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))

@@ -1,0 +1,75 @@
+"""The real thing: gunicorn as it is started in production, on this test's database."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from calls.tests.support.factories import ROOT, address
+
+
+def database_url():
+    where = {"host": "", "port": 5432} | address()
+    return f"postgresql://{where['user']}@/{where['dbname']}?host={where['host']}&port={where['port']}"
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_until_it_listens(port):
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def environment_on(database_url, **variables):
+    """What a process of the project's own gets as its environment, on that database."""
+    return {
+        **os.environ,
+        "DATABASE_URL": database_url,
+        "DJANGO_SETTINGS_MODULE": "agency_backend.settings",
+        "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
+        **variables,
+    }
+
+
+@contextmanager
+def gunicorn(database_url, **variables):
+    """``gunicorn agency_backend.wsgi`` on a free port, configured by its environment alone. Gives its host and port."""
+    port = free_port()
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "gunicorn", "agency_backend.wsgi", "--bind", f"127.0.0.1:{port}"],
+        cwd=ROOT,
+        env=environment_on(database_url, **variables),
+    )
+    try:
+        wait_until_it_listens(port)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def request(server, method, path, body=None, **headers):
+    """The status, headers and JSON of one request, sent as a client that has no manners would."""
+    client = http.client.HTTPConnection(server, timeout=30)
+    try:
+        client.request(method, path, body, headers)
+        response = client.getresponse()
+        content = response.read()
+        return response.status, response.headers, json.loads(content) if content else None
+    finally:
+        client.close()
