@@ -20,7 +20,8 @@ from procrastinate.contrib.django import app
 from benchmarks.cancel import by_request
 from benchmarks.measuring import batches, fill, fresh, in_turns, prepare, ratio, settle, table
 from calls.api.authentication import issue_token
-from calls.models import CallBatch, CampaignContact
+from calls.dialler.claims import claim_next_contact
+from calls.models import CallBatch
 from calls.tests.support.factories import Tenant
 from calls.tests.support.server import database_url, gunicorn
 
@@ -34,7 +35,7 @@ LARGE = 1_000_000
 
 
 def claim(batch: CallBatch) -> None:
-    if CampaignContact.claim_next(batch) is None:
+    if claim_next_contact(batch) is None:
         raise SystemExit("nobody was claimed")
 
 

@@ -1,28 +1,37 @@
-"""Who did it, and through which door: what the history keeps for good."""
+"""Who changed a batch, and through which entry point: the history's context and the log line."""
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from uuid import UUID
 
 import pghistory
-from django.db import connection, models
+from django.db import connection, models, transaction
+from django.dispatch import Signal
+
+from calls.exceptions import CallsError
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-    from calls.models import AgencyUser
+logger = logging.getLogger(__name__)
 
 
-class Door(models.TextChoices):
+class Source(models.TextChoices):
+    """The entry point that a change came through."""
+
     API = "api", "API"
     ADMIN = "admin"
     COMMAND = "command"
-    # Nobody's door: what a batch does by itself while it is dialled.
+    # The dialler's own changes: it starts a batch and completes it.
     DIALLER = "dialler"
 
 
@@ -34,25 +43,20 @@ class ActorKind(models.TextChoices):
 
 @dataclass(frozen=True)
 class Actor:
-    """Somebody who changes a batch. ``id`` identifies them within their kind, ``label`` is what a person reads."""
+    """The person who changes a batch. ``id`` is unique within ``kind``; ``label`` is for people to read."""
 
     kind: ActorKind
     id: str
     label: str
 
     @classmethod
-    def agency_user(cls, user: AgencyUser) -> Actor:
-        """Somebody who came with a Supabase access token."""
-        return cls(ActorKind.AGENCY_USER, str(user.pk), user.email or "")
-
-    @classmethod
     def staff(cls, user: User) -> Actor:
-        """Somebody who has signed in to the Django admin."""
+        """Return the actor for a user who is signed in to the Django admin."""
         return cls(ActorKind.STAFF, str(user.pk), user.get_username())
 
     @classmethod
     def os_user(cls) -> Actor:
-        """Whoever runs this process, as the operating system knows them, and not as the environment says."""
+        """Return the actor for the owner of this process. Environment variables such as USER are not trusted."""
         uid = os.getuid()
         try:
             name = pwd.getpwuid(uid).pw_name
@@ -61,26 +65,96 @@ class Actor:
         return cls(ActorKind.OS_USER, str(uid), name)
 
     def as_dict(self) -> dict[str, str]:
-        """``{"kind", "id", "label"}``, as the history stores it."""
+        """Return ``{"kind", "id", "label"}``, the form that the history stores."""
         return {key: str(value) for key, value in asdict(self).items()}
 
 
 @contextmanager
-def history_context(**metadata: Any) -> Iterator[None]:
+def history_context(*, source: Source, actor: Actor | None = None, **numbers: int) -> Iterator[None]:
     """
-    What the history says of the changes made inside, and of no other.
+    Record ``actor``, ``source`` and ``numbers`` with the history rows that are written inside the block.
 
-    ``pghistory.context`` alone would say it of all that follows in the same transaction, or in a context that the
+    ``pghistory.context`` alone would also apply to whatever follows in the same transaction, or in a context that the
     caller has opened.
     """
+    metadata: dict[str, Any] = {"via": str(source), **numbers}
+    if actor is not None:
+        metadata["actor"] = actor.as_dict()
     with pghistory.context() as context:
-        callers = dict(context.metadata)
+        outer = dict(context.metadata)
         context.metadata.update(metadata)
         try:
             yield
         finally:
             context.metadata.clear()
-            context.metadata.update(callers)
+            context.metadata.update(outer)
     if connection.savepoint_ids:
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('pghistory.context_metadata', '', true)")
+
+
+class _Batch(Protocol):
+    pk: Any
+    agency_id: UUID
+
+
+class _Result(Protocol):
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def numbers(self) -> dict[str, int]: ...
+
+
+P = ParamSpec("P")
+B = TypeVar("B", bound=_Batch)
+R = TypeVar("R", bound=_Result)
+
+
+def audited(
+    verb: str, *, signal: Signal | None = None
+) -> Callable[[Callable[Concatenate[B, P], R]], Callable[Concatenate[B, P], R]]:
+    """
+    Log each call of the decorated method, after its commit or when it was refused, and then send ``signal``.
+
+    The method takes ``actor`` and ``source`` as keyword arguments. A failing receiver of the signal is logged and
+    changes nothing.
+    """
+
+    def decorate(method: Callable[Concatenate[B, P], R]) -> Callable[Concatenate[B, P], R]:
+        @wraps(method)
+        def wrapper(batch: B, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            actor, source = cast(Actor, kwargs["actor"]), cast(Source, kwargs["source"])
+            started = time.monotonic()
+
+            def log(outcome: str, **numbers: int) -> None:
+                log_verb(verb, batch, actor=actor, source=source, started=started, outcome=outcome, **numbers)
+
+            def announce() -> None:
+                log(result.status, **result.numbers)
+                if signal is not None:
+                    signal.send_robust(sender=type(batch), result=result)
+
+            try:
+                result = method(batch, *args, **kwargs)
+            except CallsError as refusal:
+                log(refusal.code)
+                raise
+            transaction.on_commit(announce)
+            return result
+
+        return wrapper
+
+    return decorate
+
+
+def log_verb(
+    verb: str, batch: _Batch, *, actor: Actor, source: Source, started: float, outcome: str, **numbers: int
+) -> None:
+    """Log one line for a verb. ``started`` is the ``time.monotonic()`` at which it began."""
+    logger.info(
+        "%s batch=%s agency=%s source=%s actor=%s:%s outcome=%s%s ms=%.0f",
+        *(verb, batch.pk, batch.agency_id, source, actor.kind, actor.id, outcome),
+        "".join(f" {name}={number}" for name, number in numbers.items()),
+        (time.monotonic() - started) * 1000,
+    )

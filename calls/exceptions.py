@@ -1,19 +1,19 @@
 """
-What can be refused, each with the code a program reads and the text a person reads.
+The reasons for refusing a request, each with a code for programs and a text for people.
 
-Nothing here knows of HTTP, the admin or a terminal: every door says the same refusal in its own way.
+Nothing here knows about HTTP, the admin or a terminal. Each entry point presents these errors in its own way.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import datetime
+from uuid import UUID
 
-if TYPE_CHECKING:
-    from calls.models import CallBatch
+from calls.roles import WRITER_ROLES_TEXT
 
 
 class CallsError(Exception):
-    """A refusal. ``code`` and ``text`` are part of the API's contract and do not change."""
+    """Base class. ``code`` and ``text`` are part of the API's contract and do not change."""
 
     code: str
     text: str
@@ -29,11 +29,11 @@ class NoAgency(CallsError):
 
 class InsufficientRole(CallsError):
     code = "insufficient_role"
-    text = "User role is not agency_owner or agency_admin"
+    text = f"User role is not {WRITER_ROLES_TEXT}"
 
 
 class FieldRequired(CallsError):
-    """A value without which nothing can be done; ``field`` is its name."""
+    """A required field is missing."""
 
     def __init__(self, field: str) -> None:
         super().__init__(field)
@@ -42,7 +42,7 @@ class FieldRequired(CallsError):
 
 
 class FieldInvalid(CallsError):
-    """A value that cannot be taken; ``rule`` says what it must be, after the field's name."""
+    """A field has a wrong value. ``rule`` completes the sentence that the field's name begins: "must be …"."""
 
     def __init__(self, field: str, rule: str) -> None:
         super().__init__(field, rule)
@@ -51,7 +51,7 @@ class FieldInvalid(CallsError):
 
 
 class InvalidContacts(CallsError):
-    """Contacts that cannot be taken: ``count`` of them, the first with their index and the reason. None is stored."""
+    """``count`` of ``total`` contacts are invalid, so none is stored. ``first`` has ``(index, reason)`` pairs."""
 
     code = "contacts_invalid"
 
@@ -77,15 +77,17 @@ class BatchNotFound(CallsError):
 
 
 class BatchRefused(CallsError):
-    """The batch is in no status for it. ``batch`` is the row as it was read under the lock."""
+    """The batch's status does not allow this. ``status`` and ``completed_at`` were read under the batch's lock."""
 
-    def __init__(self, batch: CallBatch) -> None:
-        super().__init__()
-        self.batch = batch
+    def __init__(self, batch_id: UUID, status: str, completed_at: datetime | None) -> None:
+        super().__init__(batch_id, status)
+        self.batch_id = batch_id
+        self.status = status
+        self.completed_at = completed_at
 
 
 class BatchFinished(BatchRefused):
-    """The batch has ended for good."""
+    """The batch is completed or cancelled, which is final."""
 
 
 class BatchAlreadyCompleted(BatchFinished):
@@ -114,7 +116,7 @@ class IdempotencyKeyReused(CallsError):
 
 
 class DatabaseFailed(CallsError):
-    """The database refused, failed or took too long. Nothing was changed; the cause is in ``__cause__``."""
+    """A database error or timeout. Nothing was changed; the database's error is in ``__cause__``."""
 
 
 class BatchUpdateFailed(DatabaseFailed):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from django.conf import settings
 
-from calls.database.transactions import bounded, failing_as
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import BatchReadFailed
 from calls.models import CallBatch, CampaignContact
 
@@ -47,7 +47,7 @@ def write_csv(batches: Iterable[CallBatch], file: Writable) -> None:
     for batch in batches:
         contacts = CampaignContact.objects.filter(batch=batch.pk).oldest_first().values_list(*COLUMNS)
         # A cursor on the server, which a pooler keeps for as long as the transaction.
-        with failing_as(BatchReadFailed), bounded(statement=settings.CANCEL_TIMEOUT):
+        with database_errors_as(BatchReadFailed), transaction_with_timeouts(statement=settings.CANCEL_TIMEOUT):
             for contact in contacts.iterator(chunk_size=CHUNK):
                 lines.writerow([_harmless(value) for value in contact])
 

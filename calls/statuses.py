@@ -1,4 +1,4 @@
-"""The statuses of batches and contacts, and the groups of them that the rules speak of."""
+"""The statuses of batches, contacts and calls, and the groups of statuses that the rules refer to."""
 
 from django.db import models
 
@@ -35,25 +35,30 @@ class CallStatus(models.TextChoices):
 
 
 class Outcome(models.TextChoices):
-    """What came of an attempt to call somebody."""
+    """The result of one attempt to call a contact."""
 
     ANSWERED = "answered"
     NO_ANSWER = "no_answer"
     FAILED = "failed"
-    # The provider has not taken the call.
+    # The provider did not accept the call.
     NOT_PLACED = "not_placed"
-    # Nobody will ever know.
+    # The provider could not say how the call ended.
     UNKNOWN = "unknown"
 
 
-# A batch in one of these has ended for good: it keeps its status, and none of its contacts is dialled again.
+# Final statuses of a batch: it keeps its status, and none of its contacts is called again.
 FINAL = (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
 
-# What can be paused: a batch that is being dialled, or will be at its time.
+# Statuses in which a batch can be paused.
 PAUSABLE = (BatchStatus.PROCESSING, BatchStatus.SCHEDULED)
 
-# What the dialler dials, once its time has come.
+# Statuses in which the dialler starts or continues a batch once its scheduled time has passed.
 STARTABLE = (BatchStatus.PENDING, BatchStatus.SCHEDULED, BatchStatus.PROCESSING)
 
-# Contacts not yet called. Cancelling a batch skips exactly these.
+# Statuses of contacts that were not called yet, or will be called again. A cancel skips exactly these.
 DIALABLE = (ContactStatus.PENDING, ContactStatus.QUEUED, ContactStatus.SCHEDULED)
+
+
+def skip_note(status: str) -> str:
+    """Return the note of a contact that is skipped because its batch ended: "Batch cancelled", "Batch completed"."""
+    return f"Batch {status}"

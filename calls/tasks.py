@@ -1,4 +1,4 @@
-"""What workers do: ``python manage.py procrastinate worker``. A job names a batch, and never somebody to call."""
+"""The jobs of ``manage.py procrastinate worker``. A job names a batch, never a contact."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import Status
 
-from calls.dialler import passes as processing
+from calls.dialler import passes
+from calls.dialler.pacing import time_until_next_call
+from calls.dialler.placing import DialOutcome, place_next_call
+from calls.dialler.sweep import run_sweep
 from calls.exceptions import CallsError, DatabaseFailed
 from calls.models import CallBatch
 
 logger = logging.getLogger(__name__)
 
 EVERY_MINUTE = "* * * * *"
-# However many calls wait in the queue.
+# Periodic jobs run before calls, however many calls are queued.
 BEFORE_CALLS = 1
-# As many as a worker may have calls at once (its --concurrency). Python's own go by the number of processors, and what
-# had to wait for one would begin when the worker is already told to stop.
+# Enough threads for any --concurrency. With Python's default, which depends on the number of processors, a job could
+# still be waiting for a thread when its worker is told to stop.
 THREADS = ThreadPoolExecutor(max_workers=1000, thread_name_prefix="dial")
 
 
 @app.periodic(cron=EVERY_MINUTE)
 @app.task(queueing_lock="dial_due_batches", priority=BEFORE_CALLS)
 def dial_due_batches(timestamp: int) -> None:
-    """Start what is due, and put a job into the queue for each call that may begin."""
+    """Start the due batches, and queue one job for each call that may start."""
     try:
-        for batch_id, slots in processing.begin_pass():
+        for batch_id, slots in passes.start_due_batches():
             for slot in range(slots):
-                # One job waits for each slot at most, however far the workers are behind.
+                # At most one job waits for each slot, even when the workers are behind.
                 with suppress(AlreadyEnqueued):
                     dial.configure(queueing_lock=f"dial {batch_id} {slot}").defer(batch_id=str(batch_id))
     except DatabaseFailed as failed:
@@ -45,14 +48,17 @@ def dial_due_batches(timestamp: int) -> None:
 
 @app.task(pass_context=True)
 async def dial(context: JobContext, batch_id: str) -> None:
-    """Place one call of a batch, if one may begin; later, if it only has to wait for ``calls_per_minute``."""
+    """Place one call of a batch. If only ``calls_per_minute`` delays it, queue the job again for later."""
     await sync_to_async(_dial, thread_sensitive=False, executor=THREADS)(context, batch_id)
 
 
 def _dial(context: JobContext, batch_id: str) -> None:
     batch = CallBatch(pk=UUID(batch_id))
     try:
-        if processing.dial(batch.pk) is processing.Dialled.NOBODY and (wait := batch.next_slot()) is not None:
+        if place_next_call(batch.pk) is not DialOutcome.NOTHING_CLAIMED:
+            return
+        wait = time_until_next_call(batch)
+        if wait is not None:
             later = dial.configure(schedule_at=timezone.now() + wait, queueing_lock=context.job.queueing_lock)
             with suppress(AlreadyEnqueued):
                 later.defer(batch_id=batch_id)
@@ -65,9 +71,9 @@ def _dial(context: JobContext, batch_id: str) -> None:
 @app.periodic(cron=EVERY_MINUTE)
 @app.task(queueing_lock="sweep", priority=BEFORE_CALLS)
 def sweep(timestamp: int) -> None:
-    """Ask the provider about calls that nobody knows the end of."""
+    """Ask the provider about calls whose result was never recorded."""
     try:
-        processing.sweep()
+        run_sweep()
     except DatabaseFailed as failed:
         logger.warning("sweep outcome=%s", failed.code)
 
@@ -75,6 +81,6 @@ def sweep(timestamp: int) -> None:
 @app.periodic(cron="*/10 * * * *")
 @app.task(queueing_lock="remove_stalled_jobs", priority=BEFORE_CALLS)
 async def remove_stalled_jobs(timestamp: int) -> None:
-    """Forget jobs whose worker has died: each minute has new ones, and the sweep looks after contacts."""
+    """Delete jobs whose worker has died. New jobs are queued every minute, and the sweep handles the contacts."""
     for job in await app.job_manager.get_stalled_jobs():
         await app.job_manager.finish_job(job, status=Status.FAILED, delete_job=True)

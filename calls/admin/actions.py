@@ -21,8 +21,8 @@ from django.urls import URLPattern, path, reverse
 
 from calls.admin.base import ReadOnlyAdmin
 from calls.admin.display import name_of, reason
-from calls.audit import Actor, Door
-from calls.database.transactions import bounded, failing_as
+from calls.audit import Actor, Source
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import BatchNotFound, BatchRefused, BatchUpdateFailed, CallsError
 from calls.models import CallBatch, CancelResult, PauseResult
 from calls.parsing import parse_uuid
@@ -67,7 +67,7 @@ class Verb:
         return getattr(batch, f"preview_{self.name}")()
 
     def perform(self, batch: CallBatch, actor: Actor) -> Any:
-        return getattr(batch, self.name)(actor=actor, via=Door.ADMIN)
+        return getattr(batch, self.name)(actor=actor, source=Source.ADMIN)
 
 
 class Cancel(Verb):
@@ -226,7 +226,7 @@ class BatchVerbsAdmin(ReadOnlyAdmin):
                 known.append(parse_uuid(pk))
             except ValueError:
                 continue
-        with failing_as(BatchUpdateFailed), bounded():
+        with database_errors_as(BatchUpdateFailed), transaction_with_timeouts():
             batches = self.get_queryset(request).in_bulk(known)
         return {str(pk): batch for pk, batch in batches.items()}
 
@@ -279,7 +279,7 @@ class BatchVerbsAdmin(ReadOnlyAdmin):
         # Last, so that no failure to note it for the recent actions keeps another batch from being dealt with.
         for batch, text in done:
             try:
-                with bounded():
+                with transaction_with_timeouts():
                     self.log_change(request, batch, text)
             except Error as error:
                 logger.warning("recent actions are not noted: %s", type(error).__name__)

@@ -22,7 +22,7 @@ from django.utils.timesince import timesince
 from calls.admin.actions import BATCHES_AT_ONCE, BatchVerbsAdmin, with_ids
 from calls.admin.base import OfferedFilter, StatusFilter
 from calls.admin.display import belongs_to, describe, parts_of, reason
-from calls.database.transactions import failing_as
+from calls.database.transactions import database_errors_as
 from calls.exceptions import BatchNotFound, BatchReadFailed, CallsError
 from calls.export import write_csv
 from calls.models import Agency, CallBatch, CampaignContact
@@ -164,7 +164,7 @@ class CallBatchAdmin(BatchVerbsAdmin):
         # its start spreadsheets read it as UTF-8.
         with ExitStack() as failing:
             try:
-                with failing_as(BatchReadFailed):
+                with database_errors_as(BatchReadFailed):
                     batches = list(self.find(request, ids).values())
                 if not 1 <= len(ids) == len(batches) <= BATCHES_AT_ONCE:
                     raise BatchNotFound

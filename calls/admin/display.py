@@ -58,10 +58,10 @@ def name_of(batch: CallBatch) -> str:
 
 def reason(refusal: CallsError) -> str:
     """Why nothing was done, how the batch is or since when it has ended, and what to do if the database failed."""
-    if isinstance(refusal, BatchFinished) and refusal.batch.completed_at:
-        return f"{refusal}, since {date_format(refusal.batch.completed_at, 'DATETIME_FORMAT')}."
+    if isinstance(refusal, BatchFinished) and refusal.completed_at:
+        return f"{refusal}, since {date_format(refusal.completed_at, 'DATETIME_FORMAT')}."
     if isinstance(refusal, BatchNotPausable | BatchNotPaused):
-        return f"{refusal}; this one is {str(refusal.batch.get_status_display() or 'without a status').lower()}."
+        return f"{refusal}; this one is {refusal.status or 'without a status'}."
     if isinstance(refusal, DatabaseFailed):
         return f"{refusal}. Try again: that is safe."
     return f"{refusal}."

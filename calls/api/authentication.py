@@ -16,7 +16,7 @@ from rest_framework_simplejwt.exceptions import AuthenticationFailed, TokenBacke
 from rest_framework_simplejwt.tokens import Token
 
 from calls.api.jwks import key_set
-from calls.database.transactions import bounded
+from calls.database.transactions import transaction_with_timeouts
 from calls.models import AgencyUser
 from calls.parsing import parse_uuid
 
@@ -112,7 +112,7 @@ class SupabaseJWTAuthentication(JWTAuthentication):
 
     def get_user(self, validated_token: Token) -> AgencyUser:  # type: ignore[override]
         sub = parse_uuid(validated_token["sub"])
-        with bounded():
+        with transaction_with_timeouts():
             return AgencyUser.objects.filter(pk=sub).first() or AgencyUser(pk=sub)
 
 

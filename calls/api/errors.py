@@ -103,11 +103,10 @@ def error_body(error: CallsError | type[CallsError]) -> dict[str, Any]:
     """What a client gets to read; of a batch also how it is, so that a lost first answer can be told."""
     body: dict[str, Any] = {"error": error.text, "code": error.code}
     if isinstance(error, BatchRefused):
-        batch = error.batch
         body |= {
-            "batch_id": str(batch.pk),
-            "status": batch.status,
-            "completed_at": batch.completed_at and DateTimeField().to_representation(batch.completed_at),
+            "batch_id": str(error.batch_id),
+            "status": error.status,
+            "completed_at": error.completed_at and DateTimeField().to_representation(error.completed_at),
         }
     if isinstance(error, InvalidContacts):
         body["invalid_contacts"] = [{"index": index, "reason": reason} for index, reason in error.first]

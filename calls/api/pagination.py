@@ -35,7 +35,7 @@ class ClampedPagination(LimitOffsetPagination):
             raise FieldInvalid(name, "must be an integer") from None
 
     @property
-    def described(self) -> dict[str, int | bool]:
+    def page_info(self) -> dict[str, int | bool]:
         """``{"total", "limit", "offset", "has_more"}``"""
         return {
             "total": self.count,

@@ -34,7 +34,8 @@ from calls.api.serializers import (
 )
 from calls.exceptions import CallsError
 from calls.inputs import NewBatch
-from calls.models import CallBatch, CancelResult, PauseResult
+from calls.models import CancelResult, PauseResult
+from calls.roles import WRITER_ROLES
 from calls.statuses import BatchStatus, ContactStatus
 
 FUNCTIONS_TAG = "functions"
@@ -79,7 +80,7 @@ _ERROR = inline_serializer(
 
 def _refused(refusal: type[exceptions.BatchRefused], status: BatchStatus) -> CallsError:
     ended = status in (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
-    return refusal(CallBatch(pk=EXAMPLE_BATCH_ID, status=status, completed_at=_AT if ended else None))
+    return refusal(EXAMPLE_BATCH_ID, status, _AT if ended else None)
 
 
 def _errors(*errors: CallsError | type[CallsError]) -> dict[int, OpenApiResponse]:
@@ -104,7 +105,7 @@ _BATCH_NAMED = (
     exceptions.FieldInvalid("batch_id", "must be a valid UUID"),
     exceptions.BatchNotFound,
 )
-_OWNERS = "\n\nNeeds the role `agency_owner` or `agency_admin`."
+_OWNERS = f"\n\nNeeds the role {' or '.join(f'`{role}`' for role in WRITER_ROLES)}."
 _EVERYBODY = "\n\nFor everybody who belongs to an agency."
 
 

@@ -35,14 +35,14 @@ from calls.api.serializers import (
     ResumedBatchSerializer,
     uuid_of,
 )
-from calls.audit import Actor, Door
-from calls.database.transactions import bounded, failing_as
-from calls.dialler import passes as processing
+from calls.audit import Source
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
+from calls.dialler.passes import run_pass
 from calls.exceptions import BatchNotFound, BatchReadFailed
 from calls.inputs import NewBatch
 from calls.models import AgencyUser, CallBatch, CampaignContact, IdempotencyKey
-from calls.models.agency import WRITERS, Role
 from calls.models.querysets import CallBatchQuerySet
+from calls.roles import WRITER_ROLES, Role
 
 
 class AlwaysFirst(BaseContentNegotiation):
@@ -55,7 +55,7 @@ class AlwaysFirst(BaseContentNegotiation):
         return renderers[0], renderers[0].media_type
 
 
-class FunctionsViewSet(GenericViewSet[CallBatch]):
+class EdgeFunctionViewSet(GenericViewSet[CallBatch]):
     """What all functions share: JSON in and out, and the order in which a request is checked."""
 
     authentication_classes = [SupabaseJWTAuthentication]
@@ -77,7 +77,7 @@ class FunctionsViewSet(GenericViewSet[CallBatch]):
         return Response(status=HTTPStatus.NO_CONTENT, headers={"Allow": ", ".join(self.allowed_methods)})
 
 
-class CallBatchViewSet(FunctionsViewSet):
+class CallBatchViewSet(EdgeFunctionViewSet):
     """The batches of the caller's agency. Another agency's batch is not found."""
 
     paginator: ClampedPagination
@@ -106,16 +106,15 @@ class CallBatchViewSet(FunctionsViewSet):
         detail=False,
         methods=["post"],
         url_path="calls-batch-create",
-        required_roles=WRITERS,
+        required_roles=WRITER_ROLES,
         parser_classes=[LongJSONParser],
     )
     def create_batch(self, request: Request) -> Response:
         new = NewBatch.parse(request.data)
 
         def create() -> dict[str, Any]:
-            actor = Actor.agency_user(self.caller)
             return CreatedBatchSerializer(
-                CallBatch.create(new, agency_id=self.agency_id, actor=actor, via=Door.API)
+                CallBatch.create(new, agency_id=self.agency_id, actor=self.caller.as_actor(), source=Source.API)
             ).data
 
         key = request.headers.get("Idempotency-Key")
@@ -130,9 +129,9 @@ class CallBatchViewSet(FunctionsViewSet):
             batches = batches.filter(campaign_id=uuid_of("campaign_id", campaign_id))
         if status := request.query_params.get("status"):
             batches = batches.with_status(status)
-        with failing_as(BatchReadFailed), bounded():
+        with database_errors_as(BatchReadFailed), transaction_with_timeouts():
             page = self.paginate_queryset(batches)
-        answer = BatchPageSerializer({"batches": page, "pagination": self.paginator.described})
+        answer = BatchPageSerializer({"batches": page, "pagination": self.paginator.page_info})
         return Response(answer.data)
 
     @schema.read
@@ -142,36 +141,36 @@ class CallBatchViewSet(FunctionsViewSet):
         contacts = CampaignContact.objects.filter(batch=batch_id).oldest_first()
         if status := request.query_params.get("contact_status"):
             contacts = contacts.with_status(status)
-        with failing_as(BatchReadFailed), bounded():
+        with database_errors_as(BatchReadFailed), transaction_with_timeouts():
             batch = self.get_queryset().with_names().filter(pk=batch_id).first()
             if batch is None:
                 raise BatchNotFound
             page = self.paginate_queryset(contacts)  # type: ignore[arg-type]
         answer = BatchWithContactsSerializer(
-            {"batch": batch, "contacts": page, "contact_pagination": self.paginator.described}
+            {"batch": batch, "contacts": page, "contact_pagination": self.paginator.page_info}
         )
         return Response(answer.data)
 
     @schema.pause
-    @action(detail=False, methods=["post"], url_path="calls-batch-pause", required_roles=WRITERS)
+    @action(detail=False, methods=["post"], url_path="calls-batch-pause", required_roles=WRITER_ROLES)
     def pause(self, request: Request) -> Response:
-        result = self.find_batch().pause(actor=Actor.agency_user(self.caller), via=Door.API)
+        result = self.find_batch().pause(actor=self.caller.as_actor(), source=Source.API)
         return Response(PausedBatchSerializer(result).data)
 
     @schema.resume
-    @action(detail=False, methods=["post"], url_path="calls-batch-resume", required_roles=WRITERS)
+    @action(detail=False, methods=["post"], url_path="calls-batch-resume", required_roles=WRITER_ROLES)
     def resume(self, request: Request) -> Response:
-        result = self.find_batch().resume(actor=Actor.agency_user(self.caller), via=Door.API)
+        result = self.find_batch().resume(actor=self.caller.as_actor(), source=Source.API)
         return Response(ResumedBatchSerializer(result).data)
 
     @schema.cancel
-    @action(detail=False, methods=["post"], url_path="calls-batch-cancel", required_roles=WRITERS)
+    @action(detail=False, methods=["post"], url_path="calls-batch-cancel", required_roles=WRITER_ROLES)
     def cancel(self, request: Request) -> Response:
-        result = self.find_batch().cancel(actor=Actor.agency_user(self.caller), via=Door.API)
+        result = self.find_batch().cancel(actor=self.caller.as_actor(), source=Source.API)
         return Response(CancelledBatchSerializer(result).data)
 
 
-class ProcessViewSet(FunctionsViewSet):
+class ProcessViewSet(EdgeFunctionViewSet):
     """The dialler, for cron services that call an address. Not there without a ``CRON_SECRET``."""
 
     authentication_classes = []
@@ -185,7 +184,7 @@ class ProcessViewSet(FunctionsViewSet):
     @schema.process
     @action(detail=False, methods=["post"], url_path="calls-batch-process")
     def process(self, request: Request) -> Response:
-        return Response(PassSerializer(processing.run_pass()).data)
+        return Response(PassSerializer(run_pass()).data)
 
 
 def batch_id_in(data: Any) -> UUID:

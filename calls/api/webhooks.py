@@ -18,8 +18,8 @@ from rest_framework.views import APIView
 from calls.api import schema
 from calls.api.errors import NotStored
 from calls.api.parsers import RawParser
-from calls.api.views import FunctionsViewSet
-from calls.database.transactions import bounded, failing_as
+from calls.api.views import EdgeFunctionViewSet
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import BatchNotFound, BatchReadFailed, DatabaseFailed
 from calls.models import Agency, Call, WebhookEvent
 from calls.parsing import parse_time, parse_uuid
@@ -39,7 +39,7 @@ class HasWebhookSecret(BasePermission):
         :raises NotAuthenticated: there is no such agency, or its secret is another: the two are indistinguishable.
         :raises BatchReadFailed: the database cannot say.
         """
-        with failing_as(BatchReadFailed), bounded():
+        with database_errors_as(BatchReadFailed), transaction_with_timeouts():
             agency = _agency(view.kwargs["agency_id"])
         secret = (agency and agency.webhook_secret) or ""
         # Compared in any case, so that the time it takes tells nothing.
@@ -72,7 +72,7 @@ def is_signed(body: bytes, timestamp: str, signatures: str, secret: str) -> bool
     return any(constant_time_compare(expected, signature.strip().lower()) for signature in signatures.split(","))
 
 
-class WebhookViewSet(FunctionsViewSet):
+class WebhookViewSet(EdgeFunctionViewSet):
     """Where the provider delivers its events."""
 
     authentication_classes = []
@@ -94,5 +94,5 @@ class WebhookViewSet(FunctionsViewSet):
             key,
         ):
             raise exceptions.NotAuthenticated
-        Call.hear(WebhookEvent.of(self.agency, body))
+        Call.record_event(WebhookEvent.from_body(self.agency, body))
         return Response({"success": True})

@@ -1,4 +1,4 @@
-"""Waiting for the database, but never without end."""
+"""Transactions with timeouts, deadlock retries and error translation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from django.db import Error, OperationalError, connection, transaction
 from psycopg.errors import DeadlockDetected
@@ -16,22 +17,23 @@ from calls.exceptions import DatabaseFailed
 logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT = 5.0
-# A stream of foreign KEY SHARE holders overtakes a waiting FOR UPDATE and restarts its lock_timeout each time,
-# so the statement that takes the lock has a limit of its own.
+# Foreign keys take KEY SHARE locks. A steady stream of them overtakes a waiting FOR UPDATE and restarts its
+# lock_timeout each time, so the statement that takes the lock needs a timeout of its own.
 LOCK_STATEMENT_TIMEOUT = 10.0
 DEADLOCK_RETRIES = 3
-# Seconds for whoever else was in the deadlock to take the lock that has become free: taken back at once, it would be
-# the same again.
+# Seconds before a deadlock victim tries again. Without a pause it would take its first lock back before the other
+# transaction gets it, and run into the same deadlock.
 DEADLOCK_PAUSE = 0.1
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def set_timeouts(*, lock: float = LOCK_TIMEOUT, statement: float = LOCK_STATEMENT_TIMEOUT) -> None:
     """
-    Limit, in seconds, how long each following statement waits for a lock and runs, until the transaction ends.
+    Set lock and statement timeouts, in seconds, for the rest of the transaction.
 
-    Set for the transaction rather than for the connection: that holds behind a transaction pooler as well.
+    They are local to the transaction, so they also work behind a transaction pooler such as PgBouncer.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -41,19 +43,24 @@ def set_timeouts(*, lock: float = LOCK_TIMEOUT, statement: float = LOCK_STATEMEN
 
 
 @contextmanager
-def bounded(*, statement: float = LOCK_STATEMENT_TIMEOUT) -> Iterator[None]:
-    """A transaction whose statements wait at most 5 seconds for a lock and run at most ``statement`` seconds each."""
+def transaction_with_timeouts(*, statement: float = LOCK_STATEMENT_TIMEOUT) -> Iterator[None]:
+    """
+    Open a transaction in which each lock is waited for at most 5 seconds.
+
+    :param statement: the timeout of each statement, in seconds.
+    """
     with transaction.atomic():
         set_timeouts(statement=statement)
         yield
 
 
 @contextmanager
-def failing_as(failure: type[DatabaseFailed]) -> Iterator[None]:
+def database_errors_as(failure: type[DatabaseFailed]) -> Iterator[None]:
     """
-    Turn whatever the database raises inside into ``failure``; what was a failure inside already is this one outside.
+    Translate every database error into ``failure``. Works as a context manager and as a decorator.
 
-    The log names the error and its SQLSTATE. It leaves out the server's own words, which may quote a row.
+    A :class:`DatabaseFailed` from a nested call is translated as well. The log gets the error's name and SQLSTATE but
+    not the server's message, which may quote a row.
     """
     try:
         yield
@@ -64,15 +71,28 @@ def failing_as(failure: type[DatabaseFailed]) -> Iterator[None]:
         raise failure from error
 
 
-def retrying_deadlocks(attempt: Callable[[], T]) -> T:
-    """Call ``attempt``, again if a deadlock chose it as the victim and no outer transaction is lost with it."""
-    retries = 0 if connection.in_atomic_block else DEADLOCK_RETRIES
-    while True:
-        try:
-            return attempt()
-        except (OperationalError, DatabaseFailed) as error:
-            database_error = error.__cause__ if isinstance(error, DatabaseFailed) else error
-            if not retries or not isinstance(getattr(database_error, "__cause__", None), DeadlockDetected):
-                raise
-            retries -= 1
-        time.sleep(DEADLOCK_PAUSE)
+def retry_on_deadlock(function: Callable[P, T]) -> Callable[P, T]:
+    """
+    Run the decorated function again when PostgreSQL chose it as a deadlock victim, at most three times.
+
+    Inside a caller's transaction nothing is retried: the deadlock has already aborted that transaction.
+    """
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        retries = 0 if connection.in_atomic_block else DEADLOCK_RETRIES
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except (OperationalError, DatabaseFailed) as error:
+                if not retries or not _is_deadlock(error):
+                    raise
+                retries -= 1
+            time.sleep(DEADLOCK_PAUSE)
+
+    return wrapper
+
+
+def _is_deadlock(error: BaseException) -> bool:
+    database_error = error.__cause__ if isinstance(error, DatabaseFailed) else error
+    return isinstance(getattr(database_error, "__cause__", None), DeadlockDetected)

@@ -1,4 +1,4 @@
-"""What the commands have in common that do something to batches: cancel, pause, resume, export."""
+"""What the commands that change or export batches have in common."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from calls.audit import Actor, Door
-from calls.database.transactions import bounded, failing_as
+from calls.audit import Actor
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import BatchReadFailed, CallsError
 from calls.models import Agency, CallBatch, CancelResult, PauseResult
 from calls.models.querysets import CallBatchQuerySet
@@ -30,14 +30,14 @@ def batch_id(value: str) -> UUID:
 
 def batches_of(slug: str | None) -> CallBatchQuerySet:
     """
-    The batches of the agency with this slug; all there are without one.
+    Return the batches of the agency with this slug, or all batches without a slug.
 
-    :raises CommandError: there is no such agency, or the database cannot say.
+    :raises CommandError: there is no such agency, or a database error.
     """
     if slug is None:
         return CallBatch.objects.all()
     try:
-        with failing_as(BatchReadFailed), bounded():
+        with database_errors_as(BatchReadFailed), transaction_with_timeouts():
             agency_id = Agency.objects.filter(slug=slug).values_list("pk", flat=True).first()
     except UnicodeEncodeError:
         agency_id = None
@@ -48,8 +48,8 @@ def batches_of(slug: str | None) -> CallBatchQuerySet:
     return CallBatch.objects.for_agency(agency_id)
 
 
-def nobody_reads() -> None:
-    """From here on, what is written to the standard output goes nowhere, and fails no more."""
+def redirect_stdout_to_devnull() -> None:
+    """Discard everything written to standard output from now on, so that further writes cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -57,66 +57,71 @@ class BatchCommand(BaseCommand):
     """
     ``VERB_batch BATCH_ID [BATCH_ID …] [--agency SLUG] [--dry-run] [--json]``
 
-    Each batch in its own transaction, and a line for each. Exits with 0 when all is done, 1 when any batch was refused
-    or is unknown (the others are still done), 2 for bad usage (nothing is done).
+    Each batch has its own transaction and its own line of output. Exits with 0 when every batch succeeded, 1 when any
+    batch was refused or is unknown (the others are still done), 2 for bad usage (nothing is done).
     """
 
-    # In an incident nothing is in the way: a wrong setting of the API does not keep a batch from being stopped.
+    # A wrong setting of the API must not keep an operator from stopping a batch.
     requires_system_checks = []
     verb: ClassVar[str]
     done: ClassVar[str]
 
+    def perform(self, batch: CallBatch, actor: Actor) -> CancelResult | PauseResult:
+        """Call the batch's method. May raise :class:`CallsError`."""
+        raise NotImplementedError
+
+    def preview(self, batch: CallBatch) -> CancelResult | PauseResult:
+        """Call the batch's preview method. May raise :class:`CallsError`."""
+        raise NotImplementedError
+
     def as_text(self, result: Any, *, dry_run: bool) -> str:
-        """What it did, or would do, in a sentence or two."""
+        """Return what was done, or would be done, in a sentence or two."""
         raise NotImplementedError
 
     def as_data(self, result: Any) -> dict[str, Any]:
-        """The same for a program."""
+        """Return what ``--json`` adds to the line."""
         raise NotImplementedError
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("batch_ids", metavar="BATCH_ID", nargs="+", type=batch_id)
         parser.add_argument("--agency", metavar="SLUG", help="find only batches of this agency")
-        parser.add_argument("--dry-run", action="store_true", help="say what would happen, and write nothing")
-        parser.add_argument("--json", action="store_true", help="one JSON object for each batch, a line each")
+        parser.add_argument("--dry-run", action="store_true", help="print what would happen, and write nothing")
+        parser.add_argument("--json", action="store_true", help="print one JSON object per batch, one per line")
 
     def handle(self, *, batch_ids: list[UUID], agency: str | None, dry_run: bool, **options: Any) -> None:
         batches = batches_of(agency)
-        say = self._as_json if options["json"] else self._as_line
+        as_line = self._as_json if options["json"] else self._as_text_line
         refused = False
-        # An id given twice is one batch, not a second cancel that is refused.
+        # An id that is given twice is one batch, not a second cancel that is refused.
         for pk in dict.fromkeys(batch_ids):
             outcome: Outcome
             try:
                 batch = batches.find(pk)
-                if dry_run:
-                    outcome = getattr(batch, f"preview_{self.verb}")()
-                else:
-                    outcome = getattr(batch, self.verb)(actor=Actor.os_user(), via=Door.COMMAND)
+                outcome = self.preview(batch) if dry_run else self.perform(batch, Actor.os_user())
             except CallsError as refusal:
                 outcome, refused = refusal, True
-            self._say(say(pk, outcome, dry_run))
+            self._print(as_line(pk, outcome, dry_run))
         if refused:
             sys.exit(1)
 
-    def _say(self, text: str) -> None:
+    def _print(self, line: str) -> None:
         try:
-            self.stdout.write(text)
+            self.stdout.write(line)
             self.stdout.flush()
         except OSError:
-            # Nobody reads it any more, or the disk is full: the other batches are dealt with all the same.
-            nobody_reads()
+            # The reader has gone or the disk is full. The remaining batches must still be done.
+            redirect_stdout_to_devnull()
 
-    def _as_line(self, pk: UUID, outcome: Outcome, dry_run: bool) -> str:
+    def _as_text_line(self, pk: UUID, outcome: Outcome, dry_run: bool) -> str:
         if isinstance(outcome, CallsError):
             return f"{pk}: not {self.done}: {outcome} ({outcome.code})"
         return f"{pk}: {'would be ' if dry_run else ''}{self.done}. {self.as_text(outcome, dry_run=dry_run)}"
 
     def _as_json(self, pk: UUID, outcome: Outcome, dry_run: bool) -> str:
         failed = isinstance(outcome, CallsError)
-        said: dict[str, Any] = {"batch_id": str(pk), f"would_{self.verb}" if dry_run else self.done: not failed}
+        data: dict[str, Any] = {"batch_id": str(pk), f"would_{self.verb}" if dry_run else self.done: not failed}
         if isinstance(outcome, CallsError):
-            said |= {"error": outcome.text, "code": outcome.code}
+            data |= {"error": outcome.text, "code": outcome.code}
         else:
-            said |= self.as_data(outcome)
-        return json.dumps(said)
+            data |= self.as_data(outcome)
+        return json.dumps(data)

@@ -8,7 +8,7 @@ import uuid_utils.compat
 from django.core.management.base import CommandError
 from django.db import migrations, models
 
-import calls.models.base
+import calls.models.fields
 
 TABLES = [
     "agencies",
@@ -128,7 +128,7 @@ class Migration(migrations.Migration):
                 ("id", models.UUIDField(primary_key=True, serialize=False)),
                 (
                     "role",
-                    calls.models.base.EnumTextField(
+                    calls.models.fields.EnumTextField(
                         choices=[
                             ("agency_owner", "Agency Owner"),
                             ("agency_admin", "Agency Admin"),
@@ -267,7 +267,7 @@ class Migration(migrations.Migration):
                 ("from_number", models.TextField(help_text="E.164")),
                 (
                     "status",
-                    calls.models.base.EnumTextField(
+                    calls.models.fields.EnumTextField(
                         choices=[
                             ("pending", "Pending"),
                             ("scheduled", "Scheduled"),
@@ -283,7 +283,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "mode",
-                    calls.models.base.EnumTextField(
+                    calls.models.fields.EnumTextField(
                         choices=[("immediate", "Immediate"), ("scheduled", "Scheduled")],
                         db_default="immediate",
                         default="immediate",
@@ -374,13 +374,13 @@ class Migration(migrations.Migration):
                 (
                     "custom_data",
                     models.JSONField(
-                        blank=True, db_default={}, decoder=calls.models.base.LenientJSONDecoder, default=dict
+                        blank=True, db_default={}, decoder=calls.models.fields.LenientJSONDecoder, default=dict
                     ),
                 ),
                 ("do_not_call", models.BooleanField(db_default=False, default=False)),
                 (
                     "status",
-                    calls.models.base.EnumTextField(
+                    calls.models.fields.EnumTextField(
                         choices=[
                             ("pending", "Pending"),
                             ("queued", "Queued"),

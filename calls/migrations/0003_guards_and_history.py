@@ -9,7 +9,7 @@ import pgtrigger.compiler
 import pgtrigger.migrations
 from django.db import migrations, models
 
-import calls.models.base
+import calls.models.fields
 from calls.database.adoption.steps import briefly
 from calls.database.triggers import RUN_AS_OWNER
 
@@ -103,7 +103,7 @@ class Migration(migrations.Migration):
                 ("pgh_context", pghistory.utils.JSONField(null=True)),
                 (
                     "status",
-                    calls.models.base.EnumTextField(
+                    calls.models.fields.EnumTextField(
                         choices=[
                             ("pending", "Pending"),
                             ("scheduled", "Scheduled"),

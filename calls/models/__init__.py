@@ -1,11 +1,11 @@
-from calls.models.agency import Agency, AgencyUser, Role
+from calls.models.agency import Agency, AgencyUser
 from calls.models.batch import CallBatch
 from calls.models.call import Call
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
 from calls.models.contact import CampaignContact
 from calls.models.history import CallBatchEvent
 from calls.models.idempotency import IdempotencyKey
-from calls.models.results import CancelResult, CreateResult, Discrepancy, PauseResult
+from calls.models.results import CancelResult, CreateResult, PauseResult
 from calls.models.webhook_event import WebhookEvent
 
 __all__ = [
@@ -20,9 +20,7 @@ __all__ = [
     "CampaignContact",
     "CancelResult",
     "CreateResult",
-    "Discrepancy",
     "IdempotencyKey",
     "PauseResult",
-    "Role",
     "WebhookEvent",
 ]

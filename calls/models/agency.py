@@ -1,14 +1,17 @@
-"""The tenant, and the people who sign in to it."""
+"""Agencies, which are the tenants, and their users."""
 
 from __future__ import annotations
 
 from django.db import models
 
-from calls.models.base import BaseModel, EnumTextField
+from calls.audit import Actor, ActorKind
+from calls.models.base import BaseModel
+from calls.models.fields import EnumTextField
+from calls.roles import Role
 
 
 class Agency(BaseModel):
-    """The tenant. Every batch, contact and call belongs to one, and keeps it from being deleted."""
+    """A tenant. An agency that has batches, contacts or calls cannot be deleted."""
 
     name = models.TextField()
     slug = models.TextField(unique=True)
@@ -24,24 +27,11 @@ class Agency(BaseModel):
         return self.name or self.slug or str(self.pk)
 
 
-class Role(models.TextChoices):
-    AGENCY_OWNER = "agency_owner"
-    AGENCY_ADMIN = "agency_admin"
-    AGENCY_MEMBER = "agency_member"
-    CLIENT_ADMIN = "client_admin"
-    CLIENT_VIEWER = "client_viewer"
-    ADMIN = "admin"
-
-
-# Who may create, pause, resume and cancel the batches of their own agency.
-WRITERS = frozenset({Role.AGENCY_OWNER, Role.AGENCY_ADMIN})
-
-
 class AgencyUser(models.Model):
     """
-    Somebody who signs in through Supabase. ``id`` is the ``sub`` of their access token.
+    A user who signs in through Supabase. ``id`` is the ``sub`` of the access token.
 
-    The table is another service's and only read here. It is the API's ``request.user``; staff who sign in to the
+    The API's ``request.user``. The table belongs to another service and is only read here. Staff who sign in to the
     Django admin are ``django.contrib.auth.models.User`` instead.
     """
 
@@ -61,5 +51,9 @@ class AgencyUser(models.Model):
 
     @property
     def is_authenticated(self) -> bool:
-        """True: whoever has one has shown a valid token, whether or not the row exists."""
+        """Always true: the API makes an instance only for a valid token, even where the row does not exist."""
         return True
+
+    def as_actor(self) -> Actor:
+        """Return the actor that the history and the log record for this user."""
+        return Actor(ActorKind.AGENCY_USER, str(self.pk), self.email or "")

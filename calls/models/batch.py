@@ -1,13 +1,14 @@
-"""A batch of calls: how it is made, stopped for a while, and stopped for good."""
+"""Call batches: create, pause, resume and cancel."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TypeVar
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -15,57 +16,52 @@ from django.contrib.postgres.functions import TransactionNow
 from django.db import DataError, IntegrityError, models, transaction
 from django.db.models.functions import Coalesce
 
-from calls.audit import Actor, Door, history_context
-from calls.database import triggers as guards
-from calls.database.transactions import bounded, failing_as, retrying_deadlocks, set_timeouts
+from calls.audit import Actor, Source, audited, history_context, log_verb
+from calls.database import triggers
+from calls.database.transactions import (
+    database_errors_as,
+    retry_on_deadlock,
+    set_timeouts,
+    transaction_with_timeouts,
+)
 from calls.exceptions import (
     AgentMappingNotFound,
     BatchAlreadyCancelled,
     BatchAlreadyCompleted,
     BatchCreateFailed,
-    BatchFinished,
     BatchNotFound,
     BatchNotPausable,
     BatchNotPaused,
+    BatchRefused,
     BatchUpdateFailed,
-    CallsError,
     CampaignNotFound,
     FieldInvalid,
 )
 from calls.inputs import NewBatch, NewContact
 from calls.models.agency import Agency
-from calls.models.base import BaseModel, EnumTextField
+from calls.models.base import BaseModel
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
-from calls.models.dialling import Dialling
+from calls.models.fields import EnumTextField
 from calls.models.querysets import CallBatchQuerySet
-from calls.models.results import CancelResult, CreateResult, Discrepancy, PauseResult
+from calls.models.results import CancelResult, CreateResult, PauseResult, displayed
 from calls.signals import batch_cancelled
-from calls.statuses import FINAL, PAUSABLE, BatchStatus, ContactStatus, Mode
+from calls.statuses import FINAL, PAUSABLE, BatchStatus, ContactStatus, Mode, skip_note
 
 logger = logging.getLogger(__name__)
 
-COUNTERS = ("total_contacts", "queued", "in_progress", "completed", "failed", "skipped")
-# What is read of a row under its lock: no more than is needed, so that what stands in another column cannot keep a
-# batch from being stopped.
-_CANCELLED = ("in_progress", "completed_at")
-_GIVEN = {"from_number", "mode", "calls_per_minute", "max_concurrent", "scheduled_for"}
-_PLANNED = ("queued", "in_progress", "completed_at")
-
-Result = TypeVar("Result", CancelResult, PauseResult)
-
-REFUSAL: dict[str, type[BatchFinished]] = {
-    BatchStatus.COMPLETED: BatchAlreadyCompleted,
-    BatchStatus.CANCELLED: BatchAlreadyCancelled,
-}
+# The columns that each verb reads under the lock. No others, so that an unreadable value elsewhere in the row cannot
+# keep a batch from being stopped.
+_CANCEL_COLUMNS = ("in_progress", "completed_at")
+_PAUSE_COLUMNS = ("queued", "in_progress", "completed_at")
 
 
-class CallBatch(Dialling, BaseModel):
+class CallBatch(BaseModel):
     """
-    A list of people that an agency's voice agent calls over hours.
+    A list of contacts that an agency's voice agent calls over hours.
 
-    The counters serve those who look; no decision is taken from one. ``queued`` counts the dialable contacts, so
-    queued + in_progress + completed + failed + skipped = total_contacts. ``batch_final`` keeps every writer, also
-    those outside this code, from reviving a batch that has ended.
+    The counters are for display only; no decision depends on them. ``queued`` counts the dialable contacts, so
+    queued + in_progress + completed + failed + skipped = total_contacts. The trigger ``batch_final`` keeps every
+    writer, including other services, from reviving a batch that has ended.
     """
 
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, related_name="batches", db_index=False)
@@ -89,23 +85,23 @@ class CallBatch(Dialling, BaseModel):
     paused_at = models.DateTimeField(null=True, blank=True)
     completed_at = models.DateTimeField(null=True, blank=True)
     error_message = models.TextField(null=True, blank=True)
-    # The provider has asked to wait until then.
+    # No call starts before this time: the provider asked to wait, or another dialler keeps the batch.
     dial_after = models.DateTimeField(null=True, blank=True)
 
     objects = CallBatchQuerySet.as_manager()
 
-    # By the database's clock, where the row was read in order to change it.
+    # Annotated by locked(), by the database's clock.
     now: datetime
-    is_ahead: bool | None
-    is_held: bool | None
+    is_scheduled_ahead: bool | None
+    is_on_hold: bool | None
 
     class Meta:
         db_table = "call_batches"
         verbose_name_plural = "call batches"
-        # For staff in the admin. Whoever may change a batch may not thereby stop one or let it go on.
+        # For staff in the admin. Django's "change" permission does not imply any of these.
         permissions = [(f"{verb}_callbatch", f"Can {verb} call batch") for verb in ("cancel", "pause", "resume")]
         constraints = [
-            # For everybody: a status that no code knows could be neither dialled nor cancelled.
+            # For all writers: a batch in an unknown status could be neither dialled nor cancelled.
             models.CheckConstraint(name="batch_status_known", condition=models.Q(status__in=BatchStatus.values)),
             models.CheckConstraint(name="batch_mode_known", condition=models.Q(mode__in=Mode.values)),
         ]
@@ -115,42 +111,42 @@ class CallBatch(Dialling, BaseModel):
             # For an agency's own list, newest first.
             models.Index(name="batch_of_agency", fields=["agency", "-created_at", "-id"]),
         ]
-        triggers = [guards.batch_final]
+        triggers = [triggers.batch_final]
 
     def __str__(self) -> str:
         return str(self.pk)
 
     @property
     def has_ended(self) -> bool:
-        """Whether this instance was completed or cancelled when it was read: for good, then. Decides nothing."""
+        """Whether the batch was completed or cancelled when this instance was read."""
         return self.status in FINAL
 
     @property
     def progress_percentage(self) -> float:
-        """How much of the batch is over and done with, in percent, by its counters; one decimal."""
+        """The share of contacts that are completed, failed or skipped, in percent with one decimal."""
         total = self.total_contacts or 0
         return round((total - self.remaining_count) * 100 / total, 1) if total > 0 else 0.0
 
     @property
     def remaining_count(self) -> int:
-        """How many contacts are not over and done with, by the counters."""
+        """The number of contacts that are not completed, failed or skipped, by the counters."""
         return (self.total_contacts or 0) - sum(counter or 0 for counter in (self.completed, self.failed, self.skipped))
 
     @classmethod
-    def create(cls, new: NewBatch, *, agency_id: UUID, actor: Actor, via: Door) -> CreateResult:
+    def create(cls, new: NewBatch, *, agency_id: UUID, actor: Actor, source: Source) -> CreateResult:
         """
-        Make a batch of an agency with its contacts: all of it, or nothing.
+        Create a batch with its contacts, all or nothing.
 
-        It is ``scheduled`` where its time is ahead, else ``pending``, to be dialled now. Of several contacts with one
-        number the first counts.
+        The batch is ``scheduled`` when its start time is in the future, else ``pending``, which is dialled at once.
+        When several contacts have the same number, the first one is kept.
 
         :raises AgentMappingNotFound: the agency has no such agent.
         :raises CampaignNotFound: the agency has no such campaign.
-        :raises FieldInvalid: the number to call from is not an active one, or the table refuses a contact.
-        :raises BatchCreateFailed: the database refused, failed or took too long; nothing was stored.
+        :raises FieldInvalid: the caller id is not active, or a constraint of the table rejects a contact.
+        :raises BatchCreateFailed: a database error or timeout; nothing was stored.
         """
         started = time.monotonic()
-        with failing_as(BatchCreateFailed), bounded():
+        with database_errors_as(BatchCreateFailed), transaction_with_timeouts():
             agent = AgentMapping.objects.filter(agency=agency_id, pk=new.agent_mapping_id).first()
             if agent is None:
                 raise AgentMappingNotFound
@@ -158,177 +154,81 @@ class CallBatch(Dialling, BaseModel):
                 raise CampaignNotFound
             if not AgencyPhoneNumber.objects.is_active(agency_id, new.from_number):
                 raise FieldInvalid("from_number", "must be an active phone number of the agency")
-            with history_context(actor=actor.as_dict(), via=str(via)):
+            with history_context(actor=actor, source=source):
                 batch = cls.objects.create(
                     agency_id=agency_id,
                     campaign_id=new.campaign_id,
                     agent_mapping=agent,
                     status=BatchStatus.SCHEDULED if new.is_ahead else BatchStatus.PENDING,
-                    **new.model_dump(include=_GIVEN),
+                    **new.model_dump(
+                        include={"from_number", "mode", "calls_per_minute", "max_concurrent", "scheduled_for"}
+                    ),
                 )
             distinct = new.distinct_contacts
             try:
                 batch.add_contacts(distinct)
             except BatchUpdateFailed as failed:
-                # Another service's table may be stricter than ours, in the length of a text, say.
+                # An adopted table may be stricter than ours, for example about the length of a text.
                 if isinstance(failed.__cause__, DataError | IntegrityError):
                     raise FieldInvalid("contacts", "have a value that a constraint of the table refuses") from failed
                 raise
             batch.total_contacts = len(distinct)
-        transaction.on_commit(lambda: batch._log("create", actor, via, started, batch.status, contacts=len(distinct)))
+
+        log = partial(log_verb, "create", batch, actor=actor, source=source, started=started)
+        transaction.on_commit(partial(log, outcome=batch.status, contacts=len(distinct)))
         return CreateResult(batch, duplicates_removed=len(new.contacts) - len(distinct))
 
+    @database_errors_as(BatchUpdateFailed)
     def add_contacts(self, contacts: Sequence[NewContact]) -> None:
         """
-        Add contacts, to be called after those that are there: all of them, or none.
+        Add contacts after the existing ones, all or nothing.
 
-        The one way by which contacts enter a batch. It waits for a cancel that is under way, and is then refused.
+        The only way to add contacts to a batch. It waits for a cancel in progress and is then refused.
 
-        :raises BatchAlreadyCancelled: the batch was cancelled; nobody can be added any more.
-        :raises BatchAlreadyCompleted: it has come to its end, likewise.
+        :raises BatchAlreadyCancelled: the batch was cancelled.
+        :raises BatchAlreadyCompleted: the batch is completed.
         :raises BatchNotFound: the row is gone.
-        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
+        :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
-        with failing_as(BatchUpdateFailed), self.locked("campaign_id") as batch:
+        with self.locked("campaign_id", "completed_at") as batch:
             batch._refuse_if_ended()
-            batch.contacts.copy(batch, contacts)
-            batch.count(total_contacts=len(contacts), queued=len(contacts))
+            batch.contacts.bulk_insert(batch, contacts)
+            batch.adjust_counters(total_contacts=len(contacts), queued=len(contacts))
 
-    def cancel(self, *, actor: Actor, via: Door) -> CancelResult:
+    @audited("cancel", signal=batch_cancelled)
+    @database_errors_as(BatchUpdateFailed)
+    @retry_on_deadlock
+    def cancel(self, *, actor: Actor, source: Source) -> CancelResult:
         """
-        Cancel the batch and skip every contact not yet called: all of it, or nothing.
+        Cancel the batch and skip every contact that was not called yet, all or nothing. Irreversible.
 
-        Once this has returned, no contact of the batch is claimed for a call by anyone. Calls in progress go on
-        until they end. It cannot be undone. The row is read again under its lock, so neither this instance's
-        fields nor anybody who races matter; the instance is not refreshed.
+        Once this has returned, no contact of the batch is claimed for a call, by this app or by another service.
+        Calls in progress continue until they end. The row is read again under its lock, so a stale instance or a
+        concurrent writer changes nothing; the instance is not refreshed.
 
-        Waits are bounded: each attempt waits at most 10 seconds for the batch's lock and ``CANCEL_TIMEOUT`` for the
-        contacts. A cancel that is its own transaction and falls victim to a deadlock tries again, three times at
-        most. Inside a caller's transaction it neither tries again nor is it final before that commits, and the
-        timeouts stay in force until then.
+        Each attempt waits at most 10 seconds for the batch's lock and ``CANCEL_TIMEOUT`` for the contacts. A cancel
+        that is chosen as a deadlock victim is tried again, three times at most. Inside a caller's transaction it is
+        not tried again, it is final only when that transaction commits, and the timeouts stay in force until then.
 
-        :param actor: who does it, kept in the history for good.
-        :param via: the door they came through, kept likewise.
-        :raises BatchAlreadyCancelled: it was cancelled before; its ``batch`` is the row under the lock.
-        :raises BatchAlreadyCompleted: it has come to its end, likewise.
+        :param actor: who cancels, kept in the history.
+        :param source: the entry point, kept in the history.
+        :raises BatchAlreadyCancelled: the batch was cancelled before.
+        :raises BatchAlreadyCompleted: the batch is completed.
         :raises BatchNotFound: the row is gone.
-        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed. If the
-            connection broke during COMMIT the outcome is unknown, and asking again tells it.
+        :raises BatchUpdateFailed: a database error or timeout; nothing was changed. If the connection broke during
+            COMMIT the outcome is unknown; calling cancel again is safe and tells it.
         """
-        result = self._perform("cancel", actor, via, lambda: self._cancel(actor, via))
-        transaction.on_commit(lambda: batch_cancelled.send_robust(sender=CallBatch, result=result))
-        return result
-
-    def preview_cancel(self) -> CancelResult:
-        """
-        What :meth:`cancel` would do at this moment, refused in the same cases. Nothing is written or locked.
-
-        :raises CallsError: as :meth:`cancel` does, in the same cases.
-        """
-        with failing_as(BatchUpdateFailed), bounded(statement=settings.CANCEL_TIMEOUT):
-            batch = self._read(CallBatch.objects.all(), *_CANCELLED)
-            batch._refuse_if_ended()
-            return CancelResult.of(batch, contacts_skipped=batch.contacts.dialable().count())
-
-    def pause(self, *, actor: Actor, via: Door) -> PauseResult:
-        """
-        Claim no further contact until the batch is resumed. Calls in progress go on until they end.
-
-        Holds exactly for what claims with ``CampaignContact.claim_next()``. Another service may still commit a claim in
-        a transaction that began before; in one that begins later the database refuses it.
-
-        :raises BatchNotPausable: it is neither processing nor scheduled; its ``batch`` is the row under the lock.
-        :raises BatchNotFound: the row is gone.
-        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
-        """
-        return self._perform("pause", actor, via, lambda: self._write_plan(CallBatch._plan_pause, actor, via))
-
-    def preview_pause(self) -> PauseResult:
-        """
-        What :meth:`pause` would do at this moment, refused in the same cases. Nothing is written or locked.
-
-        :raises CallsError: as :meth:`pause` does, in the same cases.
-        """
-        with failing_as(BatchUpdateFailed), bounded():
-            return self._read(CallBatch.objects.all(), *_PLANNED)._plan_pause()
-
-    def resume(self, *, actor: Actor, via: Door) -> PauseResult:
-        """
-        Let a paused batch go on: it is ``scheduled`` again while its time is ahead, else ``processing``.
-
-        :raises BatchNotPaused: it is not paused; its ``batch`` is the row under the lock.
-        :raises BatchNotFound: the row is gone.
-        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
-        """
-        return self._perform("resume", actor, via, lambda: self._write_plan(CallBatch._plan_resume, actor, via))
-
-    def preview_resume(self) -> PauseResult:
-        """
-        What :meth:`resume` would do at this moment, refused in the same cases. Nothing is written or locked.
-
-        :raises CallsError: as :meth:`resume` does, in the same cases.
-        """
-        with failing_as(BatchUpdateFailed), bounded():
-            return self._read(CallBatch.objects.all(), *_PLANNED)._plan_resume()
-
-    def reconcile(self, *, fix: bool = False) -> Discrepancy | None:
-        """
-        Compare the counters with a fresh count of the contacts, under the lock; None if all is as it should be.
-
-        With ``fix`` the counters are set to what was counted, and contacts left to dial in a batch that has ended,
-        which nobody can claim, are skipped. Waits are bounded as those of :meth:`cancel` are.
-
-        :raises BatchNotFound: the row is gone.
-        :raises BatchUpdateFailed: the database refused, failed or took too long; nothing was changed.
-        """
-        with failing_as(BatchUpdateFailed), self.locked(*COUNTERS) as batch:
-            stray = batch.contacts.dialable() if batch.has_ended else batch.contacts.none()
-            waiting = stray.count()
-            if fix and waiting:
-                stray.update(
-                    status=ContactStatus.SKIPPED, outcome_notes=f"Batch {batch.status}", updated_at=TransactionNow()
-                )
-            counted = batch.contacts.counters()
-            said = {name: getattr(batch, name) or 0 for name in counted}
-            wrong = {name: (said[name], count) for name, count in counted.items() if said[name] != count}
-            if fix and wrong:
-                CallBatch.objects.filter(pk=self.pk).update(**counted, updated_at=TransactionNow())
-        return Discrepancy(batch.pk, batch.status, wrong, waiting) if wrong or waiting else None
-
-    @contextmanager
-    def locked(self, *columns: str) -> Iterator[CallBatch]:
-        """
-        The row as it is now, under its lock, in a transaction whose waits are bounded.
-
-        Whoever changes a batch's status, adds contacts, claims one or records an outcome begins here: the batch first,
-        then its contacts. Besides ``columns`` it has ``agency_id`` and ``status``.
-
-        :raises BatchNotFound: the row is gone.
-        """
-        with bounded():
-            # FOR UPDATE, since the weaker lock would let an INSERT whose foreign key points here go through, and leave
-            # its contacts waiting in a cancelled batch.
-            batch = self._read(CallBatch.objects.select_for_update(of=("self",)), *columns)
-            set_timeouts(statement=settings.CANCEL_TIMEOUT)
-            yield batch
-
-    def count(self, **changes: int) -> None:
-        """Add ``changes`` to the counters, under the lock that moved the contacts."""
-        CallBatch.objects.filter(pk=self.pk).update(
-            **{counter: Coalesce(counter, 0) + change for counter, change in changes.items()},
-            updated_at=TransactionNow(),
-        )
-
-    def _cancel(self, actor: Actor, via: Door) -> CancelResult:
-        with self.locked(*_CANCELLED) as batch:
+        with self.locked(*_CANCEL_COLUMNS) as batch:
             batch._refuse_if_ended()
             skipped = batch.contacts.dialable().update(
-                status=ContactStatus.SKIPPED, outcome_notes="Batch cancelled", updated_at=TransactionNow()
+                status=ContactStatus.SKIPPED,
+                outcome_notes=skip_note(BatchStatus.CANCELLED),
+                updated_at=TransactionNow(),
             )
-            with history_context(actor=actor.as_dict(), via=str(via), contacts_skipped=skipped):
+            with history_context(actor=actor, source=source, contacts_skipped=skipped):
                 cancelled = (
                     CallBatch.objects.cancellable()
-                    .filter(pk=self.pk)
+                    .filter(pk=batch.pk)
                     .update(
                         status=BatchStatus.CANCELLED,
                         queued=0,
@@ -339,60 +239,167 @@ class CallBatch(Dialling, BaseModel):
                     )
                 )
             if not cancelled:
-                # Somebody else's trigger has swallowed it, for under the lock the batch is still cancellable.
+                # The lock is held and the batch can be cancelled, so a trigger of another service dropped the UPDATE.
                 raise BatchUpdateFailed
-            return CancelResult.of(batch, contacts_skipped=skipped)
+            return batch._cancel_result(contacts_skipped=skipped)
 
-    def _write_plan(self, plan: Callable[[CallBatch], PauseResult], actor: Actor, via: Door) -> PauseResult:
-        with self.locked(*_PLANNED) as batch:
-            planned = plan(batch)
-            with history_context(actor=actor.as_dict(), via=str(via)):
-                written = CallBatch.objects.filter(pk=self.pk, status=batch.status).update(
-                    status=planned.status, paused_at=planned.paused_at, updated_at=TransactionNow()
-                )
-            if not written:
-                raise BatchUpdateFailed
-            return planned
+    @database_errors_as(BatchUpdateFailed)
+    def preview_cancel(self) -> CancelResult:
+        """Return what :meth:`cancel` would do now, or raise what it would raise. Nothing is written or locked."""
+        with transaction_with_timeouts(statement=settings.CANCEL_TIMEOUT):
+            batch = self._read(CallBatch.objects.all(), *_CANCEL_COLUMNS)
+            batch._refuse_if_ended()
+            return batch._cancel_result(contacts_skipped=batch.contacts.dialable().count())
 
-    def _plan_pause(self) -> PauseResult:
-        if self.status not in PAUSABLE:
-            raise BatchNotPausable(self)
-        return PauseResult.of(self, BatchStatus.PAUSED, paused_at=self.now)
+    @audited("pause")
+    @database_errors_as(BatchUpdateFailed)
+    @retry_on_deadlock
+    def pause(self, *, actor: Actor, source: Source) -> PauseResult:
+        """
+        Pause the batch: no new call starts until it is resumed. Calls in progress continue until they end.
 
-    def _plan_resume(self) -> PauseResult:
-        if self.status != BatchStatus.PAUSED:
-            raise BatchNotPaused(self)
-        status = BatchStatus.SCHEDULED if self.is_ahead else BatchStatus.PROCESSING
-        return PauseResult.of(self, status, paused_at=None)
+        This holds exactly for our own dialler. Another service may still commit a claim whose transaction began
+        before the pause; the database refuses claims that begin later.
 
-    def _perform(self, verb: str, actor: Actor, via: Door, work: Callable[[], Result]) -> Result:
-        """Do it, and say in the log who asked for it and what came of it: once it is committed, or refused."""
-        started = time.monotonic()
-        try:
-            with failing_as(BatchUpdateFailed):
-                result = retrying_deadlocks(work)
-        except CallsError as refusal:
-            self._log(verb, actor, via, started, refusal.code)
-            raise
-        transaction.on_commit(lambda: self._log(verb, actor, via, started, result.status, **result.numbers))
-        return result
+        :raises BatchNotPausable: the batch is neither processing nor scheduled.
+        :raises BatchNotFound: the row is gone.
+        :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
+        """
+        with self.locked(*_PAUSE_COLUMNS) as batch:
+            batch._refuse_unless_pausable()
+            with history_context(actor=actor, source=source):
+                if not batch._write_status(BatchStatus.PAUSED, paused_at=batch.now):
+                    raise BatchUpdateFailed
+            return batch._pause_result(BatchStatus.PAUSED, paused_at=batch.now)
 
-    def _log(self, verb: str, actor: Actor, via: Door, started: float, outcome: str, **numbers: int) -> None:
-        logger.info(
-            "%s batch=%s agency=%s door=%s actor=%s:%s outcome=%s%s ms=%.0f",
-            *(verb, self.pk, self.agency_id, via, actor.kind, actor.id, outcome),
-            "".join(f" {name}={number}" for name, number in numbers.items()),
-            (time.monotonic() - started) * 1000,
+    @database_errors_as(BatchUpdateFailed)
+    def preview_pause(self) -> PauseResult:
+        """Return what :meth:`pause` would do now, or raise what it would raise. Nothing is written or locked."""
+        with transaction_with_timeouts():
+            batch = self._read(CallBatch.objects.all(), *_PAUSE_COLUMNS)
+            batch._refuse_unless_pausable()
+            return batch._pause_result(BatchStatus.PAUSED, paused_at=batch.now)
+
+    @audited("resume")
+    @database_errors_as(BatchUpdateFailed)
+    @retry_on_deadlock
+    def resume(self, *, actor: Actor, source: Source) -> PauseResult:
+        """
+        Resume a paused batch. It becomes ``scheduled`` if its start time is in the future, else ``processing``.
+
+        :raises BatchNotPaused: the batch is not paused.
+        :raises BatchNotFound: the row is gone.
+        :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
+        """
+        with self.locked(*_PAUSE_COLUMNS) as batch:
+            batch._refuse_unless_paused()
+            with history_context(actor=actor, source=source):
+                if not batch._write_status(batch._status_when_resumed, paused_at=None):
+                    raise BatchUpdateFailed
+            return batch._pause_result(batch._status_when_resumed, paused_at=None)
+
+    @database_errors_as(BatchUpdateFailed)
+    def preview_resume(self) -> PauseResult:
+        """Return what :meth:`resume` would do now, or raise what it would raise. Nothing is written or locked."""
+        with transaction_with_timeouts():
+            batch = self._read(CallBatch.objects.all(), *_PAUSE_COLUMNS)
+            batch._refuse_unless_paused()
+            return batch._pause_result(batch._status_when_resumed, paused_at=None)
+
+    def start(self) -> None:
+        """Set the batch to ``processing``. For the dialler, on the instance that :meth:`locked` returned."""
+        self._write_status_as_dialler(BatchStatus.PROCESSING, started_at=Coalesce("started_at", TransactionNow()))
+
+    def complete_if_finished(self) -> None:
+        """
+        Complete a processing batch that has no contact left to call and no call in progress.
+
+        On the instance that :meth:`locked` returned.
+        """
+        if self.status != BatchStatus.PROCESSING or self._has_calls_in_progress():
+            return
+        unfinished = self.contacts.unfinished()
+        # The first query is answered by an index and is usually enough. Only a batch that is really finished needs the
+        # second one, which reads all contacts. exists() would drop the order that makes the planner choose the index.
+        if not unfinished.in_call_order()[:1].count() and not unfinished.exists():
+            self._write_status_as_dialler(BatchStatus.COMPLETED, completed_at=TransactionNow())
+
+    @contextmanager
+    def locked(self, *columns: str) -> Iterator[CallBatch]:
+        """
+        Lock the batch's row and yield it as it is now, in a transaction with timeouts.
+
+        Everything that changes a batch's status, adds contacts, claims one or records an outcome starts here: the
+        batch first, then its contacts (docs/promise.md). The instance has ``agency_id``, ``status`` and ``columns``.
+
+        :raises BatchNotFound: the row is gone.
+        """
+        with transaction_with_timeouts():
+            # FOR UPDATE, not FOR NO KEY UPDATE: the weaker lock lets an INSERT pass whose foreign key points here, and
+            # its contacts would stay dialable in a cancelled batch.
+            batch = self._read(CallBatch.objects.select_for_update(of=("self",)), *columns)
+            set_timeouts(statement=settings.CANCEL_TIMEOUT)
+            yield batch
+
+    def adjust_counters(self, **changes: int) -> None:
+        """Add ``changes`` to the counters, under the lock that protects the contacts that moved."""
+        CallBatch.objects.filter(pk=self.pk).update(
+            **{counter: Coalesce(counter, 0) + change for counter, change in changes.items()},
+            updated_at=TransactionNow(),
         )
 
     def _read(self, batches: models.QuerySet[CallBatch], *columns: str) -> CallBatch:
         now = TransactionNow()
-        clock = {"now": now, "is_ahead": models.Q(scheduled_for__gt=now), "is_held": models.Q(dial_after__gt=now)}
+        clock = {
+            "now": now,
+            "is_scheduled_ahead": models.Q(scheduled_for__gt=now),
+            "is_on_hold": models.Q(dial_after__gt=now),
+        }
         try:
             return batches.only("agency_id", "status", *columns).annotate(**clock).get(pk=self.pk)
         except CallBatch.DoesNotExist:
             raise BatchNotFound from None
 
+    def _has_calls_in_progress(self) -> bool:
+        # Not self.contacts: its condition on the batch would offer the planner other, slower indexes.
+        return self.contacts.model.objects.with_call_in_progress(self.pk).exists()
+
     def _refuse_if_ended(self) -> None:
-        if self.has_ended:
-            raise REFUSAL[self.status](self)
+        if self.status == BatchStatus.COMPLETED:
+            raise self._refusal(BatchAlreadyCompleted)
+        if self.status == BatchStatus.CANCELLED:
+            raise self._refusal(BatchAlreadyCancelled)
+
+    def _refuse_unless_pausable(self) -> None:
+        if self.status not in PAUSABLE:
+            raise self._refusal(BatchNotPausable)
+
+    def _refuse_unless_paused(self) -> None:
+        if self.status != BatchStatus.PAUSED:
+            raise self._refusal(BatchNotPaused)
+
+    def _refusal(self, reason: type[BatchRefused]) -> BatchRefused:
+        return reason(self.pk, self.status, self.completed_at)
+
+    @property
+    def _status_when_resumed(self) -> BatchStatus:
+        return BatchStatus.SCHEDULED if self.is_scheduled_ahead else BatchStatus.PROCESSING
+
+    def _write_status(self, status: BatchStatus, **columns: Any) -> bool:
+        """Return False if a trigger of another service dropped the UPDATE."""
+        unchanged = CallBatch.objects.filter(pk=self.pk, status=self.status)
+        return bool(unchanged.update(status=status, updated_at=TransactionNow(), **columns))
+
+    def _write_status_as_dialler(self, status: BatchStatus, **columns: Any) -> None:
+        with history_context(source=Source.DIALLER):
+            self._write_status(status, **columns)
+        self.status = status
+        logger.info("dialler batch=%s agency=%s outcome=%s", self.pk, self.agency_id, status)
+
+    def _cancel_result(self, *, contacts_skipped: int) -> CancelResult:
+        in_progress = displayed(self.in_progress)
+        return CancelResult(self.pk, self.agency_id, BatchStatus.CANCELLED, contacts_skipped, in_progress)
+
+    def _pause_result(self, status: BatchStatus, *, paused_at: datetime | None) -> PauseResult:
+        queued, in_progress = displayed(self.queued), displayed(self.in_progress)
+        return PauseResult(self.pk, self.agency_id, status, paused_at, queued, in_progress)

@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from calls.database.transactions import bounded, failing_as
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import BatchCreateFailed, FieldInvalid, IdempotencyKeyReused
 from calls.inputs import NewBatch
 from calls.models.agency import Agency
@@ -64,7 +64,7 @@ class IdempotencyKey(models.Model):
         if not _KEY.fullmatch(key):
             raise FieldInvalid("idempotency_key", "must be 1 to 255 visible ASCII characters")
         fingerprint = wanted.fingerprint
-        with failing_as(BatchCreateFailed), bounded():
+        with database_errors_as(BatchCreateFailed), transaction_with_timeouts():
             first, is_first = cls.objects.get_or_create(
                 agency_id=agency_id, key=key, defaults={"fingerprint": fingerprint}
             )

@@ -1,4 +1,4 @@
-"""The verbs of the call tables. Whoever asks for batches or contacts by status asks for them here."""
+"""QuerySets of batches and contacts. Filters by status are defined here and nowhere else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from django.db.models.lookups import GreaterThan, LessThanOrEqual
 from uuid_utils.compat import uuid7
 
-from calls.database.transactions import bounded, failing_as
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import BatchNotFound, BatchUpdateFailed, CallsError
 from calls.inputs import NewContact
 from calls.models.campaign import AgentMapping, Campaign
@@ -27,38 +27,40 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The batch of a contact that has been claimed, and of one whose call has not come to its end; empty for all others.
-# Whoever asks for these instead of the batch itself leaves the planner one index that serves, however wrong it may be
-# about a table that has just grown.
-ATTEMPTED_IN = models.Case(models.When(last_attempt_at__isnull=False, then="batch"), output_field=models.UUIDField())
-UNDER_WAY_IN = models.Case(
+# The batch of a contact that was ever claimed, and of a contact whose call is in progress; NULL for all others. There
+# is an index on each expression. A query by the expression instead of the batch leaves the planner one usable index,
+# so stale statistics of a table that has just grown cannot mislead it.
+BATCH_IF_ATTEMPTED = models.Case(
+    models.When(last_attempt_at__isnull=False, then="batch"), output_field=models.UUIDField()
+)
+BATCH_IF_CALL_IN_PROGRESS = models.Case(
     models.When(last_attempt_at__isnull=False, outcome=None, then="batch"), output_field=models.UUIDField()
 )
 
 
-def _place(*parts: models.F | models.Value) -> models.Func:
-    """Where a contact stands among those that were created: compared as a whole, an index finds it at once."""
+def _row(*parts: models.F | models.Value) -> models.Func:
+    """Return a SQL row value. Unlike two comparisons joined by OR, an index can find its position at once."""
     return models.Func(*parts, template="(%(expressions)s)", output_field=models.TextField())
 
 
-_PLACE = _place(models.F("created_at"), models.F("pk"))
+_POSITION = _row(models.F("created_at"), models.F("pk"))
 
 
-def _place_of(contact: CampaignContact) -> models.Func:
-    return _place(models.Value(contact.created_at), models.Value(contact.pk))
+def _position_of(contact: CampaignContact) -> models.Func:
+    return _row(models.Value(contact.created_at), models.Value(contact.pk))
 
 
 class CallBatchQuerySet(models.QuerySet["CallBatch"]):
     def for_agency(self, agency_id: UUID) -> CallBatchQuerySet:
-        """The batches of one agency. Another tenant's id is simply not found."""
+        """Return the batches of one agency. A batch of another agency is not found."""
         return self.filter(agency_id=agency_id)
 
     def cancellable(self) -> CallBatchQuerySet:
-        """Batches that have not ended for good; another service may have left one without a status."""
+        """Return batches that can be cancelled, including those that another service left without a status."""
         return self.filter(~models.Q(status__in=FINAL) | models.Q(status=None))
 
     def due(self) -> CallBatchQuerySet:
-        """Batches to be dialled now: their time has come, and the provider has not asked to wait."""
+        """Return batches to dial now: their scheduled time has passed and they are not on hold."""
         now = Now()
         return self.filter(
             models.Q(scheduled_for=None) | models.Q(scheduled_for__lte=now),
@@ -67,7 +69,7 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
         )
 
     def with_status(self, status: str) -> CallBatchQuerySet:
-        """Batches in a status that somebody has named; none if it is no status."""
+        """Return batches in the status that a client named, or none if there is no such status."""
         return self.filter(status=status) if status in BatchStatus else self.none()
 
     def newest_first(self) -> CallBatchQuerySet:
@@ -78,9 +80,9 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
 
     def with_names(self) -> CallBatchQuerySet:
         """
-        With ``campaign_name`` and ``agent_name``.
+        Add ``campaign_name`` and ``agent_name``.
 
-        Looked up rather than joined: a batch is not missed because something that it belongs to is.
+        By subqueries, not by joins: a batch whose campaign was deleted is still listed.
         """
         campaigns = Campaign.objects.filter(pk=models.OuterRef("campaign_id"))
         agents = AgentMapping.objects.filter(pk=models.OuterRef("agent_mapping_id"))
@@ -91,101 +93,101 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
 
     def find(self, batch_id: UUID) -> CallBatch:
         """
-        The batch with this id among these, other columns deferred.
+        Return the batch with this id, with most columns deferred.
 
-        :raises BatchNotFound: there is none.
-        :raises BatchUpdateFailed: the database could not say within 10 seconds.
+        :raises BatchNotFound: there is no such batch in this queryset.
+        :raises BatchUpdateFailed: a database error or timeout.
         """
         try:
-            with failing_as(BatchUpdateFailed), bounded():
+            with database_errors_as(BatchUpdateFailed), transaction_with_timeouts():
                 try:
                     return self.only("agency_id", "status").get(pk=batch_id)
                 except self.model.DoesNotExist:
                     raise BatchNotFound from None
         except CallsError as refusal:
-            # What was to be done with it does not begin, and so says nothing.
+            # The verb that would log the refusal is never called.
             logger.warning("find batch=%s outcome=%s", batch_id, refusal.code)
             raise
 
 
 class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
     def dialable(self) -> CampaignContactQuerySet:
-        """Contacts not yet called, in whichever of the three waiting statuses."""
+        """Return contacts that were not called yet, or will be called again."""
         return self.filter(status__in=DIALABLE)
 
     def claimable(self) -> CampaignContactQuerySet:
-        """Contacts whose turn may come: not yet called, or not reached and left alone for ``RETRY_PAUSE`` since."""
+        """Return dialable contacts whose last attempt, if any, was at least ``RETRY_PAUSE`` ago."""
         rested = models.Q(last_attempt_at__lte=Now() - timedelta(seconds=settings.RETRY_PAUSE))
-        # A clock that is not ours may have said a time to come, or none that ever comes.
-        nonsense = models.Q(last_attempt_at__gt=Now())
-        return self.dialable().filter(models.Q(last_attempt_at=None) | rested | nonsense)
+        # Another service's clock may have written a time in the future, or infinity.
+        in_the_future = models.Q(last_attempt_at__gt=Now())
+        return self.dialable().filter(models.Q(last_attempt_at=None) | rested | in_the_future)
 
-    def under_way(self, batch: UUID | None = None) -> CampaignContactQuerySet:
+    def with_call_in_progress(self, batch: UUID | None = None) -> CampaignContactQuerySet:
         """
-        Contacts that are claimed, and whose call has not come to its end: of a batch, or of all. Cheap for any number.
+        Return claimed contacts whose call has not ended, of one batch or of all. Fast for any number of contacts.
 
-        A claim sets ``last_attempt_at`` and empties ``outcome``. One that another service has claimed otherwise is
-        missed here.
+        A claim sets ``last_attempt_at`` and clears ``outcome``. A contact that another service claimed without doing
+        so is not found.
         """
-        claimed = self.alias(under_way_in=UNDER_WAY_IN).filter(status=ContactStatus.IN_PROGRESS)
-        return claimed.filter(under_way_in__isnull=False) if batch is None else claimed.filter(under_way_in=batch)
+        claimed = self.alias(calling_in=BATCH_IF_CALL_IN_PROGRESS).filter(status=ContactStatus.IN_PROGRESS)
+        return claimed.filter(calling_in__isnull=False) if batch is None else claimed.filter(calling_in=batch)
 
     def attempted_within(self, period: timedelta, batch: UUID) -> CampaignContactQuerySet:
-        """Contacts of a batch that were claimed lately, whatever has come of it."""
-        lately = self.filter(last_attempt_at__gt=Now() - period, last_attempt_at__lte=Now())
-        return lately.alias(attempted_in=ATTEMPTED_IN).filter(attempted_in=batch)
+        """Return the contacts of a batch that were claimed within the last ``period``, whatever the outcome."""
+        recent = self.filter(last_attempt_at__gt=Now() - period, last_attempt_at__lte=Now())
+        return recent.alias(attempted_in=BATCH_IF_ATTEMPTED).filter(attempted_in=batch)
 
-    def not_over(self) -> CampaignContactQuerySet:
-        """Contacts that are waiting or being called."""
+    def unfinished(self) -> CampaignContactQuerySet:
+        """Return contacts that are dialable or in progress."""
         return self.filter(status__in=(*DIALABLE, ContactStatus.IN_PROGRESS))
 
     def with_status(self, status: str) -> CampaignContactQuerySet:
-        """Contacts in a status that somebody has named; none if it is no status."""
+        """Return contacts in the status that a client named, or none if there is no such status."""
         return self.filter(status=status) if status in ContactStatus else self.none()
 
     def oldest_first(self) -> CampaignContactQuerySet:
-        """In the order in which they came."""
+        """Order by creation."""
         return self.order_by("created_at", "id")
 
     def up_to(self, contact: CampaignContact) -> CampaignContactQuerySet:
-        """Those that came before ``contact``, and itself."""
-        return self.filter(LessThanOrEqual(_PLACE, _place_of(contact)))
+        """Return contacts created up to and including ``contact``."""
+        return self.filter(LessThanOrEqual(_POSITION, _position_of(contact)))
 
     def after(self, contact: CampaignContact) -> CampaignContactQuerySet:
-        """Those that came after ``contact``; none of whom nobody knows when."""
-        return self.filter(GreaterThan(_PLACE, _place_of(contact)))
+        """Return contacts created after ``contact``. Contacts without ``created_at`` are excluded."""
+        return self.filter(GreaterThan(_POSITION, _position_of(contact)))
 
-    def in_turn(self) -> CampaignContactQuerySet:
+    def in_call_order(self) -> CampaignContactQuerySet:
         """
-        Those that are not over, in the order in which they are called. Cheap however many have been called.
+        Return contacts without ``completed_at`` in the order in which they are called. Fast for any number of them.
 
-        One that another service has queued again and left ``completed_at`` as it was comes last, when
-        :meth:`CallBatch.begin_pass` finds nobody else.
+        A contact that another service queued again without clearing ``completed_at`` is excluded. The dialler clears
+        it when no other contact waits.
         """
         return self.filter(completed_at=None).order_by("completed_at", "created_at", "id")
 
-    def copy(self, batch: CallBatch, contacts: Iterable[NewContact]) -> None:
+    def bulk_insert(self, batch: CallBatch, contacts: Iterable[NewContact]) -> None:
         """
-        Store new contacts of ``batch``, in their order, by COPY: for :meth:`CallBatch.add_contacts` alone.
+        Insert new contacts of ``batch`` in their order, by COPY. Call :meth:`CallBatch.add_contacts` instead.
 
-        Their ids are made here, so nothing is read back. What is not named has the database's default.
+        Columns that are not named get the database's default.
         """
         fields = [field for field in NewContact.model_fields if field != "custom_data"]
         columns = ", ".join(["id", "agency_id", "campaign_id", "batch_id", "status", *fields, "custom_data"])
         values_of = attrgetter(*fields)
-        same = (batch.agency_id, batch.campaign_id, batch.pk, ContactStatus.PENDING.value)
+        shared = (batch.agency_id, batch.campaign_id, batch.pk, ContactStatus.PENDING.value)
         with (
             connection.wrap_database_errors,
             connection.cursor() as cursor,
             cursor.copy(f"COPY {self.model._meta.db_table} ({columns}) FROM STDIN") as rows,
         ):
             for contact in contacts:
-                rows.write_row((uuid7(), *same, *values_of(contact), json.dumps(contact.custom_data)))
+                rows.write_row((uuid7(), *shared, *values_of(contact), json.dumps(contact.custom_data)))
 
     def counters(self) -> dict[str, int]:
-        """What the counters of a batch with these contacts have to say, by the counters' names."""
+        """Count these contacts by status and return the values that their batch's counters should have."""
         statuses = {name: [name] for name in ("in_progress", "completed", "failed", "skipped")} | {"queued": DIALABLE}
         counts = {
-            name: models.Count("pk", filter=models.Q(status__in=of_it)) for name, of_it in sorted(statuses.items())
+            name: models.Count("pk", filter=models.Q(status__in=values)) for name, values in sorted(statuses.items())
         }
         return self.aggregate(total_contacts=models.Count("pk"), **counts)

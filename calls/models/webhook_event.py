@@ -1,4 +1,4 @@
-"""What the provider says of calls, as it came."""
+"""Events that the provider delivers, and the state of a call that follows from them."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from calls.models.agency import Agency
 from calls.parsing import is_call_id, parse_time
 from calls.statuses import CallStatus, Outcome
 
-# Of several events of a call, the earlier here is believed where they differ: the later in a call's life.
-KNOWN = ("call.billed", "call.ended", "call.joined", "call.started")
-# Not that nobody answered, but that it went wrong.
+# The events that have an effect. Where two events of a call differ, the one that is listed first wins.
+KNOWN_EVENTS = ("call.billed", "call.ended", "call.joined", "call.started")
+# End reasons of calls that failed, as opposed to calls that were not answered.
 FAILURES = frozenset({"connection_error", "system_error"})
 MAX_DURATION = 2**31 - 1
-# More digits than Python takes for a whole number are JSON all the same.
-_read = partial(json.loads, parse_int=float)
+# Integers with more digits than Python accepts are valid JSON, so all integers are read as floats.
+_load_json = partial(json.loads, parse_int=float)
 
 
 class WebhookEvent(models.Model):
     """
-    One event that the provider has delivered, kept as it came, whether or not it meant anything to us.
+    An event as the provider delivered it, including events of unknown types.
 
-    Of each call each kind of event is there once, however often it was delivered.
+    Each type of event is stored once for each call, however often it was delivered.
     """
 
-    # No constraint in the database, since the agencies may be another service's, which may then not delete one.
+    # Without a database constraint: it would keep another service that owns the agencies from deleting one.
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, db_constraint=False, db_index=False)
     event = models.TextField()
     ultravox_call_id = models.TextField()
-    # What makes it the same event when it is delivered again.
+    # Equal for two deliveries of the same event.
     identity = models.TextField()
-    # JSON, as text: jsonb does not take all that is JSON.
+    # JSON as text, because jsonb rejects some valid JSON.
     body = models.TextField()
     created_at = models.DateTimeField(default=timezone.now, db_default=Now())
 
     class Meta:
         db_table = "call_webhook_events"
         constraints = [
-            # For a delivery that is repeated, also at the same moment: the second waits for the first.
+            # For repeated deliveries. Of two at the same moment, the second one waits for the first.
             models.UniqueConstraint(name="webhook_event_once", fields=["agency", "identity"]),
         ]
         indexes = [
-            # For whoever puts together what was heard of a call.
+            # For CallState, which reads all events of a call.
             models.Index(name="webhook_event_of_call", fields=["ultravox_call_id"]),
         ]
 
@@ -60,32 +60,32 @@ class WebhookEvent(models.Model):
         return f"{self.event} {self.ultravox_call_id}"
 
     @classmethod
-    def of(cls, agency: Agency, body: bytes) -> WebhookEvent:
+    def from_body(cls, agency: Agency, body: bytes) -> WebhookEvent:
         """
-        The event that a body holds, not yet stored.
+        Parse a request body. The event is not stored yet.
 
-        :raises FieldInvalid: the body is no JSON object.
-        :raises FieldRequired: there is no ``event`` in it.
+        :raises FieldInvalid: the body is not a JSON object.
+        :raises FieldRequired: the body has no ``event``.
         """
         try:
             text = body.decode("utf-8-sig")
-            said = _read(text)
+            data = _load_json(text)
         except (ValueError, RecursionError):
-            said = None
-        if not isinstance(said, dict):
+            data = None
+        if not isinstance(data, dict):
             raise FieldInvalid("body", "must be a JSON object")
-        event, call = _text(said.get("event")), said.get("call")
+        event, call = _text(data.get("event")), data.get("call")
         if event is None:
             raise FieldRequired("event")
         call_id = _text(call.get("callId")) if isinstance(call, dict) else None
         if not is_call_id(call_id):
             call_id = ""
-        known = event in KNOWN and call_id
+        known = event in KNOWN_EVENTS and call_id
         identity = f"{event} {call_id}" if known else hashlib.sha256(body).hexdigest()
         return cls(agency=agency, event=event, ultravox_call_id=call_id, identity=identity, body=text)
 
     def store(self) -> None:
-        """Store it, unless it is there already."""
+        """Store the event, unless it was delivered before."""
         type(self).objects.get_or_create(
             agency_id=self.agency_id,
             identity=self.identity,
@@ -94,17 +94,17 @@ class WebhookEvent(models.Model):
 
     @property
     def call(self) -> dict[str, Any]:
-        """The call as the provider had it then."""
+        """The call as the event describes it."""
         try:
-            call = _read(self.body).get("call")
+            call = _load_json(self.body).get("call")
         except RecursionError:
             call = None
         return call if isinstance(call, dict) else {}
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What is known of a call from all that was heard of it, whatever the order in which it came."""
+class CallState:
+    """The state of a call according to all of its events, in whatever order they arrived."""
 
     status: CallStatus | None = None
     started_at: datetime | None = None
@@ -115,17 +115,17 @@ class Heard:
     short_summary: str | None = None
 
     @classmethod
-    def of(cls, events: Iterable[WebhookEvent]) -> Heard:
-        known = {event.event: event for event in events if event.event in KNOWN}
-        calls = [known[name].call for name in KNOWN if name in known]
+    def from_events(cls, events: Iterable[WebhookEvent]) -> CallState:
+        by_name = {event.event: event for event in events if event.event in KNOWN_EVENTS}
+        calls = [by_name[name].call for name in KNOWN_EVENTS if name in by_name]
         started, joined, ended = (_first(calls, name, _time) for name in ("created", "joined", "ended"))
-        if "call.ended" in known:
-            ended = ended or known["call.ended"].created_at
-        elif "call.billed" not in known:
-            # Whatever an earlier event says of its end: that comes with an event of its own.
+        if "call.ended" in by_name:
+            ended = ended or by_name["call.ended"].created_at
+        elif "call.billed" not in by_name:
+            # Ignore an end in an earlier event: the end has an event of its own.
             ended = None
-        if "call.joined" in known:
-            joined = joined or known["call.joined"].created_at
+        if "call.joined" in by_name:
+            joined = joined or by_name["call.joined"].created_at
         if ended and joined:
             seconds = min(max(0, int((ended - joined).total_seconds())), MAX_DURATION)
         return cls(
@@ -140,7 +140,7 @@ class Heard:
 
     @property
     def outcome(self) -> Outcome:
-        """How a call that has ended went."""
+        """The outcome of a call that has ended."""
         if self.end_reason in FAILURES:
             return Outcome.FAILED
         return Outcome.ANSWERED if self.joined_at and self.end_reason != "unjoined" else Outcome.NO_ANSWER
@@ -158,5 +158,5 @@ def _time(value: Any) -> datetime | None:
 
 
 def _text(value: Any) -> str | None:
-    """What can be stored of it: JSON has characters that the database does not take."""
+    """Return a string that PostgreSQL can store, or None if ``value`` is no string or is empty."""
     return value.replace("\0", "").encode(errors="replace").decode() if isinstance(value, str) and value else None

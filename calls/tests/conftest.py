@@ -7,10 +7,10 @@ from django.db import connection
 from django.db.models import QuerySet
 from django.test import Client
 
-from calls.models import Role
-from calls.providers import ultravox as dialer
+from calls import providers
+from calls.roles import Role
 from calls.tests.support.factories import Tenant, client_of, staff
-from calls.tests.support.legacy_database import THEIRS, foreign_database
+from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
 from calls.tests.support.provider import KEY, provider_running
 
 
@@ -36,9 +36,9 @@ def django_db_modify_db_settings(request, django_db_modify_db_settings_parallel_
     if not request.config.getoption("adopted"):
         yield
         return
-    with foreign_database() as template:
+    with legacy_database() as template:
         template.adopt()
-        template.query(f"TRUNCATE {', '.join(sorted(THEIRS))}")
+        template.query(f"TRUNCATE {', '.join(sorted(LEGACY_TABLES))}")
         connection.settings_dict["TEST"]["TEMPLATE"] = template.name
         yield
 
@@ -108,10 +108,10 @@ def provider():
 def ultravox(provider, settings):
     """The stand-in, as the provider that calls are placed with."""
     settings.ULTRAVOX_API_URL, settings.ULTRAVOX_API_KEY = provider.url, KEY
-    dialer._configured.cache_clear()
+    providers._create_provider.cache_clear()
     yield provider
-    dialer.configured().close()
-    dialer._configured.cache_clear()
+    providers.get_provider().close()
+    providers._create_provider.cache_clear()
 
 
 @pytest.fixture

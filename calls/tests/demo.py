@@ -26,7 +26,7 @@ def main() -> int:
 
     from calls.models import CallBatch
     from calls.tests.support.deployment import Cancelled, deployed, settled
-    from calls.tests.support.factories import Tenant, counted, people
+    from calls.tests.support.factories import Tenant, checked_counters, new_contacts
     from calls.tests.support.provider import provider_running
 
     say = Console(width=100, highlight=False).print
@@ -35,7 +35,7 @@ def main() -> int:
     harbour.agency.save()
     batch = harbour.batch("pending")
     CallBatch.objects.filter(pk=batch.pk).update(max_concurrent=AT_ONCE, calls_per_minute=CALLS_PER_MINUTE)
-    batch.add_contacts(people(CONTACTS))
+    batch.add_contacts(new_contacts(CONTACTS))
     bar = Progress(
         TextColumn("{task.description:12}"),
         BarColumn(50),
@@ -73,7 +73,7 @@ def main() -> int:
         look()
         asked, later = cancelled.asked_for(provider), cancelled.asked_since(provider)
         last = max(request.at for request in asked) - cancelled.at
-    counters = counted(batch)
+    counters = checked_counters(batch)
     say(f"\nThe provider was asked for {len(asked)} calls, the last one {abs(last) * 1000:.0f} ms", end=" ")
     say(f"{'after' if last > 0 else 'before'} the answer.")
     say(f"Claimed before the answer: {len(asked) - len(later)} of {len(asked)}. Claimed after it: {len(later)}.")

@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from calls.api.authentication import issue_token
 from calls.api.schema import EXAMPLE_AGENT_ID, EXAMPLE_BATCH_ID, EXAMPLE_CAMPAIGN_ID
-from calls.audit import Actor, Door, history_context
+from calls.audit import Actor, Source, history_context
 from calls.models import (
     Agency,
     AgencyPhoneNumber,
@@ -27,9 +27,9 @@ from calls.models import (
     CallBatch,
     Campaign,
     CampaignContact,
-    Role,
 )
-from calls.providers.ultravox import SimulatedDialer
+from calls.providers.simulated import SimulatedProvider
+from calls.roles import Role
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Mode, Outcome
 
 # Each with its own name as the password.
@@ -73,7 +73,7 @@ class Command(BaseCommand):
         if not settings.DEBUG:
             raise CommandError("the demo has logins with known passwords; it is made only with DJANGO_DEBUG on")
         if not Agency.objects.exists():
-            with transaction.atomic(), history_context(actor=Actor.os_user().as_dict(), via=str(Door.COMMAND)):
+            with transaction.atomic(), history_context(actor=Actor.os_user(), source=Source.COMMAND):
                 self._load()
         self._print_how_to_use(address)
 
@@ -105,7 +105,7 @@ class Command(BaseCommand):
         waits = self._batch(
             renewals, BatchStatus.PROCESSING, AMERICAN, {ContactStatus.QUEUED: 60, ContactStatus.COMPLETED: 15}
         )
-        waits.pause(actor=Actor.os_user(), via=Door.COMMAND)
+        waits.pause(actor=Actor.os_user(), source=Source.COMMAND)
         self._batch(renewals, BatchStatus.COMPLETED, AMERICAN, {ContactStatus.COMPLETED: 85, ContactStatus.FAILED: 5})
         invitations = bluebell.campaigns.create(name="Open day invitations")
         self._batch(
@@ -121,7 +121,7 @@ class Command(BaseCommand):
         wrong_list = self._batch(
             invitations, BatchStatus.PROCESSING, BRITISH, {ContactStatus.QUEUED: 75, ContactStatus.COMPLETED: 25}
         )
-        wrong_list.cancel(actor=Actor.os_user(), via=Door.COMMAND)
+        wrong_list.cancel(actor=Actor.os_user(), source=Source.COMMAND)
 
     def _agency(self, name: str, slug: str, number: str, agent_id: UUID) -> Agency:
         agency = Agency.objects.create(name=name, slug=slug, webhook_secret=secrets.token_urlsafe(24))
@@ -164,7 +164,7 @@ class Command(BaseCommand):
             for index, contact in enumerate(chain.from_iterable(repeat(*item) for item in counts.items()))
         )
         for contact in batch.contacts.filter(status=ContactStatus.IN_PROGRESS):
-            Call.record(contact, SimulatedDialer.new_id(), caller_id=batch.from_number)
+            Call.record_placed(contact, SimulatedProvider.new_id(), caller_id=batch.from_number)
         return batch
 
     def _contact(

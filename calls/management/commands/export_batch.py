@@ -1,4 +1,4 @@
-"""Write what became of a batch's contacts to the terminal or a file, as CSV."""
+"""Write a batch's contacts and their outcomes to standard output, as CSV."""
 
 import sys
 from typing import Any
@@ -6,17 +6,17 @@ from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from calls.database.transactions import failing_as
+from calls.database.transactions import database_errors_as
 from calls.exceptions import BatchReadFailed, CallsError
 from calls.export import write_csv
-from calls.management.batch_command import batch_id, batches_of, nobody_reads
+from calls.management.batch_command import batch_id, batches_of, redirect_stdout_to_devnull
 
 
 class Command(BaseCommand):
     requires_system_checks = []
     help = (
-        "Writes the contacts of a batch as CSV: who was called, who was skipped, and why. Exits with 1, and says so, "
-        "if the batch is unknown or not all could be written."
+        "Writes the contacts of a batch and their outcomes as CSV. Exits with 1 and an error message if the batch is "
+        "unknown or the file is incomplete."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -25,7 +25,7 @@ class Command(BaseCommand):
 
     def handle(self, *, batch_id: UUID, agency: str | None, **options: Any) -> None:
         try:
-            with failing_as(BatchReadFailed):
+            with database_errors_as(BatchReadFailed):
                 batch = batches_of(agency).find(batch_id)
             write_csv([batch], self.stdout)
             self.stdout.flush()
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         except UnicodeEncodeError:
             raise CommandError("names need UTF-8: set PYTHONIOENCODING=utf-8. Not all is written.") from None
         except OSError as error:
-            nobody_reads()
+            redirect_stdout_to_devnull()
             if isinstance(error, BrokenPipeError):
                 sys.exit(1)
             raise CommandError(f"{batch_id}: not all could be written: {error.strerror}") from None

@@ -1,18 +1,25 @@
-"""Pause batches from a terminal: nobody is called until they are resumed."""
+"""Pause batches from a terminal."""
 
 from typing import Any
 
+from calls.audit import Actor, Source
 from calls.management.batch_command import BatchCommand
-from calls.models import PauseResult
+from calls.models import CallBatch, PauseResult
 
 
 class Command(BatchCommand):
     verb, done = "pause", "paused"
     help = (
-        "Pauses batches that are processing or scheduled: calls in progress end, and no new one starts until they are "
-        "resumed. Each batch in its own transaction. Exits with 0 when all are paused, 1 when any was refused or is "
-        "unknown (the others are still paused), 2 for bad usage (nothing is done)."
+        "Pauses batches that are processing or scheduled. Calls in progress continue, and no new call starts until the "
+        "batch is resumed. Each batch has its own transaction. Exits with 0 when all are paused, 1 when any was "
+        "refused or is unknown (the others are still paused), 2 for bad usage (nothing is done)."
     )
+
+    def perform(self, batch: CallBatch, actor: Actor) -> PauseResult:
+        return batch.pause(actor=actor, source=Source.COMMAND)
+
+    def preview(self, batch: CallBatch) -> PauseResult:
+        return batch.preview_pause()
 
     def as_text(self, result: PauseResult, *, dry_run: bool) -> str:
         return (

@@ -1,4 +1,4 @@
-"""One pass of the dialler, without a worker."""
+"""Run one pass of the dialler, without a worker."""
 
 import json
 from dataclasses import asdict
@@ -6,20 +6,20 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from calls.dialler import passes as processing
+from calls.dialler.passes import run_pass
 from calls.exceptions import CallsError
 
 
 class Command(BaseCommand):
     help = (
-        "Dials once what is due, as a worker does every minute, for cron: starts batches whose time has come, places "
-        "as many calls as each may begin, and ends within a minute. Any number of these and workers may run at once. "
-        "Prints a JSON object of what it did. Exits with 1 if the database cannot be asked."
+        "Runs one pass of the dialler, for cron: starts the batches that are due, places as many calls as their limits "
+        "allow, and ends within a minute. Passes and workers may run at the same time. Prints the result as a JSON "
+        "object. Exits with 1 if the database cannot be read."
     )
 
     def handle(self, **options: Any) -> None:
         try:
-            result = processing.run_pass()
+            result = run_pass()
         except CallsError as failed:
             raise CommandError(f"{failed} ({failed.code}): nobody was called") from None
         self.stdout.write(json.dumps(asdict(result)))

@@ -1,4 +1,4 @@
-"""Find batches whose counters say otherwise than their contacts do, and mend them."""
+"""Find batches whose counters do not match their contacts, and correct them."""
 
 import sys
 from typing import Any
@@ -6,25 +6,26 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from calls.exceptions import BatchNotFound, CallsError
-from calls.models import CallBatch, Discrepancy
+from calls.models import CallBatch
+from calls.models.reconciliation import Discrepancy, reconcile
 
 
 class Command(BaseCommand):
     requires_system_checks = []
     help = (
-        "Compares the counters of every batch with a fresh count of its contacts, and looks for contacts left to dial "
-        "in batches that have ended. One batch after another, each under its lock. One line for each that is wrong. "
-        "Exits with 0 when nothing is wrong or everything was mended, else 1."
+        "Compares the counters of every batch with a fresh count of its contacts, and finds dialable contacts in "
+        "batches that have ended. Locks one batch at a time. Prints one line for each wrong batch. Exits with 0 when "
+        "every batch is correct or was corrected, else 1."
     )
 
     def add_arguments(self, parser: Any) -> None:
-        parser.add_argument("--fix", action="store_true", help="set the counters right, and skip those contacts")
+        parser.add_argument("--fix", action="store_true", help="correct the counters, and skip those contacts")
 
     def handle(self, *, fix: bool, **options: Any) -> None:
         wrong = False
         for batch in CallBatch.objects.order_by("pk").only("pk"):
             try:
-                found = batch.reconcile(fix=fix)
+                found = reconcile(batch.pk, fix=fix)
             except BatchNotFound:
                 continue
             except CallsError as refusal:
@@ -40,6 +41,6 @@ class Command(BaseCommand):
 
 def as_line(found: Discrepancy, *, fixed: bool) -> str:
     parts = [f"{name} said {said}, counted {counted}" for name, (said, counted) in found.counters.items()]
-    if found.waiting:
-        parts.append(f"contacts left to dial: {found.waiting}")
+    if found.left_behind:
+        parts.append(f"contacts left to dial: {found.left_behind}")
     return f"{found.batch_id} ({found.status}): {'; '.join(parts)}{'. Mended.' if fixed else ''}"

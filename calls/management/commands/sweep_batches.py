@@ -1,4 +1,4 @@
-"""Find calls that nobody knows the end of, and ask the provider about them."""
+"""Ask the provider about calls whose result was never recorded."""
 
 import json
 import sys
@@ -7,21 +7,21 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from calls.dialler import passes as processing
+from calls.dialler.sweep import run_sweep
 from calls.exceptions import CallsError
 
 
 class Command(BaseCommand):
     help = (
-        "Asks the provider about contacts that were claimed and whose call was never recorded, since their worker died "
-        "or its answer was lost: records the call if there is one, and gives the contact back only if there is none. "
-        "Asks likewise about calls of which nothing was heard for long. Prints a JSON object of what it did. Exits "
-        "with 1 while something remains unclear."
+        "Asks the provider about claimed contacts whose call was never recorded, because a worker died or the "
+        "provider's answer was lost. Records the call if the provider has it, else releases the claim. Also looks up "
+        "calls for which no event has arrived for long. Prints the result as a JSON object. Exits with 1 if any call "
+        "remains unclear."
     )
 
     def handle(self, **options: Any) -> None:
         try:
-            result = processing.sweep()
+            result = run_sweep()
         except CallsError as failed:
             raise CommandError(f"{failed} ({failed.code}): nothing was changed") from None
         self.stdout.write(json.dumps(asdict(result)))

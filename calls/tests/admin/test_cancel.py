@@ -17,7 +17,7 @@ from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.admin.test_pages import BATCHES, page_of, words
-from calls.tests.support.factories import cancel, count, everything, staff
+from calls.tests.support.factories import batch_snapshot, cancel, count, staff
 
 pytestmark = pytest.mark.django_db
 
@@ -78,13 +78,13 @@ def test_a_batch_that_has_ended_has_no_button(harbour, admin):
 
 def test_the_confirmation_says_what_would_happen_and_changes_nothing(harbour, admin):
     batch = harbour.batch(BatchStatus.PAUSED, queued=340, pending=2, in_progress=5, completed=9)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     text = words(admin.get(confirmation_of(batch)))
 
     assert "This cannot be undone." in text
     assert f"{batch.pk} Harbour Spring Paused 342 5 Skip 342 contacts in 1 batch No, go back" in text
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_it_counts_contacts_and_takes_no_counter_for_it(harbour, admin):
@@ -192,12 +192,12 @@ def test_what_the_confirmation_did_not_offer_is_not_done(harbour, admin, monkeyp
 
 def test_a_request_that_confirms_nothing_is_asked_for_confirmation(harbour, admin):
     batch = harbour.batch(queued=3)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     response = admin.post(confirmation_of(batch), {"csrfmiddlewaretoken": "x"})
 
     assert "Skip 3 contacts in 1 batch" in words(response)
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 @pytest.mark.parametrize("number", ["nonsense", "", "-1", "9" * 5000])
@@ -297,7 +297,7 @@ def test_a_database_that_cannot_say_which_batches_these_are_is_told(harbour, adm
         raise OperationalError
         yield
 
-    monkeypatch.setattr("calls.admin.actions.bounded", unavailable)
+    monkeypatch.setattr("calls.admin.actions.transaction_with_timeouts", unavailable)
 
     response = admin.get(confirmation_of(batch))
 
@@ -311,7 +311,7 @@ def test_pressing_the_button_again_is_harmless_and_says_since_when_it_is_cancell
     fields = hidden_fields(admin.get(confirmation_of(batch)))
     admin.post(confirmation_of(batch), fields)
     messages_of(admin, page_of(batch))
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     admin.post(confirmation_of(batch), fields)
 
@@ -322,19 +322,19 @@ def test_pressing_the_button_again_is_harmless_and_says_since_when_it_is_cancell
             f"Batch {batch.pk} (Harbour, Spring): Batch is already cancelled, since {since:%Y-%m-%d %H:%M:%S} UTC.",
         )
     ]
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_one_batch_that_fails_does_not_keep_the_others(harbour, admin, monkeypatch):
     first, second = harbour.batch(queued=1), harbour.batch(queued=1)
-    works = CallBatch._cancel
+    works = CallBatch.locked
 
-    def fails_once(self, *arguments):
+    def fails_once(self, *columns):
         if self.pk == first.pk:
             raise OperationalError
-        return works(self, *arguments)
+        return works(self, *columns)
 
-    monkeypatch.setattr(CallBatch, "_cancel", fails_once)
+    monkeypatch.setattr(CallBatch, "locked", fails_once)
 
     messages = confirm(admin, first, second)
 
@@ -441,7 +441,7 @@ def test_a_selection_across_pages_is_cut_off_with_a_word(harbour, admin):
 @pytest.mark.parametrize("permissions", [["view_callbatch"], ["view_callbatch", "change_callbatch"]], ids=str)
 def test_without_the_permission_neither_action_nor_button_nor_a_hand_made_request_works(harbour, permissions):
     batch = harbour.batch(queued=3)
-    before = everything(batch)
+    before = batch_snapshot(batch)
     client = Client(headers={"X-Forwarded-Proto": "https"})
     client.force_login(staff("somebody", *permissions))
 
@@ -450,7 +450,7 @@ def test_without_the_permission_neither_action_nor_button_nor_a_hand_made_reques
     assert "cancel/" not in select(client, batch).headers.get("Location", "")
     assert client.get(confirmation_of(batch)).status_code == 403
     assert client.post(confirmation_of(batch)).status_code == 403
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause", "resume"])

@@ -18,13 +18,14 @@ from django.test import Client
 from django.urls import reverse
 
 from calls.admin.actions import BATCHES_AT_ONCE
+from calls.dialler.claims import claim_next_contact
 from calls.exceptions import BatchReadFailed
 from calls.export import COLUMNS, write_csv
-from calls.models import CallBatch, CampaignContact
+from calls.models import CallBatch
 from calls.statuses import ContactStatus
 from calls.tests.admin.test_cancel import select
 from calls.tests.admin.test_pages import BATCHES, page_of
-from calls.tests.support.factories import ROOT, cancel, people, staff
+from calls.tests.support.factories import ROOT, cancel, new_contacts, staff
 from calls.tests.support.server import database_url
 
 pytestmark = pytest.mark.django_db
@@ -57,9 +58,9 @@ def export_address(*batches):
 
 def test_it_says_who_was_called_and_who_was_skipped_and_why(harbour):
     batch = harbour.batch(queued=1)
-    contact = CampaignContact.claim_next(batch)
-    batch.add_contacts(people(1))
-    contact.finish(outcome="answered", duration_seconds=45)
+    contact = claim_next_contact(batch)
+    batch.add_contacts(new_contacts(1))
+    contact.record_answered(outcome="answered", duration_seconds=45)
     cancel(batch)
 
     called, skipped = exported(batch)
@@ -75,11 +76,13 @@ def test_it_says_who_was_called_and_who_was_skipped_and_why(harbour):
 
 def test_contacts_come_oldest_first_one_batch_after_another(harbour):
     first, second = harbour.batch(), harbour.batch()
-    first.add_contacts(people(3))
-    second.add_contacts(people(2))
+    first.add_contacts(new_contacts(3))
+    second.add_contacts(new_contacts(2))
 
     assert [line["batch_id"] for line in exported(second, first)] == [str(second.pk)] * 2 + [str(first.pk)] * 3
-    assert [line["phone_number"] for line in exported(first)] == [f"'{person.phone_number}" for person in people(3)]
+    assert [line["phone_number"] for line in exported(first)] == [
+        f"'{person.phone_number}" for person in new_contacts(3)
+    ]
 
 
 def test_the_oldest_contact_comes_first_whatever_its_id(harbour):
@@ -148,7 +151,7 @@ def test_a_million_of_them_keep_nobody_waiting(harbour, text):
 
 def test_it_needs_no_more_memory_for_more_contacts(harbour):
     batch = harbour.batch()
-    batch.add_contacts(people(20_000))
+    batch.add_contacts(new_contacts(20_000))
 
     class Nowhere:
         def write(self, text):
@@ -322,7 +325,7 @@ def export(db):
 @pytest.mark.parametrize("size", [0, 30, 5000])
 def test_a_full_disk_is_told(harbour, export, size):
     batch = harbour.batch()
-    batch.add_contacts(people(size))
+    batch.add_contacts(new_contacts(size))
 
     with Path("/dev/full").open("w") as full:
         status, said = export(batch, full)
@@ -337,7 +340,7 @@ def test_a_full_disk_is_told(harbour, export, size):
 @pytest.mark.parametrize("size", [0, 5000])
 def test_a_reader_who_has_seen_enough_is_no_error(harbour, export, size):
     batch = harbour.batch()
-    batch.add_contacts(people(size))
+    batch.add_contacts(new_contacts(size))
     reading, writing = os.pipe()
     os.close(reading)
 

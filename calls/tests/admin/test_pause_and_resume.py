@@ -9,7 +9,7 @@ from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.admin.test_cancel import confirm, confirmation_of, hidden_fields, messages_of, select
 from calls.tests.admin.test_pages import page_of, words
-from calls.tests.support.factories import cancel, count, everything, pause
+from calls.tests.support.factories import batch_snapshot, cancel, count, pause
 
 pytestmark = pytest.mark.django_db
 
@@ -49,13 +49,13 @@ def test_a_batchs_page_has_the_buttons_that_go_with_its_status(harbour, admin, s
 @verbs
 def test_a_button_leads_to_the_confirmation_which_changes_nothing(harbour, admin, verb):
     batch = harbour.batch(BEFORE[verb], queued=3, in_progress=1)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     assert f'class="button" href="{confirmation_of(batch, verb=verb)}"' in admin.get(page_of(batch)).content.decode()
     text = words(admin.get(confirmation_of(batch, verb=verb)))
 
     assert f"{verb.title()} 1 batch?" in text
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_the_confirmation_of_a_pause_says_who_waits_and_which_calls_will_finish(harbour, admin):

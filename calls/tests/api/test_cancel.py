@@ -8,9 +8,10 @@ import pytest
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.test import Client
 
-from calls.models import AgencyUser, CallBatch, Role
+from calls.models import AgencyUser, CallBatch
+from calls.roles import Role
 from calls.statuses import BatchStatus
-from calls.tests.support.factories import URL, cancel, client_of, everything
+from calls.tests.support.factories import URL, batch_snapshot, cancel, client_of
 
 pytestmark = pytest.mark.django_db
 
@@ -135,7 +136,7 @@ def test_row_3_a_row_without_an_agency_has_none(harbour):
 
 def test_row_4_a_member_may_not(harbour):
     batch = harbour.batch(queued=1)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     response = post(client_of(harbour.users[Role.AGENCY_MEMBER]), body(batch.pk))
 
@@ -143,7 +144,7 @@ def test_row_4_a_member_may_not(harbour):
         403,
         {"error": "User role is not agency_owner or agency_admin", "code": "insufficient_role"},
     )
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_row_4_a_demotion_works_at_once(harbour, owner):
@@ -173,12 +174,12 @@ def test_row_6_a_number_too_long_for_python_is_a_number_still(owner):
 
 def test_row_7_an_unknown_batch_and_another_agencys_cannot_be_told_apart(owner, bluebell):
     foreign = bluebell.batch(queued=1)
-    before = everything(foreign)
+    before = batch_snapshot(foreign)
 
     answers = [refusal(post(owner, body(batch_id))) for batch_id in (foreign.pk, uuid.uuid4())]
 
     assert answers == [(404, {"error": "Batch not found", "code": "batch_not_found"})] * 2
-    assert everything(foreign) == before
+    assert batch_snapshot(foreign) == before
 
 
 def test_row_8_a_cancelled_batch_says_when_it_ended(harbour, owner):
@@ -218,7 +219,7 @@ def test_row_8_a_completed_batch_may_not_know_when(harbour, owner):
 @pytest.mark.parametrize("verb", ["get", "select_for_update", "update"])
 def test_row_9_any_database_error_once_the_id_is_valid(harbour, owner, monkeypatch, caplog, error, verb):
     batch = harbour.batch(queued=1)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     def fails(*args, **kwargs):
         raise error("with +12125550100 in it")
@@ -228,7 +229,7 @@ def test_row_9_any_database_error_once_the_id_is_valid(harbour, owner, monkeypat
     monkeypatch.undo()
 
     assert refusal(response) == (500, {"error": "Failed to update batch status", "code": "update_failed"})
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
     assert f"database error: {error.__name__}" in caplog.text
     assert "+12125550100" not in caplog.text
 

@@ -148,7 +148,7 @@ def test_the_log_says_so_without_a_number(harbour, create, caplog, django_captur
         create(harbour.wanted("+12125550100", "+12125550101"))
 
     (line,) = caplog.messages
-    assert line.startswith(f"create batch={CallBatch.objects.get().pk} agency={harbour.agency.pk} door=api")
+    assert line.startswith(f"create batch={CallBatch.objects.get().pk} agency={harbour.agency.pk} source=api")
     assert "outcome=pending contacts=2 ms=" in line
     assert "+1212" not in line
 
@@ -427,7 +427,7 @@ def test_what_the_database_cannot_do_is_told_and_nothing_is_stored(harbour, crea
     def fails(self, batch, contacts):
         raise OperationalError
 
-    monkeypatch.setattr(CampaignContactQuerySet, "copy", fails)
+    monkeypatch.setattr(CampaignContactQuerySet, "bulk_insert", fails)
 
     assert create(harbour.wanted()) == (500, {"error": "Failed to create batch", "code": "create_failed"})
     assert nothing_is_stored()

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 
 from calls.models import CallBatch, CampaignContact, IdempotencyKey
 from calls.statuses import BatchStatus
-from calls.tests.support.concurrency import Held, waits_for_a_lock
+from calls.tests.support.concurrency import PausedThread, wait_for_lock_waiter
 from calls.tests.support.factories import FUNCTIONS, PHONE, call, client_of
 
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
@@ -144,10 +144,10 @@ def two_at_once(harbour):
     def ask():
         return call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
 
-    with Held(ask, after='INSERT INTO "call_batches"') as first:
-        second = Held(ask)
+    with PausedThread(ask, after='INSERT INTO "call_batches"') as first:
+        second = PausedThread(ask)
         second.start()
-        assert waits_for_a_lock()
+        assert wait_for_lock_waiter()
         return first.release(), second.release()
 
 
@@ -172,8 +172,8 @@ def test_control_a_key_that_is_only_looked_for_makes_two_batches(harbour, monkey
     def ask():
         return call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
 
-    with Held(ask, after='INSERT INTO "call_batches"') as first:
-        second = Held(ask)
+    with PausedThread(ask, after='INSERT INTO "call_batches"') as first:
+        second = PausedThread(ask)
         second.start()
         second.release()
     first.release()
@@ -185,9 +185,11 @@ def test_control_a_key_that_is_only_looked_for_makes_two_batches(harbour, monkey
 def test_when_the_first_fails_the_one_that_waits_makes_the_batch(harbour):
     with transaction.atomic():
         IdempotencyKey.objects.create(agency=harbour.agency, key=KEY, fingerprint="of one that will not commit")
-        second = Held(lambda: call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY}))
+        second = PausedThread(
+            lambda: call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
+        )
         second.start()
-        assert waits_for_a_lock()
+        assert wait_for_lock_waiter()
         transaction.set_rollback(True)
 
     assert second.release().status_code == 201
@@ -201,7 +203,7 @@ def test_a_client_that_hangs_up_after_the_commit_and_asks_again_calls_nobody_twi
         connection.close()
         raise ConnectionResetError
 
-    Held(lost).run()
+    PausedThread(lost).run()
 
     again = call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
 

@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from calls.api.pagination import ClampedPagination
+from calls.dialler.claims import claim_next_contact
 from calls.models import CallBatch, Campaign, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.support.factories import CALLER_ID, FUNCTIONS, PHONE, call, client_of
@@ -374,7 +375,7 @@ def test_a_time_that_only_the_database_has_a_word_for_keeps_nothing_from_being_s
     assert listed["created_at"] == listed["completed_at"] == got["contacts"][0]["last_attempt_at"] == shown
     # Nobody who has come to an end is in turn.
     batch.contacts.update(completed_at=None)
-    assert CampaignContact.claim_next(batch) is not None
+    assert claim_next_contact(batch) is not None
     assert call(owner, "pause", {"batch_id": str(batch.pk)}).status_code == 200
     assert call(owner, "cancel", {"batch_id": str(batch.pk)}).status_code == 200
 
@@ -394,7 +395,7 @@ def test_data_that_no_client_could_read_keeps_nothing_from_being_seen_or_called(
         cursor.execute("UPDATE campaign_contacts SET custom_data = %s", [written])
 
     assert owner.get(GET, {"batch_id": str(batch.pk)}).json()["contacts"][0]["custom_data"] == read
-    assert CampaignContact.claim_next(batch) is not None
+    assert claim_next_contact(batch) is not None
 
 
 def test_more_parameters_than_anybody_needs_are_refused(harbour, owner):

@@ -9,8 +9,9 @@ from django.core.management import call_command
 from django.test import Client
 from rest_framework.test import APIClient
 
-from calls.audit import Door
-from calls.models import AgencyUser, CallBatch, Role
+from calls.audit import Source
+from calls.models import AgencyUser, CallBatch
+from calls.roles import Role
 from calls.statuses import BatchStatus
 from calls.tests.support.factories import FUNCTIONS, call, client_of, staff
 
@@ -54,16 +55,16 @@ API = [
 # The other doors likewise. Staff and the command's operator belong to no agency; with the command one may say whose
 # batches are meant.
 OTHER_DOORS = [
-    (Door.ADMIN, "staff who may view and do it", DONE, DONE),
-    (Door.ADMIN, "staff who may do all but it", FORBIDDEN, FORBIDDEN),
-    (Door.ADMIN, "staff who may do it but not view", FORBIDDEN, FORBIDDEN),
-    (Door.ADMIN, "staff who may do nothing", FORBIDDEN, FORBIDDEN),
-    (Door.ADMIN, "a superuser", DONE, DONE),
-    (Door.ADMIN, "a user who is not of the staff", SIGN_IN, SIGN_IN),
-    (Door.ADMIN, "an agency's owner", SIGN_IN, SIGN_IN),
-    (Door.COMMAND, "for any agency", DONE, DONE),
-    (Door.COMMAND, "--agency=harbour", DONE, NOT_FOUND),
-    (Door.COMMAND, "--agency=bluebell", NOT_FOUND, DONE),
+    (Source.ADMIN, "staff who may view and do it", DONE, DONE),
+    (Source.ADMIN, "staff who may do all but it", FORBIDDEN, FORBIDDEN),
+    (Source.ADMIN, "staff who may do it but not view", FORBIDDEN, FORBIDDEN),
+    (Source.ADMIN, "staff who may do nothing", FORBIDDEN, FORBIDDEN),
+    (Source.ADMIN, "a superuser", DONE, DONE),
+    (Source.ADMIN, "a user who is not of the staff", SIGN_IN, SIGN_IN),
+    (Source.ADMIN, "an agency's owner", SIGN_IN, SIGN_IN),
+    (Source.COMMAND, "for any agency", DONE, DONE),
+    (Source.COMMAND, "--agency=harbour", DONE, NOT_FOUND),
+    (Source.COMMAND, "--agency=bluebell", NOT_FOUND, DONE),
 ]
 
 
@@ -100,9 +101,9 @@ def do(harbour, capsys):
     """Do something to a batch through a door: how it is refused, or None."""
 
     def do(door, who, verb, batch):
-        if door == Door.API:
+        if door == Source.API:
             return call(client_for(who, harbour), verb, {"batch_id": str(batch.pk)}).json().get("code")
-        if door == Door.ADMIN:
+        if door == Source.ADMIN:
             answer = admin_for(who, harbour, verb).post(
                 f"/admin/calls/callbatch/{verb}/?ids={batch.pk}", {f"confirm-{batch.pk}": "1"}, secure=True
             )
@@ -131,7 +132,7 @@ def check(do, door, who, verb, expectations):
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(("who", "harbours", "bluebells", "_reading"), API)
 def test_who_may_change_whose_batch_through_the_api(harbour, bluebell, do, who, harbours, bluebells, _reading, verb):
-    check(do, Door.API, who, verb, [(harbour, harbours), (bluebell, bluebells)])
+    check(do, Source.API, who, verb, [(harbour, harbours), (bluebell, bluebells)])
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -11,7 +11,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from calls.models import Role
+from calls.roles import Role
 from calls.tests.support.factories import URL
 from calls.tests.support.supabase import SigningKey, claims, project
 

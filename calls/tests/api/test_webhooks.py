@@ -17,13 +17,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
-from calls.dialler import passes as processing
+from calls.dialler.claims import claim_next_contact
+from calls.dialler.sweep import SweepResult, run_sweep
 from calls.models import Call, CallBatch, CampaignContact, WebhookEvent
 from calls.models import call as call_module
 from calls.redaction import WithoutSecrets
 from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.support.concurrency import Held, waits_for_a_lock
-from calls.tests.support.factories import call, cancel, counted, everything, pause, plain_connection
+from calls.tests.support.concurrency import PausedThread, wait_for_lock_waiter
+from calls.tests.support.factories import batch_snapshot, call, cancel, checked_counters, pause, plain_connection
 from calls.tests.support.server import database_url, gunicorn, request
 
 pytestmark = pytest.mark.django_db
@@ -70,8 +71,8 @@ def deliver(harbour):
 def placed(harbour):
     """A batch of two with a call of the provider's under way, whose id is ``the-call``."""
     batch = harbour.batch(queued=2)
-    contact = CampaignContact.claim_next(batch)
-    Call.record(contact, "the-call", caller_id="+12125550199")
+    contact = claim_next_contact(batch)
+    Call.record_placed(contact, "the-call", caller_id="+12125550199")
     contact.refresh_from_db()
     return contact
 
@@ -88,7 +89,7 @@ def test_a_call_that_was_joined_is_completed_and_lasted_from_then_on(deliver, pl
     recorded = Call.objects.get()
     assert (recorded.joined_at, recorded.ended_at, recorded.duration_seconds) == (JOINED, ENDED, 45)
     assert (recorded.status, recorded.end_reason, recorded.short_summary) == ("ended", reason, "They talked.")
-    assert counted(placed.batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
+    assert checked_counters(placed.batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_no_answer_and_failures_are_tried_again_while_attempts_are_left_and_the_
     assert (placed.status, placed.outcome) == (status, outcome)
     batch = CallBatch.objects.get()
     assert (batch.status, batch.completed_at) == (before.status, before.completed_at)
-    counted(batch)
+    checked_counters(batch)
 
 
 def test_a_call_that_was_joined_by_an_earlier_event_was_answered(deliver, placed):
@@ -152,10 +153,10 @@ def test_events_before_the_end_end_nothing(deliver, placed):
 
 
 def test_a_late_end_does_not_end_the_next_attempt(deliver, placed):
-    placed.fail(outcome="no_answer")
-    again = CampaignContact.claim_next(placed.batch)
+    placed.record_failed(outcome="no_answer")
+    again = claim_next_contact(placed.batch)
     assert again.pk == placed.pk
-    Call.record(again, "the-next-call", caller_id="+12125550199")
+    Call.record_placed(again, "the-next-call", caller_id="+12125550199")
 
     deliver(says("call.ended", snapshot("the-call")))
 
@@ -199,7 +200,7 @@ def test_a_call_that_cannot_be_described_as_it_was_has_ended_all_the_same(delive
 
     placed.refresh_from_db()
     assert (placed.status, placed.outcome) == (ContactStatus.COMPLETED, "answered")
-    assert "calls does not take what was heard: IntegrityError" in caplog.text
+    assert "the table calls rejects a value of its events: IntegrityError" in caplog.text
 
 
 # In whatever order
@@ -207,10 +208,10 @@ def test_a_call_that_cannot_be_described_as_it_was_has_ended_all_the_same(delive
 
 def test_an_end_that_comes_before_the_answer_to_the_request_has_its_effect_when_that_comes(harbour, deliver):
     batch = harbour.batch(queued=1)
-    contact = CampaignContact.claim_next(batch)
+    contact = claim_next_contact(batch)
     assert deliver(says("call.ended", snapshot("the-call"))).status_code == 200
 
-    Call.record(contact, "the-call", caller_id="+12125550199")
+    Call.record_placed(contact, "the-call", caller_id="+12125550199")
 
     contact.refresh_from_db()
     assert (contact.status, contact.duration_seconds) == (ContactStatus.COMPLETED, 45)
@@ -225,16 +226,16 @@ def test_in_whatever_order_the_events_come_the_end_is_the_same(deliver, placed, 
 
     placed.refresh_from_db()
     assert (placed.status, placed.outcome, placed.duration_seconds) == (ContactStatus.COMPLETED, "answered", 45)
-    assert counted(placed.batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
+    assert checked_counters(placed.batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
 
 
 def test_an_event_that_is_delivered_again_has_no_effect(deliver, placed):
     body = says("call.ended", snapshot("the-call", reason="unjoined", joined=False))
     deliver(body)
-    before = everything(placed.batch)
+    before = batch_snapshot(placed.batch)
 
     assert deliver(body).status_code == 200
-    assert everything(placed.batch) == before
+    assert batch_snapshot(placed.batch) == before
     assert WebhookEvent.objects.count() == 1
 
 
@@ -266,20 +267,20 @@ def test_the_events_of_many_calls_shuffled_and_repeated_always_end_in_the_same_s
         batch = harbour.batch(queued=len(lives) + 1)
         for contact, (_, _, attempts) in zip(batch.contacts.oldest_first(), lives, strict=False):
             CampaignContact.objects.filter(pk=contact.pk).update(max_attempts=attempts)
-        claimed = [CampaignContact.claim_next(batch) for _ in lives]
+        claimed = [claim_next_contact(batch) for _ in lives]
         if cancel_after is not None:
             # Before all of them: what comes earlier may be tried again, and is then skipped.
             cancel(batch)
         for index, event in enumerate([*order, None]):
             if index == record_after:
                 for number, contact in enumerate(claimed):
-                    Call.record(contact, f"call-{number}", caller_id="+12125550199")
+                    Call.record_placed(contact, f"call-{number}", caller_id="+12125550199")
             if event is not None:
                 assert deliver(event).status_code == 200
         batch.refresh_from_db()
         return (
             batch.status,
-            counted(batch),
+            checked_counters(batch),
             [
                 CampaignContact.objects.values_list("status", "outcome", "duration_seconds", "attempts").get(
                     pk=contact.pk
@@ -297,24 +298,24 @@ def test_the_same_event_twice_at_the_same_moment_counts_once(harbour, placed, de
     body = says("call.ended", snapshot("the-call", reason="unjoined", joined=False))
     harbour.agency.webhook_secret = SECRET
     harbour.agency.save()
-    both = [Held(lambda: deliver(body).status_code) for _ in range(2)]
+    both = [PausedThread(lambda: deliver(body).status_code) for _ in range(2)]
     for each in both:
         each.start()
 
     assert [each.release() for each in both] == [200, 200]
     assert WebhookEvent.objects.count() == 1
-    assert counted(placed.batch) == {"total_contacts": 2, "queued": 2}
+    assert checked_counters(placed.batch) == {"total_contacts": 2, "queued": 2}
 
 
 @pytest.mark.django_db(transaction=True)
 def test_an_end_that_is_heard_while_the_call_is_being_recorded_is_not_lost(harbour, deliver):
     batch = harbour.batch(queued=1)
-    contact = CampaignContact.claim_next(batch)
-    hearing = Held(lambda: deliver(says("call.ended", snapshot("the-call"))).status_code, after="pg_advisory")
+    contact = claim_next_contact(batch)
+    hearing = PausedThread(lambda: deliver(says("call.ended", snapshot("the-call"))).status_code, after="pg_advisory")
     with hearing:
-        recording = Held(lambda: Call.record(contact, "the-call", caller_id="+12125550199"))
+        recording = PausedThread(lambda: Call.record_placed(contact, "the-call", caller_id="+12125550199"))
         recording.start()
-        waited = waits_for_a_lock()
+        waited = wait_for_lock_waiter()
     recording.release()
 
     assert (hearing.outcome, waited) == (200, True)
@@ -326,9 +327,9 @@ def test_an_end_that_is_heard_while_the_call_is_being_recorded_is_not_lost(harbo
 def test_control_without_its_lock_it_is(harbour, deliver, monkeypatch):
     monkeypatch.setattr(call_module, "lock_call", lambda call_id: None)
     batch = harbour.batch(queued=1)
-    contact = CampaignContact.claim_next(batch)
-    with Held(lambda: deliver(says("call.ended", snapshot("the-call"))), after='SELECT "calls"."id"'):
-        Call.record(contact, "the-call", caller_id="+12125550199")
+    contact = claim_next_contact(batch)
+    with PausedThread(lambda: deliver(says("call.ended", snapshot("the-call"))), after='SELECT "calls"."id"'):
+        Call.record_placed(contact, "the-call", caller_id="+12125550199")
 
     contact.refresh_from_db()
     assert contact.status == ContactStatus.IN_PROGRESS
@@ -446,12 +447,12 @@ def test_a_delivery_that_is_repeated_later_is_signed_anew_and_taken(harbour, del
     ],
 )
 def test_what_means_nothing_to_us_is_stored_and_answered_200(deliver, placed, body):
-    before = everything(placed.batch)
+    before = batch_snapshot(placed.batch)
 
     assert deliver(body).json() == {"success": True}
     assert deliver(body).status_code == 200
     assert WebhookEvent.objects.count() == 1
-    assert everything(placed.batch) == before
+    assert batch_snapshot(placed.batch) == before
 
 
 @pytest.mark.parametrize(
@@ -471,7 +472,7 @@ def test_an_end_whose_details_make_no_sense_is_an_end_all_the_same(deliver, plac
 
     placed.refresh_from_db()
     assert placed.status != ContactStatus.IN_PROGRESS
-    counted(placed.batch)
+    checked_counters(placed.batch)
 
 
 @pytest.mark.parametrize(
@@ -622,7 +623,7 @@ def test_a_pass_by_http_and_by_command_dials_what_is_due(harbour, ultravox, sett
 @pytest.mark.django_db(transaction=True)
 def test_the_sweep_by_command_says_what_it_did_and_fails_while_something_is_unclear(harbour, ultravox, run_command):
     batch = harbour.batch(queued=1)
-    CampaignContact.claim_next(batch)
+    claim_next_contact(batch)
     CampaignContact.objects.update(last_attempt_at=timezone.now() - timedelta(hours=1))
     ultravox.listed = "<html>"
 
@@ -631,4 +632,4 @@ def test_the_sweep_by_command_says_what_it_did_and_fails_while_something_is_uncl
     ultravox.listed = None
     status, (line,) = run_command("sweep_batches")
     assert (status, json.loads(line)) == (0, {"recorded": 0, "given_back": 1, "ended": 0, "unclear": 0})
-    assert processing.sweep() == processing.SweepResult()
+    assert run_sweep() == SweepResult()

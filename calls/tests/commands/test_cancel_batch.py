@@ -16,7 +16,7 @@ from django.core.management.base import SystemCheckError
 from calls.management.commands import cancel_batch
 from calls.models import CallBatch
 from calls.statuses import BatchStatus
-from calls.tests.support.factories import ROOT, cancel, everything
+from calls.tests.support.factories import ROOT, batch_snapshot, cancel
 from calls.tests.support.server import database_url
 
 pytestmark = pytest.mark.django_db
@@ -78,12 +78,12 @@ def test_a_refusal_and_an_unknown_batch_do_not_keep_the_others_from_being_cancel
 @pytest.mark.parametrize("malformed", ["nonsense", "", "{01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10}", "1"])
 def test_a_malformed_id_is_bad_usage_and_nothing_is_done(harbour, malformed):
     batch = harbour.batch(queued=1)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     with pytest.raises(CommandError, match="is not a batch id"):
         call_command("cancel_batch", str(batch.pk), malformed)
 
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_no_id_at_all_is_bad_usage():
@@ -106,18 +106,18 @@ def test_with_an_agency_it_finds_only_that_agencys_batches(harbour, bluebell, ru
 @pytest.mark.parametrize("slug", ["nowhere", "", "\udcff"], ids=ascii)
 def test_an_unknown_agency_is_bad_usage_and_nothing_is_done(harbour, slug):
     batch = harbour.batch(queued=1)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     with pytest.raises(CommandError, match="no agency with the slug") as bad_usage:
         call_command("cancel_batch", str(batch.pk), "--agency", slug)
 
     assert bad_usage.value.returncode == 2
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run):
     batch, finished = harbour.batch(queued=3, in_progress=1), harbour.batch(BatchStatus.CANCELLED)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     assert run(batch.pk, finished.pk, "--dry-run") == (
         1,
@@ -126,7 +126,7 @@ def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run):
             f"{finished.pk}: not cancelled: Batch is already cancelled (batch_already_cancelled)",
         ],
     )
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 @pytest.mark.parametrize("dry_run", [["--dry-run"], []])

@@ -9,7 +9,8 @@ from django.contrib.auth import authenticate
 from django.core.management import CommandError, call_command
 from django.db.models import Count
 
-from calls.models import Agency, AgencyUser, CallBatch, CampaignContact, Role
+from calls.models import Agency, AgencyUser, CallBatch, CampaignContact
+from calls.roles import Role
 from calls.statuses import BatchStatus
 from calls.tests.support.factories import FUNCTIONS, URL, call, client_of
 

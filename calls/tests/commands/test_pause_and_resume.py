@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from calls.models import CallBatch
 from calls.statuses import BatchStatus
-from calls.tests.support.factories import everything
+from calls.tests.support.factories import batch_snapshot
 
 pytestmark = pytest.mark.django_db
 
@@ -60,7 +60,7 @@ def test_one_that_is_refused_or_unknown_does_not_keep_the_others(harbour, run_co
 
 def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run_command):
     batch = harbour.batch(queued=3)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     assert run_command("pause_batch", batch.pk, "--dry-run") == (
         0,
@@ -69,7 +69,7 @@ def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run_comm
             "Contacts left to dial, which wait: 3. Calls in progress, which will finish: 0."
         ],
     )
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_json_is_one_object_a_line(harbour, run_command):

@@ -16,7 +16,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CancelResult
-from calls.tests.support.factories import ROOT, cancel, everything, plain_connection
+from calls.tests.support.factories import ROOT, batch_snapshot, cancel, plain_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -40,14 +40,14 @@ class FaultAt:
 @pytest.mark.parametrize("number", range(1, STATEMENTS + 1))
 def test_a_connection_lost_at_any_statement_leaves_everything_as_it_was(harbour, number):
     batch = harbour.batch(queued=3)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     fault = FaultAt(number)
     with connection.execute_wrapper(fault), pytest.raises(BatchUpdateFailed):
         cancel(batch)
 
     assert fault.seen == number
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
     assert isinstance(cancel(batch), CancelResult)
 
 
@@ -62,7 +62,7 @@ def test_there_is_no_statement_beyond_those(harbour):
 
 def test_a_commit_that_fails_leaves_everything_as_it_was(harbour, monkeypatch):
     batch = harbour.batch(queued=3)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     def fails(self):
         raise OperationalError
@@ -72,7 +72,7 @@ def test_a_commit_that_fails_leaves_everything_as_it_was(harbour, monkeypatch):
         cancel(batch)
     monkeypatch.undo()
 
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_an_answer_lost_during_commit_is_told_when_asked_again(harbour, owner, monkeypatch):
@@ -94,7 +94,7 @@ def test_an_answer_lost_during_commit_is_told_when_asked_again(harbour, owner, m
 
 def test_a_write_that_somebody_elses_trigger_swallows_leaves_everything_as_it_was(harbour):
     batch = harbour.batch(queued=3)
-    before = everything(batch)
+    before = batch_snapshot(batch)
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
@@ -106,7 +106,7 @@ def test_a_write_that_somebody_elses_trigger_swallows_leaves_everything_as_it_wa
         finally:
             cursor.execute("DROP FUNCTION swallow() CASCADE")
 
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 @pytest.mark.parametrize(("nested", "attempts"), [(False, 4), (True, 1)])
@@ -117,7 +117,7 @@ def test_a_deadlock_is_tried_again_three_times_unless_a_caller_has_more_to_lose(
         made.append(arguments)
         raise OperationalError from psycopg.errors.DeadlockDetected()
 
-    monkeypatch.setattr(CallBatch, "_cancel", deadlocks)
+    monkeypatch.setattr(CallBatch, "locked", deadlocks)
     with transaction.atomic() if nested else nullcontext(), pytest.raises(BatchUpdateFailed):
         cancel(harbour.batch(queued=3))
 
@@ -179,10 +179,10 @@ def test_a_database_killed_in_the_middle_of_a_cancel_has_done_none_of_it(server)
     url = server()
     manage(url, "migrate", "--verbosity", "0")
     manage(url, "demo")
-    snapshot = "SELECT c.status, count(*) FROM campaign_contacts c WHERE batch_id = %s GROUP BY 1 ORDER BY 1"
+    counts = "SELECT c.status, count(*) FROM campaign_contacts c WHERE batch_id = %s GROUP BY 1 ORDER BY 1"
     with psycopg.connect(url, autocommit=True) as plain, closing(psycopg.connect(url)) as holder:
         (batch_id,) = plain.execute("SELECT id FROM call_batches ORDER BY total_contacts DESC LIMIT 1").fetchone()
-        before = plain.execute(snapshot, [batch_id]).fetchall()
+        before = plain.execute(counts, [batch_id]).fetchall()
         # The last contact is held, so that all others are written when the server goes.
         holder.execute(
             "SELECT 1 FROM campaign_contacts WHERE id = (SELECT id FROM campaign_contacts WHERE batch_id = %s"
@@ -204,6 +204,6 @@ def test_a_database_killed_in_the_middle_of_a_cancel_has_done_none_of_it(server)
     )
     url = server()
     with psycopg.connect(url, autocommit=True) as plain:
-        assert plain.execute(snapshot, [batch_id]).fetchall() == before
+        assert plain.execute(counts, [batch_id]).fetchall() == before
         assert plain.execute("SELECT status FROM call_batches WHERE id = %s", [batch_id]).fetchone() == ("processing",)
     assert "cancelled. Contacts skipped: 342." in manage(url, "cancel_batch", str(batch_id)).stdout

@@ -11,7 +11,7 @@ from calls.exceptions import BatchAlreadyCancelled, BatchUpdateFailed
 from calls.models import CallBatch, CancelResult
 from calls.models.querysets import CampaignContactQuerySet
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
-from calls.tests.support.concurrency import ADD, CLAIM, Foreign, Held, foreign_first, waits_for_a_lock
+from calls.tests.support.concurrency import ADD, CLAIM, ForeignWriter, PausedThread, foreign_first, wait_for_lock_waiter
 from calls.tests.support.factories import cancel, count, plain_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,10 +48,10 @@ def left_active(batch):
 
 
 def two_cancels(batch):
-    with Held(lambda: cancel(batch), after=READ) as first:
-        second = Held(lambda: cancel(batch))
+    with PausedThread(lambda: cancel(batch), after=READ) as first:
+        second = PausedThread(lambda: cancel(batch))
         second.start()
-        waits_for_a_lock()
+        wait_for_lock_waiter()
         outcomes = [first.release(), second.release()]
     return sorted(type(outcome).__name__ for outcome in outcomes)
 
@@ -71,7 +71,7 @@ def test_control_without_the_lock_the_second_is_not_told(harbour, without_lock):
 
 def test_many_cancels_at_once_skip_each_contact_once(harbour):
     batch = harbour.batch(queued=50)
-    threads = [Held(lambda: cancel(batch)) for _ in range(8)]
+    threads = [PausedThread(lambda: cancel(batch)) for _ in range(8)]
     for thread in threads:
         thread.start()
 
@@ -115,9 +115,9 @@ def test_a_claimer_that_locks_the_batch_first_claims_before_cancel(harbour):
 
 def cancel_first(batch, statement, *, meets=(True,)):
     """Cancel has skipped the contacts but not committed when somebody writes: they meet, and this is how that ends."""
-    with Held(lambda: cancel(batch), after=SKIPPED) as cancelling:
-        foreign = Foreign(statement).start()
-        assert waits_for_a_lock(foreign.pid) in meets
+    with PausedThread(lambda: cancel(batch), after=SKIPPED) as cancelling:
+        foreign = ForeignWriter(statement).start()
+        assert wait_for_lock_waiter(foreign.pid) in meets
         assert isinstance(cancelling.release(), CancelResult)
     return foreign.result()
 
@@ -137,8 +137,8 @@ def test_control_without_the_lock_the_two_deadlock(harbour, without_lock):
 
 def test_a_claim_does_not_wait_for_a_cancel_that_has_only_locked_the_batch(harbour):
     batch = harbour.batch(queued=3)
-    with Held(lambda: cancel(batch), after=READ) as cancelling:
-        foreign = Foreign((CLAIM, [batch.contacts.first().pk])).start()
+    with PausedThread(lambda: cancel(batch), after=READ) as cancelling:
+        foreign = ForeignWriter((CLAIM, [batch.contacts.first().pk])).start()
         assert foreign.result() is None
 
     assert cancelling.release().contacts_skipped == 2
@@ -212,8 +212,8 @@ def test_control_without_the_lock_it_is_left_behind(unseen, without_lock):
     batch, (sql, parameters) = unseen
     with plain_connection() as plain, plain.transaction():
         plain.execute(sql, parameters)
-        with Held(lambda: cancel(batch), after=SKIPPED) as cancelling:
-            waits_for_a_lock()
+        with PausedThread(lambda: cancel(batch), after=SKIPPED) as cancelling:
+            wait_for_lock_waiter()
     cancelling.release()
 
     assert left_active(batch) == 1
@@ -239,13 +239,13 @@ def test_a_writer_whose_snapshot_is_older_than_the_cancel_is_refused(unseen, iso
 def deadlock_with_a_webhook(batch):
     """It has written a contact and now counts it on the batch, while cancel holds the batch and wants the contact."""
     contact = batch.contacts.filter(status=ContactStatus.QUEUED).first()
-    with Held(lambda: cancel(batch), after=READ) as cancelling, plain_connection() as plain:
+    with PausedThread(lambda: cancel(batch), after=READ) as cancelling, plain_connection() as plain:
         # The webhook is patient, so that it is the cancel which finds the deadlock and is its victim.
         plain.execute("SET deadlock_timeout = '10s'")
         with plain.transaction():
             plain.execute("UPDATE campaign_contacts SET outcome = 'answered' WHERE id = %s", [contact.pk])
             cancelling.let_go()
-            assert waits_for_a_lock()
+            assert wait_for_lock_waiter()
             plain.execute("UPDATE call_batches SET completed = completed + 1 WHERE id = %s", [batch.pk])
         return cancelling.release(), cancelling.attempts
 

@@ -14,8 +14,8 @@ from calls.database.transactions import set_timeouts
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.support.concurrency import ADD, Held, foreign_first
-from calls.tests.support.factories import URL, cancel, count, everything, plain_connection
+from calls.tests.support.concurrency import ADD, PausedThread, foreign_first
+from calls.tests.support.factories import URL, batch_snapshot, cancel, count, plain_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,7 +39,7 @@ HELD = {
 @pytest.mark.parametrize("held", HELD)
 def test_whatever_somebody_holds_cancel_is_refused_in_time_and_changes_nothing(harbour, owner, held, caplog):
     batch = harbour.batch(queued=3)
-    before = everything(batch)
+    before = batch_snapshot(batch)
     sql, expected = HELD[held]
     with plain_connection() as plain, plain.transaction():
         plain.execute(sql)
@@ -48,7 +48,7 @@ def test_whatever_somebody_holds_cancel_is_refused_in_time_and_changes_nothing(h
     assert (status, code) == (500, expected)
     assert ("outcome=update_failed" in caplog.text) is (expected == "update_failed")
     assert seconds < 15
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_a_preview_does_not_wait_without_end_either(harbour):
@@ -151,7 +151,7 @@ def test_control_with_a_lock_timeout_alone_the_stream_can_hold_cancel_up(harbour
     monkeypatch.setitem(set_timeouts.__kwdefaults__, "lock", 1.0)
     monkeypatch.setitem(set_timeouts.__kwdefaults__, "statement", 60.0)
     with stream_of_inserts(batch):
-        cancelling = Held(lambda: cancel(batch))
+        cancelling = PausedThread(lambda: cancel(batch))
         cancelling.start()
         cancelling.join(3)
         still_waiting = cancelling.is_alive()

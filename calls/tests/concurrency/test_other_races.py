@@ -8,12 +8,13 @@ import json
 import pytest
 from django.db.models import QuerySet
 
+from calls.dialler.claims import claim_next_contact
 from calls.exceptions import BatchAlreadyCancelled, BatchNotPausable, BatchNotPaused, BatchUpdateFailed
-from calls.models import Call, CallBatch, CampaignContact, CancelResult, PauseResult, WebhookEvent
+from calls.models import Call, CallBatch, CancelResult, PauseResult, WebhookEvent
 from calls.models import batch as batch_module
 from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.support.concurrency import CLAIMED, Held, waits_for_a_lock
-from calls.tests.support.factories import cancel, count, counted, pause, people, plain_connection, resume
+from calls.tests.support.concurrency import CLAIMED, PausedThread, wait_for_lock_waiter
+from calls.tests.support.factories import cancel, checked_counters, count, new_contacts, pause, plain_connection, resume
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -35,15 +36,15 @@ def writing_whatever_the_status_is(monkeypatch):
 
 
 def claim(batch):
-    return CampaignContact.claim_next(batch)
+    return claim_next_contact(batch)
 
 
 def one_while_the_other(first, second, *, after):
     """The first has come as far as the statement ``after`` when the second comes: both outcomes, and if it waited."""
-    with Held(first, after=after) as one:
-        two = Held(second)
+    with PausedThread(first, after=after) as one:
+        two = PausedThread(second)
         two.start()
-        waited = waits_for_a_lock()
+        waited = wait_for_lock_waiter()
         return one.release(), two.release(), waited
 
 
@@ -61,7 +62,7 @@ def test_a_claim_that_comes_during_a_pause_claims_nobody(harbour, without_guards
 
     assert isinstance(paused, PauseResult)
     assert (claimed, waited) == (None, True)
-    assert counted(batch) == {"total_contacts": 3, "queued": 3}
+    assert checked_counters(batch) == {"total_contacts": 3, "queued": 3}
 
 
 def test_a_pause_that_comes_during_a_claim_lets_it_be(harbour, without_guards):
@@ -78,7 +79,7 @@ def test_control_without_the_lock_somebody_is_claimed_after_the_pause_has_answer
     harbour, without_guards, without_lock
 ):
     batch = harbour.batch(queued=3)
-    with Held(lambda: claim(batch), after=READ) as claiming:
+    with PausedThread(lambda: claim(batch), after=READ) as claiming:
         pause(batch)
         assert count(batch, ContactStatus.IN_PROGRESS) == 0
     assert claiming.outcome is not None
@@ -95,18 +96,18 @@ def test_many_who_claim_and_pause_at_once_leave_nobody_claimed_after_the_answer(
             claimed += 1
         return claimed
 
-    claimers = [Held(claim_until_paused) for _ in range(4)]
+    claimers = [PausedThread(claim_until_paused) for _ in range(4)]
     for claimer in claimers:
         claimer.start()
     in_progress = pause(batch).in_progress
 
     assert sum(claimer.release() for claimer in claimers) == count(batch, ContactStatus.IN_PROGRESS) == in_progress
-    assert sum(counted(batch).get(name, 0) for name in ("queued", "in_progress")) == 100
+    assert sum(checked_counters(batch).get(name, 0) for name in ("queued", "in_progress")) == 100
 
 
 def test_of_many_claimers_each_gets_somebody_else(harbour):
     batch = harbour.batch(queued=8)
-    claimers = [Held(lambda: claim(batch)) for _ in range(12)]
+    claimers = [PausedThread(lambda: claim(batch)) for _ in range(12)]
     for claimer in claimers:
         claimer.start()
 
@@ -114,7 +115,7 @@ def test_of_many_claimers_each_gets_somebody_else(harbour):
 
     assert len({contact.pk for contact in claimed if contact}) == 8
     assert claimed.count(None) == 4
-    assert counted(batch) == {"total_contacts": 8, "in_progress": 8}
+    assert checked_counters(batch) == {"total_contacts": 8, "in_progress": 8}
 
 
 def test_a_contact_that_another_service_has_locked_is_passed_over_and_not_waited_for(harbour):
@@ -122,20 +123,20 @@ def test_a_contact_that_another_service_has_locked_is_passed_over_and_not_waited
     oldest, next_one = batch.contacts.oldest_first()
     with plain_connection() as plain, plain.transaction():
         plain.execute("SELECT 1 FROM campaign_contacts WHERE id = %s FOR UPDATE", [oldest.pk])
-        claiming = Held(lambda: claim(batch))
+        claiming = PausedThread(lambda: claim(batch))
         claiming.start()
 
         assert claiming.release() == next_one
 
 
 def finish(contact):
-    return contact.finish(outcome="answered")
+    return contact.record_answered(outcome="answered")
 
 
 def hear_that_it_has_ended(contact):
     call = {"callId": "the-call", "joined": "2026-01-31T09:30:00Z", "ended": "2026-01-31T09:31:00Z"}
     event = {"event": "call.ended", "call": call}
-    Call.hear(WebhookEvent.of(contact.agency, json.dumps(event).encode()))
+    Call.record_event(WebhookEvent.from_body(contact.agency, json.dumps(event).encode()))
     return True
 
 
@@ -144,23 +145,23 @@ def hear_that_it_has_ended(contact):
 def test_an_outcome_whose_record_falls_victim_to_a_deadlock_is_recorded_the_second_time(harbour, end, locks):
     batch = harbour.batch(queued=2)
     contact = claim(batch)
-    Call.record(contact, "the-call", caller_id="+12125550199")
-    with Held(lambda: end(contact), after=LOCKED) as finishing, plain_connection() as plain:
+    Call.record_placed(contact, "the-call", caller_id="+12125550199")
+    with PausedThread(lambda: end(contact), after=LOCKED) as finishing, plain_connection() as plain:
         # The other service is patient, so that it is our own transaction which is the victim.
         plain.execute("SET deadlock_timeout = '10s'")
         with plain.transaction():
             plain.execute("UPDATE campaign_contacts SET outcome = 'x' WHERE id = %s", [contact.pk])
             finishing.let_go()
-            assert waits_for_a_lock()
+            assert wait_for_lock_waiter()
             plain.execute("UPDATE call_batches SET updated_at = now() WHERE id = %s", [batch.pk])
         assert finishing.release() is True
     assert finishing.attempts == locks
-    assert counted(batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
+    assert checked_counters(batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
 
 
 def test_control_without_the_lock_two_claim_the_same_contact(harbour, without_lock):
     batch = harbour.batch(queued=3)
-    with Held(lambda: claim(batch), after=FOUND) as first:
+    with PausedThread(lambda: claim(batch), after=FOUND) as first:
         second = claim(batch)
 
     assert first.outcome == second
@@ -177,7 +178,7 @@ def test_a_pause_that_comes_during_a_cancel_is_refused(harbour, without_guards):
     assert isinstance(cancelled, CancelResult)
     assert isinstance(paused, BatchNotPausable)
     assert waited
-    assert paused.batch.status == status_of(batch) == BatchStatus.CANCELLED
+    assert paused.status == status_of(batch) == BatchStatus.CANCELLED
 
 
 def test_a_cancel_that_comes_during_a_pause_cancels_what_is_paused(harbour, without_guards):
@@ -194,7 +195,7 @@ def test_control_without_lock_and_guard_in_the_update_a_pause_revives_a_cancelle
     harbour, without_guards, without_lock, monkeypatch
 ):
     batch = harbour.batch(queued=3)
-    with Held(lambda: pause(batch), after=READ) as pausing:
+    with PausedThread(lambda: pause(batch), after=READ) as pausing:
         cancel(batch)
         writing_whatever_the_status_is(monkeypatch)
     assert isinstance(pausing.outcome, PauseResult)
@@ -204,7 +205,7 @@ def test_control_without_lock_and_guard_in_the_update_a_pause_revives_a_cancelle
 
 def test_without_the_lock_the_guard_in_the_update_still_keeps_a_cancelled_batch(harbour, without_guards, without_lock):
     batch = harbour.batch(queued=3)
-    with Held(lambda: pause(batch), after=READ) as pausing:
+    with PausedThread(lambda: pause(batch), after=READ) as pausing:
         cancel(batch)
 
     assert isinstance(pausing.outcome, BatchUpdateFailed)
@@ -236,7 +237,7 @@ def test_control_without_lock_and_guard_in_the_update_a_resume_revives_a_cancell
     harbour, without_guards, without_lock, monkeypatch
 ):
     batch = harbour.batch(BatchStatus.PAUSED, queued=3)
-    with Held(lambda: resume(batch), after=READ) as resuming:
+    with PausedThread(lambda: resume(batch), after=READ) as resuming:
         cancel(batch)
         writing_whatever_the_status_is(monkeypatch)
     assert isinstance(resuming.outcome, PauseResult)
@@ -261,29 +262,29 @@ def test_contacts_that_are_added_during_a_cancel_are_refused(harbour, without_gu
     batch = harbour.batch(queued=3)
 
     cancelled, added, waited = one_while_the_other(
-        lambda: cancel(batch), lambda: batch.add_contacts(people(5)), after=CLAIMED
+        lambda: cancel(batch), lambda: batch.add_contacts(new_contacts(5)), after=CLAIMED
     )
 
     assert (cancelled.contacts_skipped, waited) == (3, True)
     assert isinstance(added, BatchAlreadyCancelled)
-    assert counted(batch) == {"total_contacts": 3, "skipped": 3}
+    assert checked_counters(batch) == {"total_contacts": 3, "skipped": 3}
 
 
 def test_contacts_that_were_added_before_a_cancel_are_skipped_by_it(harbour, without_guards):
     batch = harbour.batch(queued=3)
 
     added, cancelled, waited = one_while_the_other(
-        lambda: batch.add_contacts(people(5)), lambda: cancel(batch), after=WRITTEN
+        lambda: batch.add_contacts(new_contacts(5)), lambda: cancel(batch), after=WRITTEN
     )
 
     assert added is None
     assert (cancelled.contacts_skipped, waited) == (8, True)
-    assert counted(batch) == {"total_contacts": 8, "skipped": 8}
+    assert checked_counters(batch) == {"total_contacts": 8, "skipped": 8}
 
 
 def test_control_without_the_lock_they_wait_on_in_the_cancelled_batch(harbour, without_guards, without_lock):
     batch = harbour.batch(queued=3)
-    with Held(lambda: batch.add_contacts(people(5)), after=READ):
+    with PausedThread(lambda: batch.add_contacts(new_contacts(5)), after=READ):
         assert cancel(batch).contacts_skipped == 3
 
     assert count(batch, ContactStatus.PENDING) == 5
@@ -293,7 +294,7 @@ def test_control_without_reading_the_status_under_the_lock_they_wait_on_as_well(
     batch = harbour.batch(queued=3)
     monkeypatch.setattr(batch_module.CallBatch, "_refuse_if_ended", lambda self: None)
 
-    one_while_the_other(lambda: cancel(batch), lambda: batch.add_contacts(people(5)), after=CLAIMED)
+    one_while_the_other(lambda: cancel(batch), lambda: batch.add_contacts(new_contacts(5)), after=CLAIMED)
 
     assert count(batch, ContactStatus.PENDING) == 5
 
@@ -306,17 +307,17 @@ def test_a_call_that_fails_during_a_cancel_is_not_tried_again(harbour, without_g
     contact = claim(batch)
 
     cancelled, failed, waited = one_while_the_other(
-        lambda: cancel(batch), lambda: contact.fail(outcome="no_answer"), after=CLAIMED
+        lambda: cancel(batch), lambda: contact.record_failed(outcome="no_answer"), after=CLAIMED
     )
 
     assert (cancelled.contacts_skipped, failed, waited) == (2, True, True)
-    assert counted(batch) == {"total_contacts": 3, "failed": 1, "skipped": 2}
+    assert checked_counters(batch) == {"total_contacts": 3, "failed": 1, "skipped": 2}
 
 
 def test_control_without_the_lock_it_waits_on_in_the_cancelled_batch(harbour, without_guards, without_lock):
     batch = harbour.batch(queued=3)
     contact = claim(batch)
-    with Held(lambda: contact.fail(outcome="no_answer"), after=READ):
+    with PausedThread(lambda: contact.record_failed(outcome="no_answer"), after=READ):
         cancel(batch)
 
     assert count(batch, ContactStatus.QUEUED) == 1

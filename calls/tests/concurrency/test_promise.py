@@ -17,11 +17,11 @@ import pytest
 from django.db import connections
 from django.db.models import QuerySet
 
-from calls.dialler import passes as processing
+from calls.dialler.sweep import run_sweep
 from calls.models import CallBatch
 from calls.statuses import FINAL
 from calls.tests.support.deployment import Cancelled, called_twice, deployed, settled
-from calls.tests.support.factories import counted, plain_connection
+from calls.tests.support.factories import checked_counters, plain_connection
 from calls.tests.support.provider import Answer
 
 pytestmark = [
@@ -153,7 +153,7 @@ def test_whatever_happens_nobody_is_claimed_once_the_cancel_was_answered(harbour
             if random.random() < 0.3:
                 kills["server"] += 1
                 under_everything.kill_the_server()
-            processing.sweep()
+            run_sweep()
         connections.close_all()
 
     killer = threading.Thread(target=kill_at_random, daemon=True)
@@ -165,7 +165,7 @@ def test_whatever_happens_nobody_is_claimed_once_the_cancel_was_answered(harbour
     old_service.join()
     deadline = time.monotonic() + 60
     while not settled() and time.monotonic() < deadline:
-        processing.sweep()
+        run_sweep()
         time.sleep(0.5)
 
     said = [cancelled.answer.get("status") for cancelled in rounds]
@@ -180,8 +180,8 @@ def test_whatever_happens_nobody_is_claimed_once_the_cancel_was_answered(harbour
         assert cancelled.asked_since(ultravox) == []
         assert batch.status == cancelled.answer["status"]
         assert batch.status in FINAL
-        counted(batch)
-        assert not batch.contacts.not_over().exists()
+        checked_counters(batch)
+        assert not batch.contacts.unfinished().exists()
     assert called_twice(ultravox) == []
     assert said.count("cancelled") > ROUNDS / 2
     assert old_service.claimed > 0

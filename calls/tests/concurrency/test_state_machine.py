@@ -21,12 +21,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from calls.audit import Door
+from calls.audit import Source
+from calls.dialler.claims import claim_next_contact
+from calls.dialler.starting import start_batch
 from calls.exceptions import BatchFinished, BatchNotPausable, BatchNotPaused, DatabaseFailed
 from calls.inputs import NewBatch
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
-from calls.tests.support.factories import SOMEBODY, cancel, pause, people, resume
+from calls.tests.support.factories import STAFF_ACTOR, cancel, new_contacts, pause, resume
 
 pytestmark = pytest.mark.django_db
 
@@ -77,15 +79,15 @@ class Batches(RuleBasedStateMachine):
     )
     def create(self, size, hours, attempts):
         time = hours and (timezone.now() + timedelta(hours=hours)).isoformat()
-        contacts = [{"phone_number": person.phone_number, "max_attempts": attempts} for person in people(size)]
+        contacts = [{"phone_number": person.phone_number, "max_attempts": attempts} for person in new_contacts(size)]
         new = NewBatch.parse(self.tenant.wanted(contacts=contacts, scheduled_for=time))
-        return CallBatch.create(new, agency_id=self.tenant.agency.pk, actor=SOMEBODY, via=Door.API).batch
+        return CallBatch.create(new, agency_id=self.tenant.agency.pk, actor=STAFF_ACTOR, source=Source.API).batch
 
     @rule(batch=batches)
     def begin_pass(self, batch):
         """Which starts it when its time has come."""
         due = CallBatch.objects.due().filter(pk=batch.pk).exists()
-        assert batch.begin_pass() == 0 or due
+        assert start_batch(batch) == 0 or due
         assert self.status_of(batch) in ("processing", "completed") or not due
 
     @rule(batch=batches)
@@ -96,32 +98,34 @@ class Batches(RuleBasedStateMachine):
     def add(self, batch, size):
         ended = self.status_of(batch) in FINAL
         try:
-            batch.add_contacts(people(size))
+            batch.add_contacts(new_contacts(size))
             assert not ended
         except BatchFinished:
             assert ended
 
     @rule(target=calls, batch=batches)
     def claim(self, batch):
-        dialled = self.status_of(batch) == BatchStatus.PROCESSING and batch.contacts.under_way().count() < AT_ONCE
+        dialled = (
+            self.status_of(batch) == BatchStatus.PROCESSING and batch.contacts.with_call_in_progress().count() < AT_ONCE
+        )
         waiting = batch.contacts.dialable().exists()
-        contact = CampaignContact.claim_next(batch)
+        contact = claim_next_contact(batch)
         assert (contact is not None) is (dialled and waiting)
         return contact if contact else multiple()
 
     @rule(contact=calls)
-    def finish(self, contact):
+    def record_answered(self, contact):
         """Perhaps for the second time: then it has no effect."""
         under_way = CampaignContact.objects.get(pk=contact.pk).status == ContactStatus.IN_PROGRESS
-        assert contact.finish(outcome="answered", duration_seconds=1) is under_way
+        assert contact.record_answered(outcome="answered", duration_seconds=1) is under_way
 
     @rule(contact=consumes(calls))
-    def fail(self, contact):
+    def record_failed(self, contact):
         """Which is a retry while attempts are left and the batch is live."""
         before = CampaignContact.objects.get(pk=contact.pk)
         under_way = before.status == ContactStatus.IN_PROGRESS
         retry = before.attempts < before.max_attempts and self.status_of(before.batch) not in FINAL
-        assert contact.fail(outcome="no_answer") is under_way
+        assert contact.record_failed(outcome="no_answer") is under_way
         if under_way:
             contact.refresh_from_db()
             assert contact.status == (ContactStatus.QUEUED if retry else ContactStatus.FAILED)
@@ -132,7 +136,7 @@ class Batches(RuleBasedStateMachine):
         before = CampaignContact.objects.get(pk=contact.pk)
         under_way, ended = before.status == ContactStatus.IN_PROGRESS, self.status_of(before.batch) in FINAL
         retry = given_back or before.attempts < before.max_attempts
-        assert (contact.give_back() if given_back else contact.refuse(reason="busy")) is under_way
+        assert (contact.release_claim() if given_back else contact.record_rejected(reason="busy")) is under_way
         if under_way:
             contact.refresh_from_db()
             again = ContactStatus.QUEUED if retry else ContactStatus.FAILED
@@ -189,7 +193,7 @@ class Batches(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_in_what_has_ended_nor_is_called_in_what_is_completed(self):
         assert not CampaignContact.objects.filter(batch__status__in=FINAL, status__in=DIALABLE).exists()
-        assert not CampaignContact.objects.not_over().filter(batch__status=BatchStatus.COMPLETED).exists()
+        assert not CampaignContact.objects.unfinished().filter(batch__status=BatchStatus.COMPLETED).exists()
 
     @invariant()
     def times_go_with_their_statuses(self):
@@ -222,7 +226,7 @@ def test_whatever_happens_in_whatever_order_the_counters_are_right_and_what_has_
 
 @pytest.mark.parametrize(
     ("where", "name"),
-    [(CallBatch, "count"), (CallBatch, "_refuse_if_ended")],
+    [(CallBatch, "adjust_counters"), (CallBatch, "_refuse_if_ended")],
     ids=["nobody counts", "nobody looks at the status"],
 )
 def test_control_it_finds_out_when(harbour, monkeypatch, where, name):

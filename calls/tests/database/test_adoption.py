@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import SystemCheckError
 
 from calls.tests.support.concurrency import WAITING, until
-from calls.tests.support.legacy_database import THEIRS, foreign_database
+from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,21 +33,21 @@ SECURITY = """
 def everything_of(database):
     """All that their tables are and hold."""
     catalog = [
-        [row for row in database.query(sql) if row[0] in THEIRS]
+        [row for row in database.query(sql) if row[0] in LEGACY_TABLES]
         for sql in (COLUMNS, CONSTRAINTS, INDEXES, TRIGGERS, SECURITY)
     ]
-    return catalog + [database.query(f"SELECT * FROM {table} ORDER BY id") for table in sorted(THEIRS)]
+    return catalog + [database.query(f"SELECT * FROM {table} ORDER BY id") for table in sorted(LEGACY_TABLES)]
 
 
 @pytest.fixture
 def foreign(db):
-    with foreign_database() as database:
+    with legacy_database() as database:
         yield database
 
 
 @pytest.fixture(scope="module")
 def once_adopted(django_db_setup):
-    with foreign_database() as database:
+    with legacy_database() as database:
         database.adopt()
         yield database.name
 
@@ -55,7 +55,7 @@ def once_adopted(django_db_setup):
 @pytest.fixture
 def adopted(once_adopted):
     """A copy of one that was adopted."""
-    with foreign_database(schema="", template=once_adopted) as database:
+    with legacy_database(schema="", template=once_adopted) as database:
         yield database
 
 
@@ -86,7 +86,7 @@ def test_the_check_changes_nothing(foreign):
 
 
 def test_on_an_empty_database_it_says_that_nothing_is_there():
-    with foreign_database(schema="SELECT 1") as empty:
+    with legacy_database(schema="SELECT 1") as empty:
         code, said = empty.manage("check_database")
 
     assert (code, said.count("is not there")) == (0, 8)
@@ -172,7 +172,7 @@ OBSTACLES = {
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
 def test_what_is_in_the_way_is_told(obstacle, run_command):
-    with foreign_database(OBSTACLES[obstacle]) as database, database.as_default():
+    with legacy_database(OBSTACLES[obstacle]) as database, database.as_default():
         code, said = run_command("check_database")
 
     assert code == 1
@@ -181,7 +181,7 @@ def test_what_is_in_the_way_is_told(obstacle, run_command):
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
 def test_what_is_in_the_way_is_told_before_anything_is_changed(obstacle):
-    with foreign_database(OBSTACLES[obstacle]) as database, database.as_default():
+    with legacy_database(OBSTACLES[obstacle]) as database, database.as_default():
         tables = database.query("SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') ORDER BY 1")
 
         with pytest.raises((CommandError, SystemCheckError), match=re.escape(obstacle)):
@@ -234,7 +234,7 @@ def test_whoever_forgets_the_flag_is_told_and_nothing_of_theirs_is_changed(forei
 
 
 def test_what_a_person_has_to_judge_is_listed(db):
-    with foreign_database(
+    with legacy_database(
         "ALTER TABLE call_batches ADD CONSTRAINT at_once CHECK ((status = 'completed') = (completed_at IS NOT NULL))",
         "ALTER TABLE campaign_contacts ADD list_id uuid; UPDATE campaign_contacts SET list_id = gen_random_uuid();"
         "ALTER TABLE campaign_contacts ALTER list_id SET NOT NULL",

@@ -3,7 +3,8 @@
 import pytest
 from django.db import connection, transaction
 
-from calls.models import CallBatch, CampaignContact, dialling
+from calls.dialler.pacing import MINUTE
+from calls.models import CallBatch, CampaignContact
 from calls.tests.support.factories import cancel
 
 pytestmark = pytest.mark.django_db
@@ -90,10 +91,10 @@ def test_a_batch_among_a_hundred_thousand_is_found_by_its_id():
 @pytest.mark.parametrize(
     ("query", "index"),
     [
-        (lambda batch: batch.contacts.claimable().in_turn(), "contact_not_over"),
-        (lambda batch: batch.contacts.not_over().in_turn(), "contact_not_over"),
-        (lambda batch: CampaignContact.objects.under_way(batch.pk), "contact_under_way_in"),
-        (lambda batch: CampaignContact.objects.attempted_within(dialling.A_MINUTE, batch.pk), "contact_attempted_in"),
+        (lambda batch: batch.contacts.claimable().in_call_order(), "contact_not_over"),
+        (lambda batch: batch.contacts.unfinished().in_call_order(), "contact_not_over"),
+        (lambda batch: CampaignContact.objects.with_call_in_progress(batch.pk), "contact_under_way_in"),
+        (lambda batch: CampaignContact.objects.attempted_within(MINUTE, batch.pk), "contact_attempted_in"),
     ],
     ids=["whose turn it is", "whether it is over", "under way", "in the last minute"],
 )
@@ -110,7 +111,7 @@ def test_what_a_claim_asks_of_a_batch_one_index_answers(query, index, oldest):
 
 @pytest.mark.usefixtures("_hundred_thousand")
 def test_the_sweep_looks_at_no_contact_that_is_not_under_way():
-    assert " contact_under_way_in" in CampaignContact.objects.under_way().explain()
+    assert " contact_under_way_in" in CampaignContact.objects.with_call_in_progress().explain()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -5,7 +5,7 @@ from django.apps import apps
 from django.db import connection, models
 
 from calls.models import CallBatch, CallBatchEvent, IdempotencyKey, WebhookEvent
-from calls.tests.support.legacy_database import THEIRS
+from calls.tests.support.legacy_database import LEGACY_TABLES
 
 pytestmark = pytest.mark.django_db
 
@@ -20,7 +20,7 @@ def rows(sql, *parameters):
 
 
 def test_the_eight_tables_have_the_names_that_other_services_know():
-    assert {model._meta.db_table for model in BUSINESS} == THEIRS
+    assert {model._meta.db_table for model in BUSINESS} == LEGACY_TABLES
 
 
 @pytest.mark.parametrize("model", BUSINESS, ids=lambda model: model._meta.db_table)

@@ -12,11 +12,14 @@ from email.utils import format_datetime
 import pytest
 from django.utils import timezone
 
-from calls.providers import ultravox as dialer
+from calls import providers
+from calls.providers.base import CallRequest, PlacementRefused, PlacementUnclear, ProviderBusy, ProviderUnavailable
+from calls.providers.simulated import SimulatedProvider
+from calls.providers.ultravox import UltravoxProvider
 from calls.tests.support.provider import KEY, Answer
 
 CONTACT = uuid.uuid4()
-ORDER = dialer.Order(
+ORDER = CallRequest(
     agent_id="agent-1",
     to="+12125550100",
     caller_id="+12125550199",
@@ -28,7 +31,7 @@ ORDER = dialer.Order(
 def at():
     """The provider at an address."""
     with ExitStack() as closing:
-        yield lambda url: closing.enter_context(contextlib.closing(dialer.UltravoxDialer(url, KEY, timeout=0.5)))
+        yield lambda url: closing.enter_context(contextlib.closing(UltravoxProvider(url, KEY, timeout=0.5)))
 
 
 @pytest.fixture
@@ -62,13 +65,13 @@ def test_a_call_is_asked_for_in_the_providers_own_words(provider, ultravox):
 
 
 def test_an_agent_with_a_first_sentence_says_it(provider, ultravox):
-    ultravox.place(dialer.Order(**{**vars(ORDER), "first_speaker_text": "Good morning!"}))
+    ultravox.place(CallRequest(**{**vars(ORDER), "first_speaker_text": "Good morning!"}))
 
     assert provider.asked[0].body["firstSpeakerSettings"] == {"agent": {"text": "Good morning!"}}
 
 
 def test_an_agents_id_is_a_part_of_the_path_whatever_it_is(provider, ultravox):
-    ultravox.place(dialer.Order(**{**vars(ORDER), "agent_id": "../a b?c"}))
+    ultravox.place(CallRequest(**{**vars(ORDER), "agent_id": "../a b?c"}))
 
     assert provider.asked[0].path == "/api/agents/..%2Fa%20b%3Fc/calls"
 
@@ -91,7 +94,7 @@ def test_one_connection_serves_many_calls(provider, ultravox, monkeypatch):
 def test_what_the_provider_refuses_is_refused(provider, ultravox, status):
     provider.otherwise = Answer(status, places=False)
 
-    with pytest.raises(dialer.PlacementRefused, match=f"HTTP {status}"):
+    with pytest.raises(PlacementRefused, match=f"HTTP {status}"):
         ultravox.place(ORDER)
 
 
@@ -117,7 +120,7 @@ def test_a_provider_that_is_busy_is_left_alone_for_as_long_as_it_asks(provider, 
         header = format_datetime(datetime.now(UTC) + header, usegmt=True)
     provider.otherwise = Answer(status, headers={} if header is None else {"Retry-After": header}, places=False)
 
-    with pytest.raises(dialer.ProviderBusy, match=f"HTTP {status}") as busy:
+    with pytest.raises(ProviderBusy, match=f"HTTP {status}") as busy:
         ultravox.place(ORDER)
 
     # A date is only exact to the second, and the request takes its time.
@@ -128,14 +131,14 @@ def test_a_provider_that_is_busy_is_left_alone_for_as_long_as_it_asks(provider, 
 def test_a_wrong_key_or_an_empty_account_is_nobodys_attempt(provider, ultravox, status):
     provider.otherwise = Answer(status, places=False)
 
-    with pytest.raises(dialer.ProviderBusy, match="check ULTRAVOX_API_KEY"):
+    with pytest.raises(ProviderBusy, match="check ULTRAVOX_API_KEY"):
         ultravox.place(ORDER)
 
 
 def test_an_address_that_leads_elsewhere_is_nobodys_attempt(provider, ultravox):
     provider.otherwise = Answer(308, headers={"Location": "https://elsewhere.example"}, places=False)
 
-    with pytest.raises(dialer.ProviderBusy, match="check ULTRAVOX_API_URL"):
+    with pytest.raises(ProviderBusy, match="check ULTRAVOX_API_URL"):
         ultravox.place(ORDER)
 
 
@@ -143,7 +146,7 @@ def test_what_took_too_long_to_reach_the_provider_is_not_sent(provider, ultravox
     look_up = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(0.6) or look_up(*args, **kwargs))
 
-    with pytest.raises(dialer.ProviderBusy, match="too long"):
+    with pytest.raises(ProviderBusy, match="too long"):
         ultravox.place(ORDER)
 
     assert provider.asked == []
@@ -156,13 +159,13 @@ def test_a_provider_that_cannot_be_reached_is_busy(at):
         free.bind(("127.0.0.1", 0))
         nobody = at(f"http://127.0.0.1:{free.getsockname()[1]}")
 
-        with pytest.raises(dialer.ProviderBusy, match="ConnectError"):
+        with pytest.raises(ProviderBusy, match="ConnectError"):
             nobody.place(ORDER)
 
 
 @pytest.mark.parametrize("url", ["", "ultravox.example"])
 def test_an_address_that_is_none_is_a_provider_that_cannot_be_reached(at, url):
-    with pytest.raises(dialer.ProviderBusy):
+    with pytest.raises(ProviderBusy):
         at(url).place(ORDER)
 
 
@@ -192,7 +195,7 @@ def test_an_address_that_is_none_is_a_provider_that_cannot_be_reached(at, url):
 def test_an_answer_that_tells_nothing_is_unclear_and_never_asked_for_twice(provider, ultravox, answer):
     provider.otherwise = answer
 
-    with pytest.raises(dialer.PlacementUnclear):
+    with pytest.raises(PlacementUnclear):
         ultravox.place(ORDER)
 
     time.sleep(0.2)
@@ -224,7 +227,7 @@ def test_a_list_that_is_not_filtered_is_not_believed(provider, ultravox):
     provider.place({"metadata": {"contact_id": "somebody else"}})
     provider.lists_everything = True
 
-    with pytest.raises(dialer.ProviderSilent, match="not filtered"):
+    with pytest.raises(ProviderUnavailable, match="not filtered"):
         find(ultravox)
 
 
@@ -244,7 +247,7 @@ def test_a_list_that_is_not_filtered_is_not_believed(provider, ultravox):
 def test_a_list_that_is_none_is_not_believed(provider, ultravox, monkeypatch, body):
     monkeypatch.setattr(provider, "listed", body)
 
-    with pytest.raises(dialer.ProviderSilent):
+    with pytest.raises(ProviderUnavailable):
         find(ultravox)
 
 
@@ -259,7 +262,7 @@ def test_a_list_of_several_pages_is_read_to_its_end(provider, ultravox):
 
 @pytest.mark.parametrize("question", [find, lambda nobody: nobody.look_up("7")])
 def test_a_provider_that_does_not_answer_is_not_taken_for_one_without_the_call(at, question):
-    with pytest.raises(dialer.ProviderSilent):
+    with pytest.raises(ProviderUnavailable):
         question(at("http://127.0.0.1:9"))
 
 
@@ -274,35 +277,35 @@ def test_a_call_is_looked_up_by_its_id(provider, ultravox):
 
 
 def test_outside_of_a_demo_the_simulated_one_cannot_tell_of_a_call_that_it_does_not_know(settings):
-    simulated = dialer.SimulatedDialer()
+    simulated = SimulatedProvider()
     settings.DEBUG = True
     assert find(simulated) is None
     settings.DEBUG = False
 
-    with pytest.raises(dialer.ProviderSilent, match="ULTRAVOX_API_KEY"):
+    with pytest.raises(ProviderUnavailable, match="ULTRAVOX_API_KEY"):
         find(simulated)
 
 
 def test_without_a_key_calls_are_simulated_and_the_log_says_so(caplog):
-    dialer._configured.cache_clear()
+    providers._create_provider.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert isinstance(dialer.configured(), dialer.SimulatedDialer)
+        assert isinstance(providers.get_provider(), SimulatedProvider)
 
     assert "nobody is called" in caplog.text
 
 
 def test_with_a_key_they_are_not(settings):
     settings.ULTRAVOX_API_KEY, settings.ULTRAVOX_API_URL = KEY, "https://ultravox.example"
-    dialer._configured.cache_clear()
-    ultravox = dialer.configured()
-    dialer._configured.cache_clear()
+    providers._create_provider.cache_clear()
+    ultravox = providers.get_provider()
+    providers._create_provider.cache_clear()
 
-    assert isinstance(ultravox, dialer.UltravoxDialer)
+    assert isinstance(ultravox, UltravoxProvider)
     ultravox.close()
 
 
 def test_a_simulated_call_is_over_after_20_seconds_and_one_in_five_is_not_answered(monkeypatch):
-    simulated = dialer.SimulatedDialer()
+    simulated = SimulatedProvider()
     calls = [simulated.place(ORDER) for _ in range(500)]
     assert simulated.look_up(calls[0])["ended"] is None
 

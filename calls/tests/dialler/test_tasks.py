@@ -10,7 +10,7 @@ from calls import tasks
 from calls.models import Call
 from calls.statuses import BatchStatus
 from calls.tests.support.concurrency import PATIENCE, until
-from calls.tests.support.factories import cancel, counted
+from calls.tests.support.factories import cancel, checked_counters
 from calls.tests.support.provider import KEY
 from calls.tests.support.workers import worker
 
@@ -48,7 +48,7 @@ def test_a_worker_does_what_is_queued_and_keeps_nothing_of_it(harbour, provider,
 
     assert {asked.metadata["batch_id"] for asked in provider.asked} == {str(batch.pk)}
     assert len({asked.attempt for asked in provider.asked}) == 5
-    assert counted(batch) == {"total_contacts": 5, "in_progress": 5}
+    assert checked_counters(batch) == {"total_contacts": 5, "in_progress": 5}
 
 
 def test_what_is_queued_when_the_batch_is_cancelled_calls_nobody(harbour, provider):
@@ -61,7 +61,7 @@ def test_what_is_queued_when_the_batch_is_cancelled_calls_nobody(harbour, provid
         until(lambda: not jobs().exists())
 
     assert provider.asked == []
-    assert counted(batch) == {"total_contacts": 5, "skipped": 5}
+    assert checked_counters(batch) == {"total_contacts": 5, "skipped": 5}
 
 
 def test_a_call_that_must_wait_for_the_minute_waits_in_the_queue(harbour, provider, at_work):
@@ -110,7 +110,7 @@ def test_a_worker_has_as_many_calls_at_once_as_it_is_told_and_begins_none_once_i
         process.wait(PATIENCE)
 
     assert len(provider.asked) == 40 == Call.objects.count()
-    assert counted(batch) == {"total_contacts": 60, "queued": 20, "in_progress": 40}
+    assert checked_counters(batch) == {"total_contacts": 60, "queued": 20, "in_progress": 40}
 
 
 def test_what_is_done_every_minute_does_not_wait_for_the_calls_that_wait(harbour):

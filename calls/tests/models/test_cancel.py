@@ -8,12 +8,12 @@ from django.db import connection, transaction
 from django.db.models import Count
 from django.test.utils import CaptureQueriesContext
 
-from calls.audit import Door
+from calls.audit import Source
 from calls.exceptions import BatchAlreadyCancelled, BatchAlreadyCompleted, BatchNotFound
 from calls.models import CallBatch, CancelResult
 from calls.signals import batch_cancelled
 from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
-from calls.tests.support.factories import PHONE, SOMEBODY, cancel, count, everything
+from calls.tests.support.factories import PHONE, STAFF_ACTOR, batch_snapshot, cancel, count
 
 pytestmark = pytest.mark.django_db
 
@@ -41,11 +41,11 @@ def test_it_touches_no_other_contact(harbour):
 
 def test_it_touches_no_contact_of_another_batch(harbour):
     batch, other = harbour.batch(queued=1), harbour.batch(queued=1)
-    before = everything(other)
+    before = batch_snapshot(other)
 
     cancel(batch)
 
-    assert everything(other) == before
+    assert batch_snapshot(other) == before
 
 
 def test_it_writes_three_columns_of_a_skipped_contact_and_no_other(harbour):
@@ -133,12 +133,12 @@ def test_the_number_skipped_is_the_updates_own_and_not_a_counters(harbour):
 )
 def test_it_refuses_a_batch_that_has_ended_and_changes_nothing(harbour, status, refusal):
     batch = harbour.batch(status, completed=1, skipped=1)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     with pytest.raises(refusal):
         cancel(batch)
 
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_it_does_not_believe_the_instance_it_is_called_on(harbour):
@@ -149,7 +149,7 @@ def test_it_does_not_believe_the_instance_it_is_called_on(harbour):
     with pytest.raises(BatchAlreadyCancelled) as refused:
         cancel(batch)
 
-    assert refused.value.batch.status == BatchStatus.CANCELLED
+    assert refused.value.status == BatchStatus.CANCELLED
 
 
 def test_it_refuses_a_batch_that_is_gone(harbour):
@@ -188,11 +188,11 @@ def test_it_reads_a_batchs_contacts_through_an_index(harbour):
 
 def test_preview_says_what_cancel_would_do_and_writes_nothing(harbour):
     batch = harbour.batch(queued=3, in_progress=2)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     preview = batch.preview_cancel()
 
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
     assert preview == cancel(batch)
 
 
@@ -242,9 +242,9 @@ def test_one_line_in_the_log_says_who_and_how_many(harbour, caplog, django_captu
         cancel(batch)
 
     (line,) = caplog.messages
-    who = f"batch={batch.pk} agency={harbour.agency.pk} door=api actor=staff:7"
+    who = f"batch={batch.pk} agency={harbour.agency.pk} source=api actor=staff:7"
     assert line.startswith(f"cancel {who} outcome=cancelled skipped=3 in_progress=2 ms=")
-    assert SOMEBODY.label not in line
+    assert STAFF_ACTOR.label not in line
     assert PHONE not in line
 
 
@@ -261,20 +261,20 @@ def test_one_line_in_the_log_says_what_was_refused(harbour, caplog):
 
 def test_a_callers_transaction_that_rolls_back_takes_the_cancel_with_it(harbour):
     batch = harbour.batch(queued=3)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     with transaction.atomic():
         cancel(batch)
         transaction.set_rollback(True)
 
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_it_can_be_called_inside_somebody_elses_history_context(harbour):
     batch = harbour.batch(queued=3)
 
     with pghistory.context(ticket="T-1"):
-        batch.cancel(actor=SOMEBODY, via=Door.COMMAND)
+        batch.cancel(actor=STAFF_ACTOR, source=Source.COMMAND)
 
     assert batch.events.latest("pk").pgh_context == {
         "ticket": "T-1",

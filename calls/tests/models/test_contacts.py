@@ -3,19 +3,21 @@
 import pytest
 from django.db import connection
 
+from calls.dialler.claims import claim_next_contact
 from calls.exceptions import BatchAlreadyCancelled, BatchAlreadyCompleted
 from calls.models import CallBatch, CampaignContact
+from calls.models.reconciliation import reconcile
 from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.support.factories import cancel, counted, everything, people
+from calls.tests.support.factories import batch_snapshot, cancel, checked_counters, new_contacts
 
 pytestmark = pytest.mark.django_db
 
 
-ENDS = [lambda contact: contact.finish(outcome="x"), lambda contact: contact.fail(outcome="x")]
+ENDS = [lambda contact: contact.record_answered(outcome="x"), lambda contact: contact.record_failed(outcome="x")]
 
 
 def claim(batch):
-    return CampaignContact.claim_next(batch)
+    return claim_next_contact(batch)
 
 
 # They enter
@@ -25,9 +27,9 @@ def claim(batch):
 def test_contacts_are_added_to_a_batch_that_has_not_ended(harbour, status):
     batch = harbour.batch(status, queued=2)
 
-    batch.add_contacts(people(3))
+    batch.add_contacts(new_contacts(3))
 
-    assert counted(batch) == {"total_contacts": 5, "queued": 5}
+    assert checked_counters(batch) == {"total_contacts": 5, "queued": 5}
     assert batch.contacts.filter(status=ContactStatus.PENDING).count() == 3
 
 
@@ -38,12 +40,12 @@ def test_contacts_are_added_to_a_batch_that_has_not_ended(harbour, status):
 def test_nobody_is_added_to_a_batch_that_has_ended_whatever_the_instance_says(harbour, status, refusal):
     batch = harbour.batch(queued=1)
     CallBatch.objects.update(status=status)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     with pytest.raises(refusal):
-        batch.add_contacts(people(3))
+        batch.add_contacts(new_contacts(3))
 
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_to_add_nobody_is_nothing(harbour):
@@ -51,7 +53,7 @@ def test_to_add_nobody_is_nothing(harbour):
 
     batch.add_contacts([])
 
-    assert counted(batch) == {"total_contacts": 1, "queued": 1}
+    assert checked_counters(batch) == {"total_contacts": 1, "queued": 1}
 
 
 # They are claimed
@@ -59,12 +61,12 @@ def test_to_add_nobody_is_nothing(harbour):
 
 def test_the_oldest_is_claimed_first_and_each_once(harbour):
     batch = harbour.batch()
-    batch.add_contacts(people(3))
+    batch.add_contacts(new_contacts(3))
     CallBatch.objects.update(status=BatchStatus.PROCESSING)
 
     numbers = [claim(batch).phone_number for _ in range(3)]
 
-    assert numbers == [person.phone_number for person in people(3)]
+    assert numbers == [person.phone_number for person in new_contacts(3)]
     assert claim(batch) is None
 
 
@@ -75,7 +77,7 @@ def test_a_claim_counts_the_attempt_and_says_when(harbour):
 
     assert (contact.status, contact.attempts) == (ContactStatus.IN_PROGRESS, 1)
     assert contact.last_attempt_at is not None
-    assert counted(batch) == {"total_contacts": 2, "queued": 1, "in_progress": 1}
+    assert checked_counters(batch) == {"total_contacts": 2, "queued": 1, "in_progress": 1}
 
 
 @pytest.mark.parametrize("status", ["pending", "queued", "scheduled"])
@@ -128,25 +130,25 @@ def test_a_call_that_was_answered_completes_its_contact(harbour):
     batch = harbour.batch(queued=1)
     contact = claim(batch)
 
-    assert contact.finish(outcome="answered", duration_seconds=45)
+    assert contact.record_answered(outcome="answered", duration_seconds=45)
 
     contact.refresh_from_db()
     assert (contact.status, contact.outcome, contact.duration_seconds) == ("completed", "answered", 45)
     assert contact.completed_at is not None
-    assert counted(batch) == {"total_contacts": 1, "completed": 1}
+    assert checked_counters(batch) == {"total_contacts": 1, "completed": 1}
 
 
 def test_a_call_that_came_to_nothing_is_tried_again_while_attempts_are_left(harbour):
     batch = harbour.batch()
     harbour.contact(batch, max_attempts=2).save()
-    batch.reconcile(fix=True)
+    reconcile(batch.pk, fix=True)
 
-    assert claim(batch).fail(outcome="no_answer")
-    assert counted(batch) == {"total_contacts": 1, "queued": 1}
+    assert claim(batch).record_failed(outcome="no_answer")
+    assert checked_counters(batch) == {"total_contacts": 1, "queued": 1}
     assert batch.contacts.get().completed_at is None
 
-    assert claim(batch).fail(outcome="no_answer")
-    assert counted(batch) == {"total_contacts": 1, "failed": 1}
+    assert claim(batch).record_failed(outcome="no_answer")
+    assert checked_counters(batch) == {"total_contacts": 1, "failed": 1}
     contact = batch.contacts.get()
     assert (contact.status, contact.attempts, contact.outcome) == ("failed", 2, "no_answer")
     assert contact.completed_at is not None
@@ -158,11 +160,11 @@ def test_a_call_that_fails_after_the_cancel_is_never_tried_again(harbour):
     cancel(batch)
     ended_at = CallBatch.objects.get().completed_at
 
-    assert contact.fail(outcome="no_answer")
+    assert contact.record_failed(outcome="no_answer")
 
     contact.refresh_from_db()
     assert contact.status == ContactStatus.FAILED
-    assert counted(batch) == {"total_contacts": 3, "failed": 1, "skipped": 2}
+    assert checked_counters(batch) == {"total_contacts": 3, "failed": 1, "skipped": 2}
     batch.refresh_from_db()
     assert (batch.status, batch.completed_at) == (BatchStatus.CANCELLED, ended_at)
 
@@ -173,22 +175,22 @@ def test_an_outcome_that_arrives_twice_counts_once(harbour, end):
     contact = claim(batch)
 
     assert end(contact)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     assert not end(contact)
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 @pytest.mark.parametrize("end", ENDS)
 def test_an_outcome_that_comes_late_does_not_end_the_next_attempt(harbour, end):
     batch = harbour.batch(queued=1)
     first = claim(batch)
-    first.fail(outcome="no_answer")
+    first.record_failed(outcome="no_answer")
     second = claim(batch)
 
     assert second.pk == first.pk
     assert not end(first)
-    assert counted(batch) == {"total_contacts": 1, "in_progress": 1}
+    assert checked_counters(batch) == {"total_contacts": 1, "in_progress": 1}
     assert end(second)
 
 
@@ -197,7 +199,7 @@ def test_an_outcome_is_not_counted_on_a_batch_that_the_contact_has_left(harbour,
     batch, other = harbour.batch(queued=1), harbour.batch()
     contact = claim(batch)
     CampaignContact.objects.update(batch=other)
-    before = everything(other)
+    before = batch_snapshot(other)
 
     assert not end(contact)
-    assert everything(other) == before
+    assert batch_snapshot(other) == before

@@ -7,7 +7,7 @@ from django.db.models import F
 
 from calls.models import CallBatch, CallBatchEvent
 from calls.statuses import BatchStatus
-from calls.tests.support.factories import SOMEBODY, cancel
+from calls.tests.support.factories import STAFF_ACTOR, cancel
 
 pytestmark = pytest.mark.django_db
 
@@ -28,7 +28,7 @@ def test_a_cancel_is_one_row_with_who_which_door_and_how_many(harbour):
     *_, event = batch.events.order_by("pk")
     batch.refresh_from_db()
     assert story(batch)[2:] == [("status", "cancelled")]
-    assert event.pgh_context == {"actor": SOMEBODY.as_dict(), "via": "api", "contacts_skipped": 3}
+    assert event.pgh_context == {"actor": STAFF_ACTOR.as_dict(), "via": "api", "contacts_skipped": 3}
     assert (event.queued, event.skipped, event.completed) == (0, 3, 2)
     assert event.completed_at == batch.completed_at
 

@@ -7,12 +7,13 @@ import pytest
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from calls.audit import Door
-from calls.database.transactions import bounded
+from calls.audit import Source
+from calls.database.transactions import transaction_with_timeouts
+from calls.dialler.claims import claim_next_contact
 from calls.exceptions import BatchNotFound, BatchNotPausable, BatchNotPaused, BatchUpdateFailed
-from calls.models import CallBatch, CampaignContact
+from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.support.factories import PHONE, SOMEBODY, call, cancel, everything, pause, resume
+from calls.tests.support.factories import PHONE, STAFF_ACTOR, batch_snapshot, call, cancel, pause, resume
 
 pytestmark = pytest.mark.django_db
 
@@ -29,11 +30,11 @@ def others(*statuses):
 @pytest.mark.parametrize("status", PAUSABLE)
 def test_a_pause_writes_the_batch_and_touches_no_contact(harbour, status):
     batch = harbour.batch(status, queued=3, in_progress=1, completed=1)
-    (before, *_), contacts, _ = everything(batch)
+    (before, *_), contacts, _ = batch_snapshot(batch)
 
     pause(batch)
 
-    (after, *_), same_contacts, _ = everything(batch)
+    (after, *_), same_contacts, _ = batch_snapshot(batch)
     assert same_contacts == contacts
     written = {name for name in after if after[name] != before[name]}
     assert written - {"updated_at"} == {"status", "paused_at"}
@@ -44,11 +45,11 @@ def test_a_pause_writes_the_batch_and_touches_no_contact(harbour, status):
 def test_a_resume_clears_the_time_of_the_pause_and_touches_no_contact(harbour):
     batch = harbour.batch(queued=3)
     pause(batch)
-    (before, *_), contacts, _ = everything(batch)
+    (before, *_), contacts, _ = batch_snapshot(batch)
 
     resume(batch)
 
-    (after, *_), same_contacts, _ = everything(batch)
+    (after, *_), same_contacts, _ = batch_snapshot(batch)
     assert same_contacts == contacts
     assert {name for name in after if after[name] != before[name]} - {"updated_at"} == {"status", "paused_at"}
     assert (after["status"], after["paused_at"]) == ("processing", None)
@@ -74,19 +75,19 @@ def test_a_batch_resumed_after_its_time_is_dialled_although_its_contacts_are_sti
 
     resume(batch)
 
-    assert CampaignContact.claim_next(batch).status == ContactStatus.IN_PROGRESS
+    assert claim_next_contact(batch).status == ContactStatus.IN_PROGRESS
 
 
 def test_nobody_is_claimed_in_a_paused_batch_and_a_call_under_way_ends(harbour):
     batch = harbour.batch(queued=2)
-    contact = CampaignContact.claim_next(batch)
+    contact = claim_next_contact(batch)
 
     assert pause(batch).in_progress == 1
 
-    assert CampaignContact.claim_next(batch) is None
-    assert contact.finish(outcome="answered")
+    assert claim_next_contact(batch) is None
+    assert contact.record_answered(outcome="answered")
     resume(batch)
-    assert CampaignContact.claim_next(batch) is not None
+    assert claim_next_contact(batch) is not None
 
 
 def test_a_paused_batch_can_be_cancelled_and_then_not_be_resumed(harbour):
@@ -104,25 +105,25 @@ def test_a_paused_batch_can_be_cancelled_and_then_not_be_resumed(harbour):
 @pytest.mark.parametrize("status", others(*PAUSABLE))
 def test_what_is_neither_processing_nor_scheduled_cannot_be_paused(harbour, status):
     batch = harbour.batch(status)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     with pytest.raises(BatchNotPausable) as refusal:
         pause(batch)
 
-    assert refusal.value.batch.status == status
-    assert everything(batch) == before
+    assert refusal.value.status == status
+    assert batch_snapshot(batch) == before
 
 
 @pytest.mark.parametrize("status", others(BatchStatus.PAUSED))
 def test_what_is_not_paused_cannot_be_resumed(harbour, status):
     batch = harbour.batch(status)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     with pytest.raises(BatchNotPaused) as refusal:
         resume(batch)
 
-    assert refusal.value.batch.status == status
-    assert everything(batch) == before
+    assert refusal.value.status == status
+    assert batch_snapshot(batch) == before
 
 
 def test_a_batch_that_is_gone_is_told(harbour):
@@ -161,12 +162,12 @@ def test_a_trigger_of_somebody_elses_that_swallows_it_is_told(harbour, verb):
 @pytest.mark.parametrize("name", ["pause", "resume"])
 def test_a_preview_says_what_would_happen_and_writes_nothing(harbour, name):
     batch = harbour.batch(BatchStatus.PAUSED if name == "resume" else BatchStatus.SCHEDULED, queued=3, in_progress=1)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     preview = getattr(batch, f"preview_{name}")()
 
-    assert everything(batch) == before
-    result = getattr(batch, name)(actor=SOMEBODY, via=Door.API)
+    assert batch_snapshot(batch) == before
+    result = getattr(batch, name)(actor=STAFF_ACTOR, source=Source.API)
     # Its time is that of the transaction, which here is the test's own.
     assert preview == result
 
@@ -188,7 +189,7 @@ def test_the_history_says_who_paused_and_resumed(harbour):
 
     paused, resumed = batch.events.order_by("pk")[2:]
     assert (paused.status, resumed.status) == ("paused", "processing")
-    assert paused.pgh_context == resumed.pgh_context == {"actor": SOMEBODY.as_dict(), "via": "api"}
+    assert paused.pgh_context == resumed.pgh_context == {"actor": STAFF_ACTOR.as_dict(), "via": "api"}
 
 
 def test_one_line_in_the_log_says_who_and_how_many(harbour, caplog, django_capture_on_commit_callbacks):
@@ -200,7 +201,7 @@ def test_one_line_in_the_log_says_who_and_how_many(harbour, caplog, django_captu
     with pytest.raises(BatchNotPausable):
         pause(batch)
 
-    who = f"pause batch={batch.pk} agency={harbour.agency.pk} door=api actor=staff:7"
+    who = f"pause batch={batch.pk} agency={harbour.agency.pk} source=api actor=staff:7"
     done, refused = caplog.messages
     assert done.startswith(f"{who} outcome=paused queued=3 in_progress=2 ms=")
     assert refused.startswith(f"{who} outcome=batch_not_pausable ms=")
@@ -281,10 +282,10 @@ def test_they_read_their_body_as_cancel_does(harbour, owner, verb, body, status,
 @pytest.mark.parametrize("verb", ["pause", "resume"])
 def test_another_agencys_batch_is_not_found(harbour, bluebell, owner, verb):
     batch = bluebell.batch(BatchStatus.PAUSED if verb == "resume" else BatchStatus.PROCESSING)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     assert call(owner, verb, {"batch_id": str(batch.pk)}).status_code == 404
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
@@ -302,7 +303,7 @@ def test_what_the_database_refuses_is_told(harbour, owner, monkeypatch, verb):
 
 
 def test_waiting_for_the_lock_has_an_end(harbour):
-    with bounded(), connection.cursor() as cursor:
+    with transaction_with_timeouts(), connection.cursor() as cursor:
         batch = harbour.batch()
         with batch.locked():
             cursor.execute("SHOW lock_timeout")

@@ -6,10 +6,11 @@ import pytest
 from django.core.management import call_command
 from django.db import OperationalError
 
-from calls.models import CallBatch, CampaignContact, Discrepancy
+from calls.models import CallBatch, CampaignContact
+from calls.models.reconciliation import Discrepancy, reconcile
 from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.support.concurrency import Held, waits_for_a_lock
-from calls.tests.support.factories import SOMEBODY, count, everything
+from calls.tests.support.concurrency import PausedThread, wait_for_lock_waiter
+from calls.tests.support.factories import STAFF_ACTOR, batch_snapshot, count
 
 pytestmark = pytest.mark.django_db
 
@@ -31,7 +32,7 @@ def reconcile_batches(*options):
 def test_a_batch_that_is_as_it_should_be_is_not_mentioned(harbour):
     batch = harbour.batch(queued=2, pending=1, completed=3, failed=1, in_progress=1, skipped=1)
 
-    assert batch.reconcile() is None
+    assert reconcile(batch.pk) is None
     assert reconcile_batches() == (0, "")
 
 
@@ -39,23 +40,23 @@ def test_every_counter_is_compared_with_a_fresh_count(harbour):
     batch = harbour.batch(queued=2, pending=1, completed=3)
     drift(batch, queued=-1, completed=9, failed=1, total_contacts=5)
 
-    assert batch.reconcile() == Discrepancy(
+    assert reconcile(batch.pk) == Discrepancy(
         batch.pk,
         "processing",
         {"queued": (-1, 3), "completed": (9, 3), "failed": (1, 0), "total_contacts": (5, 6)},
-        waiting=0,
+        left_behind=0,
     )
 
 
 def test_looking_changes_nothing(harbour):
     batch = harbour.batch(queued=2)
     drift(batch, queued=9)
-    before = everything(batch)
+    before = batch_snapshot(batch)
 
     code, said = reconcile_batches()
 
     assert (code, said) == (1, f"{batch.pk} (processing): queued said 9, counted 2\n")
-    assert everything(batch) == before
+    assert batch_snapshot(batch) == before
 
 
 def test_fixing_sets_the_counters_right_and_nothing_else(harbour):
@@ -63,7 +64,7 @@ def test_fixing_sets_the_counters_right_and_nothing_else(harbour):
     drift(batch, queued=9, skipped=4)
     other = {
         name: value
-        for name, value in everything(batch)[0][0].items()
+        for name, value in batch_snapshot(batch)[0][0].items()
         if name not in ("queued", "skipped", "updated_at")
     }
 
@@ -116,10 +117,10 @@ def test_a_batch_that_cannot_be_compared_is_told(harbour, monkeypatch):
 def test_it_waits_for_whoever_has_the_batch_and_counts_what_they_leave(harbour):
     batch = harbour.batch(queued=3)
 
-    with Held(lambda: batch.cancel(actor=SOMEBODY, via="api"), after="campaign_contacts") as cancelling:
-        fixing = Held(lambda: batch.reconcile(fix=True))
+    with PausedThread(lambda: batch.cancel(actor=STAFF_ACTOR, source="api"), after="campaign_contacts") as cancelling:
+        fixing = PausedThread(lambda: reconcile(batch.pk, fix=True))
         fixing.start()
-        assert waits_for_a_lock()
+        assert wait_for_lock_waiter()
         cancelling.release()
 
     assert fixing.release() is None
@@ -131,7 +132,7 @@ def test_control_without_the_lock_it_sets_counters_that_are_no_longer_true(harbo
     monkeypatch.setattr("calls.models.querysets.CallBatchQuerySet.select_for_update", lambda self, **options: self)
     drift(batch, queued=9)
 
-    with Held(lambda: batch.reconcile(fix=True), after="COUNT"):
+    with PausedThread(lambda: reconcile(batch.pk, fix=True), after="COUNT"):
         CampaignContact.objects.filter(batch=batch).update(status=ContactStatus.SKIPPED)
         drift(batch, queued=0, skipped=3)
 

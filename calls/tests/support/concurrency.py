@@ -28,7 +28,7 @@ ADD = """
 """
 
 
-class Held(threading.Thread):
+class PausedThread(threading.Thread):
     """
     Runs ``work`` on a database connection of its own and holds it right after the statement that contains ``after``.
 
@@ -72,7 +72,7 @@ class Held(threading.Thread):
         assert not self.is_alive()
         return self.outcome
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> PausedThread:
         self.start()
         if self._after:
             assert self._reached.wait(PATIENCE)
@@ -82,7 +82,7 @@ class Held(threading.Thread):
         self.release()
 
 
-class Foreign(threading.Thread):
+class ForeignWriter(threading.Thread):
     """
     Another service: runs one SQL statement in a transaction of its own.
 
@@ -105,7 +105,7 @@ class Foreign(threading.Thread):
             except psycopg.Error as error:
                 self.error = error.sqlstate
 
-    def start(self) -> Foreign:
+    def start(self) -> ForeignWriter:
         super().start()
         assert self._connected.wait(PATIENCE)
         return self
@@ -120,9 +120,9 @@ def foreign_first(batch: CallBatch, sql: str, parameters: list[Any]) -> Any:
     """Another service has changed one row but not committed when cancel comes and waits; cancel's outcome."""
     with plain_connection() as plain, plain.transaction():
         assert plain.execute(sql, parameters).rowcount == 1
-        cancelling = Held(lambda: cancel(batch))
+        cancelling = PausedThread(lambda: cancel(batch))
         cancelling.start()
-        assert waits_for_a_lock()
+        assert wait_for_lock_waiter()
     return cancelling.release()
 
 
@@ -134,7 +134,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def waits_for_a_lock(pid: int | None = None) -> bool:
+def wait_for_lock_waiter(pid: int | None = None) -> bool:
     """Wait until a backend of this test's database waits for a lock: that one, or any. False if none does for 3 s."""
     deadline = time.monotonic() + 3
     with plain_connection() as plain:

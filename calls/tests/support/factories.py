@@ -16,7 +16,7 @@ from django.db import connection
 from rest_framework.test import APIClient
 
 from calls.api.authentication import issue_token
-from calls.audit import Actor, ActorKind, Door
+from calls.audit import Actor, ActorKind, Source
 from calls.inputs import NewContact
 from calls.models import (
     Agency,
@@ -28,8 +28,8 @@ from calls.models import (
     CampaignContact,
     CancelResult,
     PauseResult,
-    Role,
 )
+from calls.roles import Role
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,7 +37,7 @@ FUNCTIONS = "/functions/v1/calls-batch-"
 URL = f"{FUNCTIONS}cancel"
 PHONE = "+12125550100"
 CALLER_ID = "+12125550199"
-SOMEBODY = Actor(ActorKind.STAFF, "7", "somebody")
+STAFF_ACTOR = Actor(ActorKind.STAFF, "7", "somebody")
 
 
 @dataclass
@@ -121,7 +121,7 @@ def staff(name: str, *permissions: str) -> User:
     return user
 
 
-def people(count: int) -> list[NewContact]:
+def new_contacts(count: int) -> list[NewContact]:
     """So many people to call, each with a number of their own."""
     return [NewContact(phone_number=f"+1212555{index:07d}") for index in range(count)]
 
@@ -132,18 +132,18 @@ def call(client: APIClient, function: str, body: Any = None, **headers: str) -> 
 
 
 def cancel(batch: CallBatch) -> CancelResult:
-    return batch.cancel(actor=SOMEBODY, via=Door.API)
+    return batch.cancel(actor=STAFF_ACTOR, source=Source.API)
 
 
 def pause(batch: CallBatch) -> PauseResult:
-    return batch.pause(actor=SOMEBODY, via=Door.API)
+    return batch.pause(actor=STAFF_ACTOR, source=Source.API)
 
 
 def resume(batch: CallBatch) -> PauseResult:
-    return batch.resume(actor=SOMEBODY, via=Door.API)
+    return batch.resume(actor=STAFF_ACTOR, source=Source.API)
 
 
-def counted(batch: CallBatch) -> dict[str, int]:
+def checked_counters(batch: CallBatch) -> dict[str, int]:
     """The counters that are not 0, after a look that they are what a fresh count says."""
     counters = batch.contacts.counters()
     assert CallBatch.objects.values(*counters).get(pk=batch.pk) == counters
@@ -154,7 +154,7 @@ def count(batch: CallBatch, *statuses: ContactStatus) -> int:
     return batch.contacts.filter(status__in=statuses).count()
 
 
-def everything(batch: CallBatch) -> list[Any]:
+def batch_snapshot(batch: CallBatch) -> list[Any]:
     """The batch, its contacts and its history, to compare before and after."""
     return [
         list(CallBatch.objects.filter(pk=batch.pk).values()),

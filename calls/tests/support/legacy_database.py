@@ -17,7 +17,7 @@ from calls.tests.support.factories import ROOT, address
 
 SCHEMA = Path(__file__).with_name("legacy_database.sql").read_text()
 
-THEIRS = {
+LEGACY_TABLES = {
     "agencies",
     "agency_phone_numbers",
     "agent_mappings",
@@ -89,7 +89,7 @@ class Database:
 
 
 @contextmanager
-def foreign_database(*changes, schema=SCHEMA, template="template1"):
+def legacy_database(*changes, schema=SCHEMA, template="template1"):
     """A copy of the template with that schema, changed by these statements; dropped at the end."""
     database = Database(f"foreign_{uuid.uuid4().hex}")
     name = sql.Identifier(database.name)

@@ -1,0 +1,103 @@
+"""Claim one contact of a batch and place its call."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from enum import Enum
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
+from calls.dialler.claims import claim_next_contact
+from calls.exceptions import BatchNotFound, BatchReadFailed, BatchUpdateFailed
+from calls.models import Call, CallBatch, CampaignContact
+from calls.providers import get_provider
+from calls.providers.base import CallRequest, PlacementRefused, PlacementUnclear, Provider, ProviderBusy
+
+logger = logging.getLogger(__name__)
+
+
+class DialOutcome(Enum):
+    """The result of an attempt to place one call of a batch."""
+
+    PLACED = "placed"
+    FAILED = "failed"
+    HELD = "held"
+    """The provider takes no calls at the moment, so the batch waits."""
+    NOTHING_CLAIMED = "nothing_claimed"
+    """No contact could be claimed."""
+
+
+def place_next_call(batch_id: UUID) -> DialOutcome:
+    """
+    Claim one contact of the batch, if a call may start, and place its call. At most one request is sent.
+
+    The claim is committed before the request is sent, so no contact is called twice, nor after the batch was
+    cancelled. Do not call this inside a transaction.
+
+    :raises BatchNotFound: the batch was deleted while the call was being placed.
+    :raises BatchReadFailed: the batch could not be read; nobody was called.
+    :raises BatchUpdateFailed: the result of a placement could not be recorded. The sweep finds out later.
+    """
+    provider = get_provider()
+    with database_errors_as(BatchReadFailed), transaction_with_timeouts():
+        batch = CallBatch.objects.filter(pk=batch_id).select_related("agent_mapping").first()
+    if batch is None:
+        logger.error("dial batch=%s: the batch or its agent mapping does not exist", batch_id)
+        return DialOutcome.NOTHING_CLAIMED
+    started = time.monotonic()
+    with database_errors_as(BatchUpdateFailed), transaction.atomic(durable=True):
+        try:
+            contact = claim_next_contact(batch)
+        except BatchNotFound:
+            contact = None
+    if contact is None:
+        return DialOutcome.NOTHING_CLAIMED
+    request = _call_request(batch, contact)
+    if time.monotonic() - started > settings.ULTRAVOX_TIMEOUT:
+        # This process was suspended, or its COMMIT took long. The sweep may be about to release this claim.
+        contact.release_claim()
+        return DialOutcome.NOTHING_CLAIMED
+    # Return the connection to the pool while the provider answers.
+    connection.close()
+    return _place(provider, request, contact)
+
+
+def _place(provider: Provider, request: CallRequest, contact: CampaignContact) -> DialOutcome:
+    try:
+        call_id = provider.place(request)
+    except ProviderBusy as busy:
+        contact.release_claim(hold=busy.pause)
+        outcome, detail = DialOutcome.HELD, f"{busy}, pause={busy.pause.total_seconds():.0f}"
+    except PlacementRefused as refused:
+        contact.record_rejected(reason=f"Not placed: {refused}")
+        outcome, detail = DialOutcome.FAILED, str(refused)
+    except PlacementUnclear as unclear:
+        contact.record_unclear(f"Unclear: {unclear}")
+        outcome, detail = DialOutcome.FAILED, f"unclear, {unclear}"
+    else:
+        recorded = Call.record_placed(contact, call_id, caller_id=request.caller_id)
+        outcome, detail = DialOutcome.PLACED if recorded else DialOutcome.FAILED, call_id
+    logger.log(
+        logging.INFO if outcome is DialOutcome.PLACED else logging.WARNING,
+        "dial batch=%s contact=%s attempt=%s outcome=%s call=%s",
+        *(contact.batch_id, contact.pk, contact.attempts, outcome.value, detail),
+    )
+    return outcome
+
+
+def _call_request(batch: CallBatch, contact: CampaignContact) -> CallRequest:
+    custom = contact.custom_data if isinstance(contact.custom_data, dict) else {}
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in custom.items()}
+    return CallRequest(
+        agent_id=batch.agent_mapping.ultravox_agent_id,
+        to=contact.phone_number,
+        caller_id=batch.from_number,
+        first_speaker_text=batch.agent_mapping.first_speaker_text,
+        metadata=metadata
+        | {"batch_id": str(batch.pk), "contact_id": str(contact.pk), "attempt": str(contact.attempts)},
+    )

@@ -1,0 +1,166 @@
+"""The sweep: ask the provider about calls whose result was never recorded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from functools import partial
+from typing import cast
+
+from django.conf import settings
+from django.db.models import Exists, OuterRef, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
+from calls.exceptions import BatchReadFailed, CallsError
+from calls.models import Call, CallBatch, CampaignContact, WebhookEvent
+from calls.providers import get_provider
+from calls.providers.base import LONGEST_PAUSE, Provider, ProviderUnavailable
+
+logger = logging.getLogger(__name__)
+
+# How many contacts of each kind one sweep asks about, and for how many seconds.
+MAX_CONTACTS = 500
+SWEEP_SECONDS = 50.0
+# No call lasts this long.
+LOST_AFTER = timedelta(days=1)
+
+
+class SweepOutcome(Enum):
+    """What a sweep found out about one contact."""
+
+    RECORDED = "recorded"
+    """The provider had a call that was not recorded yet."""
+    GIVEN_BACK = "given_back"
+    """The provider had no call, so the claim was released."""
+    ENDED = "ended"
+    """The call has ended, or was given up."""
+    UNCLEAR = "unclear"
+    """The provider or the database could not answer."""
+    IN_PROGRESS = "in_progress"
+    """The call is still in progress."""
+    TOO_LATE = "too_late"
+    """The attempt ended while the provider was being asked."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How many contacts a sweep dealt with, by :class:`SweepOutcome`."""
+
+    recorded: int = 0
+    given_back: int = 0
+    ended: int = 0
+    unclear: int = 0
+
+
+def run_sweep() -> SweepResult:
+    """
+    Find contacts whose call has no recorded result, and ask the provider about each.
+
+    Where no call was recorded, because a worker died or the provider's answer was unclear, the call is recorded if the
+    provider has it, else the claim is released. Where a call was recorded but no event has arrived for long, its end is
+    recorded if it has ended. A call without an end after a day is given up.
+
+    :raises BatchReadFailed: the contacts could not be read.
+    """
+    provider, deadline = get_provider(), time.monotonic() + SWEEP_SECONDS
+    questions = _questions(provider)
+    # In random order, so that calls which the provider cannot answer for do not always come first.
+    random.shuffle(questions)
+    # A provider that does not answer uses up the time. The next sweep asks about the rest.
+    outcomes = Counter(_settle(contact, ask) for contact, ask in questions if time.monotonic() < deadline)
+    return SweepResult(
+        recorded=outcomes[SweepOutcome.RECORDED],
+        given_back=outcomes[SweepOutcome.GIVEN_BACK],
+        ended=outcomes[SweepOutcome.ENDED],
+        unclear=outcomes[SweepOutcome.UNCLEAR],
+    )
+
+
+@database_errors_as(BatchReadFailed)
+def _questions(provider: Provider) -> list[tuple[CampaignContact, Callable[[], SweepOutcome]]]:
+    """Return the contacts to ask about, each with the function that asks."""
+    # A request that was sent before this time has reached the provider, or never will.
+    sent_before = Now() - timedelta(seconds=4 * settings.ULTRAVOX_TIMEOUT)
+    # A batch with a hold longer than any Retry-After belongs to another dialler. Its contacts are left alone, except
+    # for calls that we placed.
+    placed_by_us = Exists(Call.objects.filter(pk=OuterRef("call_id"), metadata__has_key="attempt"))
+    of_other_diallers = Q(batch__dial_after__gt=Now() + LONGEST_PAUSE) & ~placed_by_us
+    in_progress = CampaignContact.objects.with_call_in_progress().exclude(of_other_diallers).order_by("?")
+    with transaction_with_timeouts():
+        unrecorded = in_progress.filter(call_id=None, last_attempt_at__lt=sent_before).select_related("batch")
+        silent_since = Now() - provider.lookup_after
+        silent = list(in_progress.filter(call_id__isnull=False, last_attempt_at__lt=silent_since)[:MAX_CONTACTS])
+        calls = Call.objects.select_related("agency").in_bulk([contact.call_id for contact in silent])
+        return [
+            *((contact, partial(_find_call, provider, contact)) for contact in unrecorded[:MAX_CONTACTS]),
+            *((contact, partial(_look_up_call, provider, calls.get(contact.call_id))) for contact in silent),
+        ]
+
+
+def _settle(contact: CampaignContact, ask: Callable[[], SweepOutcome]) -> SweepOutcome:
+    outcome = _ask_safely(contact, ask)
+    is_lost = cast(datetime, contact.last_attempt_at) < timezone.now() - LOST_AFTER
+    if is_lost and outcome not in (SweepOutcome.RECORDED, SweepOutcome.GIVEN_BACK):
+        return _ask_safely(contact, partial(_give_up, contact))
+    return outcome
+
+
+def _ask_safely(contact: CampaignContact, ask: Callable[[], SweepOutcome]) -> SweepOutcome:
+    try:
+        return ask()
+    except (ProviderUnavailable, CallsError) as error:
+        logger.warning("sweep batch=%s contact=%s outcome=unclear: %s", contact.batch_id, contact.pk, error)
+    except Exception:
+        # An unexpected error about one contact must not stop the others.
+        logger.exception("sweep batch=%s contact=%s outcome=unclear", contact.batch_id, contact.pk)
+    return SweepOutcome.UNCLEAR
+
+
+def _find_call(provider: Provider, contact: CampaignContact) -> SweepOutcome:
+    attempt, batch = contact.attempts or 0, cast(CallBatch, contact.batch)
+    call_id = provider.find(contact.pk, attempt, since=cast(datetime, contact.last_attempt_at))
+    if call_id is not None:
+        recorded = Call.record_placed(contact, call_id, caller_id=batch.from_number)
+        outcome = SweepOutcome.RECORDED if recorded else SweepOutcome.UNCLEAR
+    else:
+        # An unclear answer counts as an attempt. A worker that died may not have sent the request at all.
+        notes = contact.outcome_notes
+        released = contact.record_rejected(reason=notes) if notes else contact.release_claim()
+        outcome = SweepOutcome.GIVEN_BACK if released else SweepOutcome.TOO_LATE
+    logger.warning("sweep batch=%s contact=%s attempt=%s outcome=%s", batch.pk, contact.pk, attempt, outcome.value)
+    return outcome
+
+
+def _look_up_call(provider: Provider, call: Call | None) -> SweepOutcome:
+    if call is None:
+        # Another service has deleted it.
+        raise ProviderUnavailable("its row in calls is gone")
+    snapshot = provider.look_up(call.ultravox_call_id)
+    if snapshot is None:
+        raise ProviderUnavailable(f"call={call.ultravox_call_id} is not known")
+    if not snapshot.get("ended"):
+        return SweepOutcome.IN_PROGRESS
+    event = {"event": "call.ended", "call": {**snapshot, "callId": call.ultravox_call_id}}
+    Call.record_event(WebhookEvent.from_body(call.agency, json.dumps(event).encode()))
+    logger.info("sweep batch=%s contact=%s outcome=ended", call.batch_id, call.contact_id)
+    return SweepOutcome.ENDED
+
+
+def _give_up(contact: CampaignContact) -> SweepOutcome:
+    """
+    End a call that began a day ago, unless it has ended meanwhile.
+
+    The contact may have been spoken to, so it is not called again. Its slot becomes free.
+    """
+    if contact.record_lost():
+        logger.error("sweep batch=%s contact=%s outcome=ended: its end is not known", contact.batch_id, contact.pk)
+    return SweepOutcome.ENDED

@@ -1,0 +1,84 @@
+"""What the dialler needs from a voice provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+# A call as the provider describes it, with the provider's own field names.
+Snapshot = Mapping[str, Any]
+
+# How long a batch waits when the provider takes no calls and sends no Retry-After.
+DEFAULT_PAUSE = timedelta(seconds=60)
+# The limits of a Retry-After that is honoured.
+LONGEST_PAUSE = timedelta(days=1)
+SHORTEST_PAUSE = timedelta(seconds=5)
+
+
+class ProviderBusy(Exception):
+    """The provider takes no calls at the moment, so nobody was called. Try again after ``pause``."""
+
+    def __init__(self, reason: str, pause: timedelta = DEFAULT_PAUSE) -> None:
+        super().__init__(reason)
+        self.pause = min(max(pause, SHORTEST_PAUSE), LONGEST_PAUSE)
+
+
+class PlacementRefused(Exception):
+    """The provider refused this call, so nobody was called."""
+
+
+class PlacementUnclear(Exception):
+    """The answer, or its absence, does not tell whether the call was placed."""
+
+
+class ProviderUnavailable(Exception):
+    """The provider did not answer a question, or its answer cannot be relied on."""
+
+
+@dataclass(frozen=True)
+class CallRequest:
+    """
+    One call to place.
+
+    ``to`` and ``caller_id`` are E.164. The provider returns ``metadata`` with every event of the call. Its keys
+    ``contact_id`` and ``attempt`` identify the attempt.
+    """
+
+    agent_id: str
+    to: str
+    caller_id: str
+    metadata: Mapping[str, str]
+    first_speaker_text: str | None = None
+
+
+class Provider(Protocol):
+    """A voice provider. Instances are shared between threads."""
+
+    lookup_after: timedelta
+    """How long to wait for a call's events before looking the call up."""
+
+    def place(self, request: CallRequest) -> str:
+        """
+        Place a call and return the provider's id of it. The request is sent once, without retries.
+
+        :raises ProviderBusy: the provider takes no calls at the moment; nobody was called.
+        :raises PlacementRefused: the provider refused this call; nobody was called.
+        :raises PlacementUnclear: the call may have been placed. :meth:`find` can tell.
+        """
+
+    def find(self, contact_id: UUID, attempt: int, *, since: datetime) -> str | None:
+        """
+        Return the provider's id of the call of this attempt, which began at ``since``, or None if there is no call.
+
+        :raises ProviderUnavailable: the provider could not answer.
+        """
+
+    def look_up(self, call_id: str) -> Snapshot | None:
+        """
+        Return the call as the provider has it, or None if the provider does not know the id.
+
+        :raises ProviderUnavailable: the provider could not answer.
+        """
