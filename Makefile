@@ -1,23 +1,18 @@
-# What the README shows without make, in one word each.
+# Short names for the commands in the README.
 
 PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 EMBEDDED := $(BIN)/python -m agency_backend.embedded
 
-# What a deployment would set: enough for check --deploy to have nothing to say.
+# The settings of a deployment for which check --deploy reports nothing.
 PRODUCTION := ULTRAVOX_API_KEY=key DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/python -c "import secrets; print(secrets.token_urlsafe(64))") DJANGO_ALLOWED_HOSTS=api.example.com \
 	SUPABASE_URL=https://project.supabase.co CORS_ALLOWED_ORIGINS=https://app.example.com
 
-# Some half an hour. One of them: make bench BENCH=cancel
+# All benchmarks take half an hour. Run one with: make bench BENCH=cancel
 BENCH := cancel layout claim bloat read ways create
 
-# What runs a second time on tables that another team has made.
-CANCEL_SUITE := $(addprefix calls/tests/,admin/test_cancel.py admin/test_pause_and_resume.py api commands/test_cancel_batch.py \
-	commands/test_pause_and_resume.py concurrency/test_cancel_races.py concurrency/test_other_races.py concurrency/test_state_machine.py \
-	database/test_foreign_writers.py database/test_guards.py dialler/test_passes.py models)
-
-.PHONY: run test demo check bench screenshots clean
+.PHONY: run test test-adopted demo check bench screenshots clean
 
 run: .venv/installed
 	@DJANGO_DEBUG=1 $(EMBEDDED) -- sh -c '\
@@ -27,16 +22,19 @@ run: .venv/installed
 		exec $(BIN)/python manage.py runserver 127.0.0.1:$(PORT)'
 
 test: .venv/installed
-	@$(EMBEDDED) --temporary -- sh -ec '\
-		$(BIN)/python -m pytest --numprocesses auto; \
-		$(BIN)/python -m pytest --numprocesses auto --adopted $(CANCEL_SUITE)'
+	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto
+
+# The same tests on a copy of an adopted database: tables that another service created.
+test-adopted: .venv/installed
+	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto --adopted
 
 demo: .venv/installed
 	@DJANGO_SETTINGS_MODULE=calls.tests.settings LOG_LEVEL=ERROR $(EMBEDDED) --temporary -- $(BIN)/python -m calls.tests.demo
 
-check: .venv/installed test
+check: .venv/installed test test-adopted
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint Dockerfile
 	@$(EMBEDDED) --temporary -- sh -ec '\
 		export DJANGO_DEBUG=1; \
@@ -52,9 +50,9 @@ bench: .venv/installed
 	done
 
 screenshots: .venv/installed
-	@SCREENSHOTS=docs/images $(EMBEDDED) --temporary -- $(BIN)/python -m pytest -k signs_in_finds_a_batch calls/tests/admin/test_browser.py
+	@SCREENSHOTS=docs/images $(EMBEDDED) --temporary -- $(BIN)/python -m pytest -k signs_in_finds_a_batch calls/tests/admin
 
-clean: ## Throw away the demo's data, to start afresh with the next run.
+clean: ## Delete the demo's data.
 	rm -rf .postgres
 
 .venv/installed: requirements.txt requirements-dev.txt

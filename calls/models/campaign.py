@@ -1,4 +1,4 @@
-"""What a batch is made with: a campaign, an agent, a number to call from."""
+"""What a batch refers to: campaigns, voice agents and caller ids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Campaign(BaseModel):
 
 
 class AgentMapping(BaseModel):
-    """An agency's voice agent, under the id that the provider knows it by."""
+    """An agency's voice agent and its id at the provider."""
 
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, related_name="agent_mappings", db_index=False)
     ultravox_agent_id = models.TextField()
@@ -38,14 +38,14 @@ class AgentMapping(BaseModel):
 
 class AgencyPhoneNumberQuerySet(models.QuerySet["AgencyPhoneNumber"]):
     def is_active(self, agency_id: UUID, number: str) -> bool:
-        """Whether the agency may call from this number now."""
-        # The status is compared here: where it is somebody else's enum, that may have no such word.
+        """Return whether the agency may call from this number now."""
+        # Compared in Python: in an adopted table the status may be an enum without this label.
         found = self.filter(agency=agency_id, phone_number=number, is_active=True).values_list("status", flat=True)
         return "active" in found
 
 
 class AgencyPhoneNumber(BaseModel):
-    """A number that an agency may call from, in E.164."""
+    """A number in E.164 that an agency may call from."""
 
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, related_name="phone_numbers", db_index=False)
     phone_number = models.TextField()

@@ -1,4 +1,4 @@
-"""What happened to a batch, and who did it."""
+"""The history of batches: what happened, and who did it."""
 
 import pghistory
 import pgtrigger
@@ -11,7 +11,7 @@ class CallBatchEvent(
     pghistory.create_event_model(  # type: ignore[misc]
         CallBatch,
         pghistory.InsertEvent("created", trigger_name="history_created"),
-        # Counters move with every call; only a change of status is history.
+        # Only changes of status are recorded. Counters change with every call.
         pghistory.UpdateEvent("status", trigger_name="history_status", condition=pgtrigger.AnyChange("status")),
         fields=[
             "status",
@@ -30,11 +30,10 @@ class CallBatchEvent(
     )
 ):
     """
-    One row for each batch made and each change of its status, whoever made it, kept for good.
+    One row for the creation of a batch and for each change of its status. Rows cannot be changed or deleted.
 
-    Written by a trigger, so a change by plain SQL is here as well. ``pgh_context`` says who it was when the change
-    came through one of our doors: ``actor`` (``kind``, ``id``, ``label``), ``via`` and ``contacts_skipped``;
-    otherwise it is null. Rows cannot be changed or deleted.
+    A trigger writes them, so changes by other services are included. ``pgh_context`` has ``actor`` (``kind``, ``id``,
+    ``label``), ``via`` (the entry point) and ``contacts_skipped``. It is NULL for changes by other services.
     """
 
     pgh_id = models.BigAutoField(primary_key=True)
@@ -42,7 +41,7 @@ class CallBatchEvent(
     class Meta:
         db_table = "call_batch_events"
         indexes = [
-            # For whoever reads the history of one batch, oldest first.
+            # For the history of one batch, oldest first.
             models.Index(name="batch_event_of_batch", fields=["pgh_obj", "pgh_id"]),
         ]
         triggers = [pgtrigger.Protect(name="append_only", operation=pgtrigger.Update | pgtrigger.Delete)]

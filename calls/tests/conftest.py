@@ -14,8 +14,12 @@ from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
 from calls.tests.support.provider import KEY, provider_running
 
 
+# Module fixtures that take seconds to start.
+SHARED_SERVERS = {"window", "server", "once_adopted", "_hundred_thousand"}
+
+
 def pytest_xdist_auto_num_workers(config):
-    """Tests wait more than they compute."""
+    """Run more workers than processors, because many tests wait."""
     return min(2 * os.cpu_count(), 8)
 
 
@@ -23,11 +27,18 @@ def pytest_addoption(parser):
     parser.addoption("--adopted", action="store_true", help="run on tables that another team has made")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     if config.getoption("adopted"):
         for item in items:
             if item.get_closest_marker("own_tables"):
                 item.add_marker(pytest.mark.skip(reason="another team's tables are different in this"))
+    # One worker starts the browser, or the web server, for all tests that share it.
+    for item in items:
+        for fixture in SHARED_SERVERS & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(fixture))
+    # Long tests first, so that no worker is left with one at the end.
+    items.sort(key=lambda item: not item.get_closest_marker("slow"))
 
 
 @pytest.fixture(scope="session")
