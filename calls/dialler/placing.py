@@ -40,7 +40,7 @@ def place_next_call(batch_id: UUID) -> DialOutcome:
     cancelled. Do not call this inside a transaction.
 
     :raises BatchNotFound: the batch was deleted while the call was being placed.
-    :raises BatchReadFailed: the batch could not be read; nobody was called.
+    :raises BatchReadFailed: the batch could not be read; no call was placed.
     :raises BatchUpdateFailed: the result of a placement could not be recorded. The sweep finds out later.
     """
     provider = get_provider()

@@ -136,7 +136,7 @@ class CampaignContact(BaseModel):
     @retry_on_deadlock
     def record_rejected(self, *, reason: str) -> bool:
         """
-        Record that the provider rejected the call, so nobody was called. The attempt counts.
+        Record that the provider rejected the call, so no call was placed. The attempt counts.
 
         The contact is queued again or has failed, as in :meth:`record_failed`. If the batch has ended it is skipped.
 
@@ -156,7 +156,7 @@ class CampaignContact(BaseModel):
     @retry_on_deadlock
     def release_claim(self, *, hold: timedelta | None = None) -> bool:
         """
-        Undo the claim: nobody was called, for a reason that has nothing to do with this contact.
+        Undo the claim: no call was placed, for a reason that has nothing to do with this contact.
 
         The attempt does not count. The contact is queued again. If the batch has ended it is skipped.
 

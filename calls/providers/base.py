@@ -19,7 +19,7 @@ SHORTEST_PAUSE = timedelta(seconds=5)
 
 
 class ProviderBusy(Exception):
-    """The provider takes no calls at the moment, so nobody was called. Try again after ``pause``."""
+    """The provider takes no calls at the moment, so no call was placed. Try again after ``pause``."""
 
     def __init__(self, reason: str, pause: timedelta = DEFAULT_PAUSE) -> None:
         super().__init__(reason)
@@ -27,7 +27,7 @@ class ProviderBusy(Exception):
 
 
 class PlacementRefused(Exception):
-    """The provider refused this call, so nobody was called."""
+    """The provider refused this call, so no call was placed."""
 
 
 class PlacementUnclear(Exception):
@@ -64,8 +64,8 @@ class Provider(Protocol):
         """
         Place a call and return the provider's id of it. The request is sent once, without retries.
 
-        :raises ProviderBusy: the provider takes no calls at the moment; nobody was called.
-        :raises PlacementRefused: the provider refused this call; nobody was called.
+        :raises ProviderBusy: the provider takes no calls at the moment; no call was placed.
+        :raises PlacementRefused: the provider refused this call; no call was placed.
         :raises PlacementUnclear: the call may have been placed. :meth:`find` can tell.
         """
 

@@ -1,4 +1,4 @@
-"""A provider that calls nobody, for demos and tests."""
+"""A provider that only simulates calls, for demos and tests."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from calls.tests.support.factories import Tenant, client_of, staff
 from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
 from calls.tests.support.provider import KEY, provider_running
 
-
 # Module fixtures that take seconds to start.
 SHARED_SERVERS = {"window", "server", "once_adopted", "_hundred_thousand"}
 

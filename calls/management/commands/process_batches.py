@@ -21,5 +21,5 @@ class Command(BaseCommand):
         try:
             result = run_pass()
         except CallsError as failed:
-            raise CommandError(f"{failed} ({failed.code}): nobody was called") from None
+            raise CommandError(f"{failed} ({failed.code}): no call was placed") from None
         self.stdout.write(json.dumps(asdict(result)))
