@@ -17,13 +17,13 @@ from django.db import DataError, IntegrityError, models, transaction
 from django.db.models.functions import Coalesce
 
 from calls.audit import Actor, Source, audited, history_context, log_verb
-from calls.database import triggers
 from calls.database.transactions import (
     database_errors_as,
     retry_on_deadlock,
     set_timeouts,
     transaction_with_timeouts,
 )
+from calls.database.triggers import batch_final
 from calls.exceptions import (
     AgentMappingNotFound,
     BatchAlreadyCancelled,
@@ -111,7 +111,7 @@ class CallBatch(BaseModel):
             # For an agency's own list, newest first.
             models.Index(name="batch_of_agency", fields=["agency", "-created_at", "-id"]),
         ]
-        triggers = [triggers.batch_final]
+        triggers = [batch_final]
 
     def __str__(self) -> str:
         return str(self.pk)

@@ -9,8 +9,8 @@ from django.contrib.postgres.functions import TransactionNow
 from django.db import models
 from django.db.models.functions import Greatest, Now
 
-from calls.database import triggers
 from calls.database.transactions import database_errors_as, retry_on_deadlock, transaction_with_timeouts
+from calls.database.triggers import contact_batch_live, contact_batch_live_insert
 from calls.exceptions import BatchUpdateFailed
 from calls.models.agency import Agency
 from calls.models.base import BaseModel
@@ -82,7 +82,7 @@ class CampaignContact(BaseModel):
             models.Index(BATCH_IF_CALL_IN_PROGRESS, name="contact_under_way_in"),
             models.Index(BATCH_IF_ATTEMPTED, "last_attempt_at", name="contact_attempted_in"),
         ]
-        triggers = [triggers.contact_batch_live, triggers.contact_batch_live_insert]
+        triggers = [contact_batch_live, contact_batch_live_insert]
 
     def __str__(self) -> str:
         return str(self.pk)
