@@ -1,4 +1,4 @@
-"""Proof for whoever gave the order: what became of each contact of a batch, as CSV."""
+"""CSV export of a batch's contacts and their outcomes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ COLUMNS = [
 ]
 CHUNK = 2000
 
-# A spreadsheet takes a cell that begins like this for a formula, also after what is not seen, and in full-width forms.
-# One that expects another separator than the comma also begins a cell after that.
-_UNSEEN = "\\s\\x00-\\x1f\\u200b-\\u200f\\u2060\\ufeff"
+# A spreadsheet treats a cell as a formula if it begins with one of these signs, even in full width or after invisible
+# characters. If it splits lines at another separator than the comma, the text after that separator is a cell, too.
+_INVISIBLE = "\\s\\x00-\\x1f\\u200b-\\u200f\\u2060\\ufeff"
 _SIGNS = "=+\\-@|%\uff1d\uff0b\uff0d\uff20"
-# Most texts have nothing of that, and are left as they are at once.
-_SUSPECT = re.compile(f"^[{_UNSEEN}{_SIGNS}]|[;\t\r\n]")
-# Each character is looked at once, however long a text and whatever it consists of.
-_BEGINNING = re.compile(f"(?:(^|;)([{_UNSEEN}]*+)|([{_UNSEEN}]++))([{_SIGNS}]?)")
+# A quick check: most texts have nothing to escape.
+_MAY_HAVE_FORMULA = re.compile(f"^[{_INVISIBLE}{_SIGNS}]|[;\t\r\n]")
+# The possessive quantifiers keep this linear in the length of the text.
+_CELL_START = re.compile(f"(?:(^|;)([{_INVISIBLE}]*+)|([{_INVISIBLE}]++))([{_SIGNS}]?)")
 
 
 class Writable(Protocol):
@@ -35,35 +35,37 @@ class Writable(Protocol):
 
 def write_csv(batches: Iterable[CallBatch], file: Writable) -> None:
     """
-    Write a heading and a line for each contact of ``batches``, one batch after another, oldest contact first.
+    Write a header row and one row for each contact of ``batches``: batch by batch, oldest contact first.
 
-    Each batch is as it was at one moment, and never in memory as a whole. Times are in UTC. A text that a spreadsheet
-    would take for a formula, such as a phone number with its plus sign, gets an apostrophe before it.
+    Each batch is a snapshot of one moment and is read in chunks. Times are in UTC. A text that a spreadsheet would
+    treat as a formula, such as a phone number with its plus sign, gets an apostrophe in front.
 
-    :raises BatchReadFailed: the database failed or took too long; what is written until then is not all.
+    :raises BatchReadFailed: the database failed or took too long; what was written so far is incomplete.
     """
-    lines = csv.writer(file, quoting=csv.QUOTE_ALL)
-    lines.writerow(COLUMNS)
+    rows = csv.writer(file, quoting=csv.QUOTE_ALL)
+    rows.writerow(COLUMNS)
     for batch in batches:
         contacts = CampaignContact.objects.filter(batch=batch.pk).oldest_first().values_list(*COLUMNS)
-        # A cursor on the server, which a pooler keeps for as long as the transaction.
+        # A server-side cursor. It needs a transaction, which also keeps a pooler from changing the connection.
         with database_errors_as(BatchReadFailed), transaction_with_timeouts(statement=settings.CANCEL_TIMEOUT):
             for contact in contacts.iterator(chunk_size=CHUNK):
-                lines.writerow([_harmless(value) for value in contact])
+                rows.writerow([_cell(value) for value in contact])
 
 
-def _harmless(value: Any) -> Any:
+def _cell(value: Any) -> Any:
+    """Return a value as the file shows it. Apostrophes keep spreadsheets from treating texts as formulas."""
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    if not isinstance(value, str) or not _SUSPECT.search(value):
+    if not isinstance(value, str) or not _MAY_HAVE_FORMULA.search(value):
         return value
-    harmless = _BEGINNING.sub(_with_apostrophes, value)
-    return f"'{harmless}" if harmless[0] in "\t\r\n" else harmless
+    escaped = _CELL_START.sub(_escape_formula, value)
+    return f"'{escaped}" if escaped[0] in "\t\r\n" else escaped
 
 
-def _with_apostrophes(beginning: re.Match[str]) -> str:
-    opens, after_it, elsewhere, sign = beginning.groups()
+def _escape_formula(start: re.Match[str]) -> str:
+    opening, invisible_after_opening, invisible, sign = start.groups()
     if not sign:
-        return beginning[0]
-    unseen = re.sub("([\t\r\n])", r"\1'", elsewhere or after_it or "")
-    return unseen + sign if opens is None else f"{opens}'{unseen}{sign}"
+        return start[0]
+    # Tabs and line breaks may separate cells, too.
+    escaped = re.sub("([\t\r\n])", r"\1'", invisible or invisible_after_opening or "") + sign
+    return escaped if opening is None else f"{opening}'{escaped}"

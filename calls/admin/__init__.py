@@ -1,4 +1,4 @@
-"""The operators' door: see a batch, and stop it."""
+"""The Django admin for operators: look at batches and contacts, and cancel, pause or resume batches."""
 
 from django.contrib import admin
 
@@ -8,6 +8,6 @@ from calls.admin.contacts import CampaignContactAdmin
 __all__ = ["CallBatchAdmin", "CampaignContactAdmin"]
 
 admin.site.site_header = admin.site.site_title = "Outbound calls"
-# A bar of parts needs the width, and two lists no menu.
+# Progress bars need the width, and a menu of two entries helps little.
 admin.site.enable_nav_sidebar = False
 admin.site.site_url = None

@@ -1,4 +1,4 @@
-"""What lists of many rows have in common here: nothing is edited, and nothing is read that no index finds."""
+"""Base classes of the admin's lists: read-only, and without queries that no index answers."""
 
 from __future__ import annotations
 
@@ -8,36 +8,41 @@ from typing import Any, cast
 
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.admin.views.main import ORDER_VAR, ChangeList
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet, TextChoices
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 
 MANY_DIGITS = re.compile(r"(\d\W*){7}")
 DATE_PART = re.compile(r"[12][0-9]{3}|0?[1-9]|[12][0-9]|3[01]")
 
 
-class FoundOnly(ChangeList):
-    """A list that says how many it found and offers no way to show all there are, in whatever order."""
+class IndexedChangeList(ChangeList):
+    """A list that sorts only by the columns that offer it, and never counts the whole table."""
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         if not self.sortable_by:
-            # Django takes the address's word for it, also for a column whose heading offers no sorting.
+            # Django would obey ?o= even for a column that cannot be sorted.
             self.params.pop(ORDER_VAR, None)
         return super().get_ordering(request, queryset)
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
+        # Equal numbers make Django leave out the link "Show all".
         self.full_result_count = self.result_count
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """
-    A place to look. A batch changes by its verbs alone, each with a permission of its own: here nothing is added,
-    edited or deleted by hand, whatever other permissions somebody has.
+    An admin that only shows rows.
+
+    Batches change through their actions alone, each with its own permission. Adding, editing and deleting are refused
+    to everyone, superusers included.
     """
 
-    # Nothing is counted, and no page is longer, than anybody asked for: the contacts of all batches are millions.
+    # The contacts of all batches are millions of rows, so nothing counts or lists all of them.
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     list_max_show_all = 0
@@ -46,13 +51,15 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         css = {"all": ["calls/admin.css"]}
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return FoundOnly
+        return IndexedChangeList
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         response = super().changelist_view(request, extra_context)
-        found = (getattr(response, "context_data", None) or {}).get("cl")
-        if found and not found.result_count and MANY_DIGITS.search(found.query):
-            text = "Nothing found. Is it a phone number? Write all of it, with the country code: +1 212 555 0100."
+        change_list = (getattr(response, "context_data", None) or {}).get("cl")
+        if change_list and not change_list.result_count and MANY_DIGITS.search(change_list.query):
+            text = (
+                "Nothing found. To search for a phone number, enter all of it with the country code: +1 212 555 0100."
+            )
             self.message_user(request, text, messages.WARNING)
         return response
 
@@ -66,20 +73,30 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Model | None:
-        """By its id, and by no other column that an address may name."""
+        """Find the object by its id only, and not by the column that ``?_to_field=`` names."""
         return super().get_object(request, object_id)
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        """What the page itself offers, and no other column: those would reach the database with any value at all."""
+        """Allow only the filters that the page offers. Others could send any value to the database."""
         dates = [f"{self.date_hierarchy}__{part}" for part in ("year", "month", "day")]
         offered = [list_filter.parameter_name for list_filter in self.list_filter]  # type: ignore[union-attr]
         if lookup in offered or (lookup in dates and DATE_PART.fullmatch(value)):
             return True
         raise IncorrectLookupParameters
 
+    def list_url(self, request: HttpRequest) -> str:
+        """Return the URL of the list, filtered as the operator left it."""
+        url = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
+        return self.with_preserved_filters(request, url)
+
+    def with_preserved_filters(self, request: HttpRequest, url: str) -> str:
+        """Return ``url`` with the list's filters, so that the page behind it can lead back to the filtered list."""
+        filters: Any = {"preserved_filters": self.get_preserved_filters(request), "opts": self.opts}
+        return add_preserved_filters(filters, url)
+
 
 class OfferedFilter(admin.SimpleListFilter):
-    """A filter that takes only what it offers. Any other value finds nothing, and never reaches the database."""
+    """A filter that accepts only the values it offers. Another value finds nothing and never reaches the database."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = self.value()
@@ -88,6 +105,7 @@ class OfferedFilter(admin.SimpleListFilter):
         return self.narrow(queryset, value) if value in dict(self.lookup_choices) else queryset.none()
 
     def narrow(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Return the rows that ``value`` stands for, one of those that :meth:`lookups` returned."""
         raise NotImplementedError
 
 
@@ -103,7 +121,7 @@ class StatusFilter(OfferedFilter):
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts, and leafs through, the first 10,000 rows; ``more`` says whether there are others."""
+    """A paginator of the first 10,000 rows. ``more`` tells whether there are others."""
 
     LIMIT = 10_000
     more = False

@@ -1,15 +1,15 @@
-"""The batches: a list, a page each, and a file of their contacts."""
+"""The batches in the admin: a list, a page for each batch, its actions, and the CSV export of its contacts."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, BinaryIO, cast
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Q, QuerySet
 from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -19,9 +19,11 @@ from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.timesince import timesince
 
-from calls.admin.actions import BATCHES_AT_ONCE, BatchVerbsAdmin, with_ids
-from calls.admin.base import OfferedFilter, StatusFilter
-from calls.admin.display import belongs_to, describe, parts_of, reason
+from calls.admin.actions import BATCH_ACTIONS, CANCEL, PAUSE, RESUME, BatchAction
+from calls.admin.base import OfferedFilter, ReadOnlyAdmin, StatusFilter
+from calls.admin.confirmation import ConfirmationView
+from calls.admin.display import agency_and_campaign, history_row, progress_parts, refusal_text
+from calls.admin.selection import BATCHES_AT_ONCE, SelectionForm, find_batches, with_ids
 from calls.database.transactions import database_errors_as
 from calls.exceptions import BatchNotFound, BatchReadFailed, CallsError
 from calls.export import write_csv
@@ -29,7 +31,7 @@ from calls.models import Agency, CallBatch, CampaignContact
 from calls.parsing import parse_phone_number, parse_uuid
 from calls.statuses import BatchStatus
 
-# How many of a batch's latest events its page shows. A batch that nobody pauses in a loop has far fewer.
+# How many history rows a batch's page shows. Only a batch that is paused in a loop has more.
 HISTORY_SHOWN = 100
 
 
@@ -48,9 +50,9 @@ class AgencyFilter(OfferedFilter):
 
 
 @admin.register(CallBatch)
-class CallBatchAdmin(BatchVerbsAdmin):
+class CallBatchAdmin(ReadOnlyAdmin):
     list_display = ["id", "agency", "campaign", "status", "progress", "age"]
-    # Names without a join: a batch is not missed because something that it belongs to is.
+    # get_queryset prefetches names. A join would hide a batch whose campaign another service deleted.
     list_select_related = []
     list_filter = [BatchStatusFilter, AgencyFilter]
     list_per_page = BATCHES_AT_ONCE
@@ -59,10 +61,10 @@ class CallBatchAdmin(BatchVerbsAdmin):
     ordering = ["-created_at", "-id"]
     search_fields = ["id"]
     search_help_text = (
-        "A batch's id, a phone number with its country code (on the list, or the one that calls), or a part of an "
-        "agency's or a campaign's name."
+        "A batch id, a phone number with its country code (of a contact or the caller id), or part of an agency's or "
+        "campaign's name."
     )
-    actions = [*BatchVerbsAdmin.actions, "export_selected"]
+    actions = ["pause_selected", "resume_selected", "cancel_selected", "export_selected"]
     fieldsets = [
         (
             "What happened, and when",
@@ -71,7 +73,18 @@ class CallBatchAdmin(BatchVerbsAdmin):
         ("How it calls", {"fields": ["agent_mapping", "from_number", "mode", "calls_per_minute", "max_concurrent"]}),
     ]
 
-    # Looking
+    def get_urls(self) -> list[URLPattern]:
+        def confirmation(action: BatchAction[Any]) -> URLPattern:
+            view = ConfirmationView.as_view(model_admin=self, action=action)
+            return path(f"{action.name}/", self.admin_site.admin_view(view), name=f"calls_callbatch_{action.name}")
+
+        return [
+            *map(confirmation, BATCH_ACTIONS),
+            path("export/", self.admin_site.admin_view(self.export_view), name="calls_callbatch_export"),
+            *super().get_urls(),
+        ]
+
+    # The list
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CallBatch]:
         return super().get_queryset(request).prefetch_related("agency", "campaign")
@@ -86,29 +99,32 @@ class CallBatchAdmin(BatchVerbsAdmin):
             return queryset.filter(pk=parse_uuid(term)), False
         except ValueError:
             pass
-        found = Q(agency__name__icontains=term) | Q(agency__slug__icontains=term) | Q(campaign__name__icontains=term)
+        matches = Q(agency__name__icontains=term) | Q(agency__slug__icontains=term) | Q(campaign__name__icontains=term)
         try:
             number = parse_phone_number(term)
         except ValueError:
             pass
         else:
-            called = CampaignContact.objects.filter(phone_number=number).values("batch")
-            found |= Q(from_number=number) | Q(pk__in=called)
-        return queryset.filter(found), False
+            with_contact = CampaignContact.objects.filter(phone_number=number).values("batch")
+            matches |= Q(from_number=number) | Q(pk__in=with_contact)
+        return queryset.filter(matches), False
 
     @admin.display(description="Progress")
     def progress(self, batch: CallBatch) -> str:
         return render_to_string(
-            "admin/calls/callbatch/progress.html", {"parts": parts_of(batch), "total": batch.total_contacts or 0}
+            "admin/calls/callbatch/progress.html", {"parts": progress_parts(batch), "total": batch.total_contacts or 0}
         )
 
     @admin.display(description="Age", ordering="-created_at")
     def age(self, batch: CallBatch) -> str | None:
-        # Another service's table may have batches without a time.
-        made = batch.created_at
-        if not made:
+        created_at = batch.created_at
+        # Adopted tables may have batches without it.
+        if not created_at:
             return None
-        return format_html('<time title="{}">{}</time>', date_format(made, "DATETIME_FORMAT"), timesince(made, depth=1))
+        moment = date_format(created_at, "DATETIME_FORMAT")
+        return format_html('<time title="{}">{}</time>', moment, timesince(created_at, depth=1))
+
+    # A batch's page
 
     @admin.display(description="Ended at")
     def ended_at(self, batch: CallBatch) -> str | None:
@@ -122,11 +138,15 @@ class CallBatchAdmin(BatchVerbsAdmin):
         self, request: HttpRequest, context: dict[str, Any], *, obj: CallBatch, **kwargs: Any
     ) -> HttpResponse:
         context |= {
-            "title": belongs_to(obj, ": "),
-            "parts": parts_of(obj),
-            "history": [describe(event) for event in obj.events.order_by("-pk")[:HISTORY_SHOWN]],
+            "title": agency_and_campaign(obj, ": "),
+            "parts": progress_parts(obj),
+            "history": [history_row(event) for event in obj.events.order_by("-pk")[:HISTORY_SHOWN]],
             "history_shown": HISTORY_SHOWN,
-            "buttons": self.buttons(request, obj),
+            "buttons": [
+                {"action": action, "url": self._confirmation_url(request, action, [obj.pk])}
+                for action in BATCH_ACTIONS
+                if action.is_permitted(request, self) and action.applies_to(obj)
+            ],
         }
         if self.has_export_permission(request):
             context["contacts_url"] = f"{reverse('admin:calls_campaigncontact_changelist')}?batch={obj.pk}"
@@ -136,50 +156,116 @@ class CallBatchAdmin(BatchVerbsAdmin):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The history stands on the batch's own page; Django's would know only of what was done in the admin."""
+        """Redirect to the history on the batch's page. Django's own knows only changes made in the admin."""
         return HttpResponseRedirect(reverse("admin:calls_callbatch_change", args=[object_id]) + "#history")
 
-    # Taking along
+    # Actions
 
-    def get_urls(self) -> list[URLPattern]:
-        export = path("export/", self.admin_site.admin_view(self.export_view), name="calls_callbatch_export")
-        return [export, *super().get_urls()]
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return CANCEL.is_permitted(request, self)
+
+    def has_pause_permission(self, request: HttpRequest) -> bool:
+        return PAUSE.is_permitted(request, self)
+
+    def has_resume_permission(self, request: HttpRequest) -> bool:
+        return RESUME.is_permitted(request, self)
 
     def has_export_permission(self, request: HttpRequest) -> bool:
-        """Whether somebody may look at batches and at their contacts."""
+        """Return whether the user may look at batches and at contacts."""
         contacts = self.admin_site.get_model_admin(CampaignContact)
         return self.has_view_permission(request) and contacts.has_view_permission(request)
 
+    @admin.action(description="Cancel selected batches", permissions=["cancel"])
+    def cancel_selected(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> HttpResponse | None:
+        return self._confirm(request, queryset, CANCEL)
+
+    @admin.action(description="Pause selected batches", permissions=["pause"])
+    def pause_selected(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> HttpResponse | None:
+        return self._confirm(request, queryset, PAUSE)
+
+    @admin.action(description="Resume selected batches", permissions=["resume"])
+    def resume_selected(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> HttpResponse | None:
+        return self._confirm(request, queryset, RESUME)
+
     @admin.action(description="Export contacts of selected batches (CSV)", permissions=["export"])
     def export_selected(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> HttpResponse | None:
-        ids = self.selected(request, queryset)
+        ids = self._selected_ids(request, queryset)
         return HttpResponseRedirect(self._export_url(ids)) if ids else None
 
-    def export_view(self, request: HttpRequest) -> HttpResponseBase:
-        """The contacts of the batches in ``?ids=`` as a file, whole or not at all."""
-        if not self.has_export_permission(request):
-            raise PermissionDenied
-        ids = self.ids_asked_for(request)
-        # As a file first: a slow reader holds no transaction open, and an error makes no half a file. With the mark at
-        # its start spreadsheets read it as UTF-8.
-        with ExitStack() as failing:
-            try:
-                with database_errors_as(BatchReadFailed):
-                    batches = list(self.find(request, ids).values())
-                if not 1 <= len(ids) == len(batches) <= BATCHES_AT_ONCE:
-                    raise BatchNotFound
-                file = failing.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8-sig", newline=""))
-                write_csv(batches, file)
-                file.seek(0)
-            except (CallsError, OSError) as error:
-                text = reason(error) if isinstance(error, CallsError) else "The server has no room for the file."
-                self.message_user(request, text, messages.ERROR)
-                return HttpResponseRedirect(self.list_url(request))
-            # The response closes it.
-            failing.pop_all()
-            content = file.detach()
-        name = f"batch-{batches[0].pk}.csv" if len(batches) == 1 else f"{len(batches)}-batches.csv"
-        return FileResponse(content, as_attachment=True, filename=name, content_type="text/csv; charset=utf-8")
+    def response_action(  # type: ignore[override]
+        self, request: HttpRequest, queryset: QuerySet[CallBatch]
+    ) -> HttpResponse | None:
+        try:
+            return super().response_action(request, queryset)
+        except ValidationError:
+            # A forged selection has a value that is not a UUID.
+            self.message_user(request, "The selection is not valid. Nothing was changed.", messages.ERROR)
+            return HttpResponseRedirect(self.list_url(request))
+
+    def _confirm(
+        self, request: HttpRequest, queryset: QuerySet[CallBatch], action: BatchAction[Any]
+    ) -> HttpResponse | None:
+        """Redirect to the action's confirmation page. Nothing is changed yet."""
+        ids = self._selected_ids(request, queryset)
+        return HttpResponseRedirect(self._confirmation_url(request, action, ids)) if ids else None
+
+    def _selected_ids(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> list[UUID] | None:
+        """Return the ids of the selected batches, or None with a message if they are too many."""
+        ids = list(queryset.values_list("pk", flat=True)[: BATCHES_AT_ONCE + 1])
+        if len(ids) > BATCHES_AT_ONCE:
+            self.message_user(request, f"Select at most {BATCHES_AT_ONCE} batches at a time.", messages.ERROR)
+            return None
+        return ids
+
+    def _confirmation_url(self, request: HttpRequest, action: BatchAction[Any], ids: Iterable[UUID]) -> str:
+        url = with_ids(reverse(f"admin:calls_callbatch_{action.name}"), ids)
+        return self.with_preserved_filters(request, url)
+
+    # Export
 
     def _export_url(self, ids: Iterable[UUID]) -> str:
         return with_ids(reverse("admin:calls_callbatch_export"), ids)
+
+    def export_view(self, request: HttpRequest) -> HttpResponseBase:
+        """Download the contacts of the batches in ``?ids=`` as CSV, all or nothing."""
+        if not self.has_export_permission(request):
+            raise PermissionDenied
+        try:
+            batches = self._batches_to_export(request)
+            content = csv_file(batches)
+        except (CallsError, OSError) as error:
+            text = refusal_text(error) if isinstance(error, CallsError) else "The server has no space for the file."
+            self.message_user(request, text, messages.ERROR)
+            return HttpResponseRedirect(self.list_url(request))
+        name = f"batch-{batches[0].pk}.csv" if len(batches) == 1 else f"{len(batches)}-batches.csv"
+        return FileResponse(content, as_attachment=True, filename=name, content_type="text/csv; charset=utf-8")
+
+    def _batches_to_export(self, request: HttpRequest) -> list[CallBatch]:
+        selection = SelectionForm(request.GET)
+        if not selection.is_valid():
+            raise BatchNotFound
+        ids = selection.cleaned_data["ids"]
+        with database_errors_as(BatchReadFailed):
+            batches = list(find_batches(self.get_queryset(request), ids).values())
+        if len(batches) != len(ids):
+            raise BatchNotFound
+        return batches
+
+
+def csv_file(batches: Iterable[CallBatch]) -> BinaryIO:
+    """
+    Write the contacts of ``batches`` to a temporary file and return it, ready to be read.
+
+    A file instead of a streamed response: a slow download keeps no transaction open, and an error sends no partial
+    file. It begins with a byte order mark, so that spreadsheets read it as UTF-8.
+
+    :raises BatchReadFailed: the database failed or took too long.
+    :raises OSError: the file could not be written.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8-sig", newline=""))
+        write_csv(batches, file)
+        file.seek(0)
+        # Without an error the file stays open. The response closes it.
+        stack.pop_all()
+        return cast(BinaryIO, file.detach())

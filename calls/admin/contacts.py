@@ -1,4 +1,4 @@
-"""The contacts: those of one batch, or whoever has a number."""
+"""The contacts in the admin: those of one batch, or all with a phone number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from calls.statuses import ContactStatus
 
 
 class ContactStatusFilter(StatusFilter):
-    """Offered within a batch: the contacts of all batches have no index by status."""
+    """Offered only within a batch: no index finds contacts by status across batches."""
 
     statuses = ContactStatus
     LEFT = "left"
@@ -33,7 +33,7 @@ class ContactStatusFilter(StatusFilter):
 
 
 class BatchFilter(OfferedFilter):
-    """The contacts of one batch, for whoever comes from its page."""
+    """The contacts of one batch. The links on its page use this filter."""
 
     title = parameter_name = "batch"
 
@@ -47,7 +47,8 @@ class BatchFilter(OfferedFilter):
             return queryset.none()
 
 
-def batch_named(batch_id: str | None) -> CallBatch | None:
+def find_batch(batch_id: str | None) -> CallBatch | None:
+    """Return the batch that the query names, or None if the id is missing, malformed or unknown."""
     try:
         return CallBatch.objects.select_related("agency", "campaign").filter(pk=parse_uuid(batch_id)).first()
     except ValueError:
@@ -79,23 +80,23 @@ class CampaignContactAdmin(ReadOnlyAdmin):
     ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        batch = batch_named(request.GET.get(BatchFilter.parameter_name))
+        batch = find_batch(request.GET.get(BatchFilter.parameter_name))
         context = {"title": f"Contacts of {batch.agency}: {batch.campaign}", "batch": batch} if batch else {}
         return super().changelist_view(request, context | (extra_context or {}))
 
     def get_ordering(self, request: HttpRequest) -> list[Any]:
-        """As an index gives them; five million rows are not sorted by anything else."""
+        """Order by an index. Sorting millions of rows by anything else would take too long."""
         return ["created_at", "id"] if request.GET.get(BatchFilter.parameter_name) else ["id"]
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
-        """Without the batch's name where all are of the same one."""
-        within_a_batch = request.GET.get(BatchFilter.parameter_name)
-        return [column for column in self.list_display if not (within_a_batch and column == "in_batch")]
+        """Leave out the batch's name when all contacts belong to one batch."""
+        within_batch = request.GET.get(BatchFilter.parameter_name)
+        return [column for column in self.list_display if not (within_batch and column == "in_batch")]
 
     def get_paginator(
         self, request: HttpRequest, queryset: Any, per_page: int, *args: Any, **kwargs: Any
     ) -> Paginator[Any]:
-        """The contacts of one batch have an index to count by; of all there are too many."""
+        """Count the contacts of one batch. All contacts are too many to count."""
         paginator = Paginator if request.GET.get(BatchFilter.parameter_name) else BoundedPaginator
         return paginator(queryset, per_page, *args, **kwargs)
 
@@ -118,5 +119,5 @@ class CampaignContactAdmin(ReadOnlyAdmin):
         batch = contact.batch
         if batch is None:
             return None
-        address = reverse("admin:calls_callbatch_change", args=[batch.pk])
-        return format_html('<a href="{}">{}: {}</a>', address, batch.agency, batch.campaign)
+        url = reverse("admin:calls_callbatch_change", args=[batch.pk])
+        return format_html('<a href="{}">{}: {}</a>', url, batch.agency, batch.campaign)

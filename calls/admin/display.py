@@ -1,10 +1,11 @@
-"""What the pages of batches say, in words and numbers."""
+"""How the admin shows batches, refusals and history rows."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
+from django.template.defaultfilters import pluralize
 from django.utils.formats import date_format
 
 from calls.admin.contacts import ContactStatusFilter
@@ -12,8 +13,8 @@ from calls.exceptions import BatchFinished, BatchNotPausable, BatchNotPaused, Ca
 from calls.models import CallBatch, CallBatchEvent
 from calls.statuses import ContactStatus
 
-# The parts of a batch, in the order of the bar: the batch's counter, how it is called, the contacts' filter for it.
-PARTS = [
+# The parts of a progress bar from left to right: the batch's counter, its label, and the status filter of its contacts.
+PROGRESS_PARTS = [
     ("completed", "completed", ContactStatus.COMPLETED),
     ("failed", "failed", ContactStatus.FAILED),
     ("skipped", "skipped", ContactStatus.SKIPPED),
@@ -22,9 +23,14 @@ PARTS = [
 ]
 
 
-def parts_of(batch: CallBatch) -> list[dict[str, Any]]:
-    """The parts of a batch's bar, from its counters: each with its number, and where it starts and ends in percent."""
-    counts = [max(getattr(batch, counter) or 0, 0) for counter, _, _ in PARTS]
+def counted(number: int, noun: str, plural_suffix: str = "s") -> str:
+    """Return a number and its noun: "1 contact", "2 contacts"."""
+    return f"{number} {noun}{pluralize(number, plural_suffix)}"
+
+
+def progress_parts(batch: CallBatch) -> list[dict[str, Any]]:
+    """Return the parts of a batch's progress bar, from its counters. Starts, widths and ends are in percent."""
+    counts = [max(getattr(batch, counter) or 0, 0) for counter, _, _ in PROGRESS_PARTS]
     total = sum(counts) or 1
     ends = [sum(counts[: index + 1]) * 100 / total for index in range(len(counts))]
     return [
@@ -37,12 +43,12 @@ def parts_of(batch: CallBatch) -> list[dict[str, Any]]:
             "width": f"{count * 100 / total:.3f}%",
             "end": f"{end:.3f}%",
         }
-        for (counter, label, status), count, end in zip(PARTS, counts, ends, strict=True)
+        for (counter, label, status), count, end in zip(PROGRESS_PARTS, counts, ends, strict=True)
     ]
 
 
-def belongs_to(batch: CallBatch, separator: str) -> str:
-    """Whose it is, and for what. What another service has deleted goes by its id."""
+def agency_and_campaign(batch: CallBatch, separator: str) -> str:
+    """Return the names of the batch's agency and campaign. One that another service deleted is named by its id."""
     names = []
     for relation in ("agency", "campaign"):
         try:
@@ -52,35 +58,39 @@ def belongs_to(batch: CallBatch, separator: str) -> str:
     return separator.join(names)
 
 
-def name_of(batch: CallBatch) -> str:
-    return f"Batch {batch.pk} ({belongs_to(batch, ', ')})"
+def batch_name(batch: CallBatch) -> str:
+    return f"Batch {batch.pk} ({agency_and_campaign(batch, ', ')})"
 
 
-def reason(refusal: CallsError) -> str:
-    """Why nothing was done, how the batch is or since when it has ended, and what to do if the database failed."""
+def refusal_text(refusal: CallsError) -> str:
+    """Return why nothing was done, with the batch's status or the time it ended, or with the advice to try again."""
     if isinstance(refusal, BatchFinished) and refusal.completed_at:
         return f"{refusal}, since {date_format(refusal.completed_at, 'DATETIME_FORMAT')}."
     if isinstance(refusal, BatchNotPausable | BatchNotPaused):
         return f"{refusal}; this one is {refusal.status or 'without a status'}."
     if isinstance(refusal, DatabaseFailed):
-        return f"{refusal}. Try again: that is safe."
+        return f"{refusal}. It is safe to try again."
     return f"{refusal}."
 
 
 def _as_dict(value: Any) -> dict[str, Any]:
-    """What the history was told; another service can tell it something of another shape."""
+    # Another service may have written a context of another shape.
     return value if isinstance(value, dict) else {}
 
 
-def describe(event: CallBatchEvent) -> dict[str, Any]:
-    """One row of the history as a person reads it. Without a context somebody wrote the table by other means."""
-    said = _as_dict(event.pgh_context)
-    actor = _as_dict(said.get("actor"))
+def history_row(event: CallBatchEvent) -> dict[str, Any]:
+    """
+    Return one row of a batch's history for its page.
+
+    A change that did not come through one of our entry points, such as plain SQL, has neither ``who`` nor ``source``.
+    """
+    context = _as_dict(event.pgh_context)
+    actor = _as_dict(context.get("actor"))
     return {
         "when": event.pgh_created_at,
         "what": "Created" if event.pgh_label == "created" else event.get_status_display(),
         "who": actor.get("label") or actor.get("id"),
         "kind": str(actor.get("kind")).replace("_", " "),
-        "door": said.get("via"),
-        "skipped": said.get("contacts_skipped"),
+        "source": context.get("via"),
+        "skipped": context.get("contacts_skipped"),
     }

@@ -1,4 +1,4 @@
-"""The operators' door from end to end: a real server, a real browser, the demo's data."""
+"""The admin end to end: a real server, a real browser and the demo's data."""
 
 import os
 from importlib import import_module
@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from calls.api.schema import EXAMPLE_BATCH_ID
 from calls.models import Agency, CallBatch
 from calls.statuses import BatchStatus
-from calls.tests.admin.test_pages import BATCHES, CONTACTS
+from calls.tests.support.admin_pages import BATCHES, CONTACTS
 from calls.tests.support.browser import browser, needs_chromium
 from calls.tests.support.server import database_url, gunicorn
 
@@ -37,21 +37,21 @@ def window(django_db_setup):
 
 @pytest.fixture
 def chromium(db, settings, window):
-    """The browser at the sign-in page of the demo, as if nobody had used it before."""
-    # Whichever test ran before has emptied every table, also of what a migration puts there.
+    """The browser at the sign-in page of a fresh demo."""
+    # Earlier tests emptied every table, including the group that a migration creates.
     import_module("calls.migrations.0005_call_operators").create_group(apps, None)
     settings.DEBUG = True
     settings.PASSWORD_HASHERS = global_settings.PASSWORD_HASHERS
     call_command("demo", stdout=StringIO())
     window.forget()
-    window.look()
+    window.set_window()
     window.visit("/admin/")
     return window
 
 
 @pytest.fixture
 def operator(chromium):
-    """The browser once the operator has signed in."""
+    """The browser with the operator signed in."""
     chromium.sign_in("operator", "operator")
     return chromium
 
@@ -60,28 +60,28 @@ def example():
     return CallBatch.objects.get(pk=EXAMPLE_BATCH_ID)
 
 
-def photograph(chromium, name):
-    """Keep a picture for the README, if asked for one."""
+def take_screenshot(chromium, name):
+    """Save a screenshot for the README if SCREENSHOTS names a folder."""
     if SCREENSHOTS:
         height = chromium.execute_script("return document.documentElement.scrollHeight")
-        chromium.look(height=min(height, 900))
+        chromium.set_window(height=min(height, 900))
         chromium.save_screenshot(str(Path(SCREENSHOTS) / f"{name}.png"))
-        chromium.look()
+        chromium.set_window()
 
 
 def test_an_operator_signs_in_finds_a_batch_cancels_it_and_reads_who_did_it(chromium):
     chromium.sign_in("operator", "operator")
-    chromium.follow("Call batches")
-    photograph(chromium, "list")
+    chromium.click("Call batches")
+    take_screenshot(chromium, "list")
     chromium.type("q", "harbour")
-    chromium.follow(EXAMPLE_BATCH_ID)
+    chromium.click(EXAMPLE_BATCH_ID)
     assert "Harbour & Pine: Spring check-in" in chromium.text
-    photograph(chromium, "batch")
+    take_screenshot(chromium, "batch")
 
-    chromium.follow("Cancel batch")
+    chromium.click("Cancel batch")
     assert example().status == BatchStatus.PROCESSING
-    photograph(chromium, "confirmation")
-    chromium.follow("Skip 342 contacts in 1 batch")
+    take_screenshot(chromium, "confirmation")
+    chromium.click("Skip 342 contacts in 1 batch")
 
     assert chromium.messages == [
         f"Batch {EXAMPLE_BATCH_ID} (Harbour & Pine, Spring check-in): cancelled."
@@ -90,17 +90,17 @@ def test_an_operator_signs_in_finds_a_batch_cancels_it_and_reads_who_did_it(chro
     assert "Cancelled: 747 contacts" in chromium.text
     when = example().completed_at
     assert f"{when:%Y-%m-%d %H:%M:%S} UTC Cancelled operator (staff) admin 342" in chromium.text
-    photograph(chromium, "cancelled")
+    take_screenshot(chromium, "cancelled")
 
 
-def test_several_batches_are_chosen_in_the_list_and_cancelled_together(operator):
+def test_several_batches_are_selected_in_the_list_and_cancelled_together(operator):
     operator.visit(f"{BATCHES}?agency=bluebell")
     operator.find_element(By.ID, "action-toggle").click()
     operator.find_element(By.NAME, "action").send_keys("Cancel selected batches")
-    operator.follow("Go")
+    operator.click("Go")
     assert "Batch is already cancelled, since" in operator.text
 
-    operator.follow("Skip 234 contacts in 2 batches")
+    operator.click("Skip 234 contacts in 2 batches")
 
     assert operator.current_url.endswith(f"{BATCHES}?agency=bluebell")
     assert sorted(message.split(": ", 1)[1][:20] for message in operator.messages) == [
@@ -109,22 +109,22 @@ def test_several_batches_are_chosen_in_the_list_and_cancelled_together(operator)
     ]
 
 
-def test_an_operator_pauses_a_batch_and_lets_it_go_on(operator):
+def test_an_operator_pauses_and_resumes_a_batch(operator):
     operator.visit(PAGE)
-    operator.follow("Pause batch")
+    operator.click("Pause batch")
     assert example().status == BatchStatus.PROCESSING
-    operator.follow("Pause 1 batch")
+    operator.click("Pause 1 batch")
 
     assert "paused. 342 contacts left to call; 5 calls in progress will finish." in operator.messages[0]
     assert "Paused: 747 contacts" in operator.text
-    operator.follow("Resume batch")
-    operator.follow("Resume 1 batch")
+    operator.click("Resume batch")
+    operator.click("Resume 1 batch")
 
     assert "resumed, and processing again. 342 contacts left to call." in operator.messages[0]
     assert example().status == BatchStatus.PROCESSING
 
 
-def test_the_keyboard_alone_is_enough(operator):
+def test_a_batch_can_be_cancelled_with_the_keyboard_alone(operator):
     operator.visit(PAGE)
     for name in ("Cancel batch", "Skip 342 contacts in 1 batch"):
         operator.tab_to(name)
@@ -134,7 +134,7 @@ def test_the_keyboard_alone_is_enough(operator):
     assert "cancelled. 342 contacts skipped" in operator.messages[0]
 
 
-def test_a_double_click_cancels_once_and_says_that_it_is_cancelled(operator):
+def test_a_double_click_cancels_once(operator):
     operator.visit(CONFIRMATION)
     button = operator.find_element(By.CSS_SELECTOR, "button.danger")
     with operator.next_page():
@@ -147,7 +147,7 @@ def test_a_double_click_cancels_once_and_says_that_it_is_cancelled(operator):
 
 def test_going_back_and_pressing_again_is_harmless(operator):
     operator.visit(CONFIRMATION)
-    operator.follow("Skip 342 contacts in 1 batch")
+    operator.click("Skip 342 contacts in 1 batch")
     operator.back()
 
     assert "Batch is already cancelled, since" in operator.text
@@ -155,29 +155,29 @@ def test_going_back_and_pressing_again_is_harmless(operator):
 
 
 def violations(chromium):
-    """What axe says against the page: it knows the rules for contrast, names, landmarks and headings."""
+    """Return the accessibility rules that the page breaks (contrast, names, landmarks, headings), and where."""
     return [
         (rule["id"], *node["target"])
         for rule in Axe().run(chromium)["violations"]
-        # Django's search box is labelled by a picture with a text, which this version does not count as visible.
+        # Django labels its search box with an image that has a text. This version of axe does not count it as visible.
         if rule["id"] != "label-title-only"
         for node in rule["nodes"]
     ]
 
 
 @pytest.mark.parametrize("address", [BATCHES, PAGE, CONFIRMATION, PAUSE, CONTACTS])
-def test_a_page_is_fit_for_everybody_on_a_desk_and_on_a_telephone_in_light_and_in_dark(operator, address):
+def test_pages_are_accessible_on_desktop_and_phone_in_light_and_dark(operator, address):
     Agency.objects.filter(slug="harbour-pine").update(name="harbour_and_pine_outbound_operations_" * 4)
     for width, scheme in product((1280, 360), ("light", "dark")):
-        operator.look(width=width, scheme=scheme)
+        operator.set_window(width=width, scheme=scheme)
         operator.visit(address)
 
         assert violations(operator) == []
         assert operator.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-        assert operator.complaints() == []
+        assert operator.policy_violations() == []
 
 
-def test_no_part_of_a_bar_is_told_by_its_colour_alone(operator):
+def test_the_parts_of_a_progress_bar_differ_in_more_than_colour(operator):
     operator.visit(PAGE)
 
     patterns = operator.execute_script(
@@ -191,18 +191,18 @@ def test_no_part_of_a_bar_is_told_by_its_colour_alone(operator):
     assert len(set(patterns)) == len(patterns) == 5
 
 
-def test_no_page_asks_for_what_the_security_policy_forbids(operator):
+def test_no_page_violates_the_security_policy(operator):
     for address in ("/admin/", "/admin/password_change/", "/docs"):
         operator.visit(address)
         operator.wait_for({"/docs": "calls-batch-cancel"}.get(address, "operator"))
-        assert operator.complaints() == []
+        assert operator.policy_violations() == []
 
 
-def test_what_the_security_policy_forbids_does_not_run(operator):
+def test_the_security_policy_blocks_inline_scripts(operator):
     operator.execute_script(
         "const script = document.createElement('script'); script.textContent = 'window.ran = true';"
         "document.body.append(script)"
     )
 
     assert operator.execute_script("return window.ran") is None
-    assert operator.complaints() != []
+    assert operator.policy_violations() != []

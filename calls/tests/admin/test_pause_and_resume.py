@@ -1,4 +1,4 @@
-"""The admin's way to pause and to resume: with the same care as cancel, whose confirmation it shares."""
+"""Pausing and resuming in the admin. They share the confirmation page with cancel."""
 
 from urllib.parse import unquote
 
@@ -7,8 +7,15 @@ from django.contrib.admin.models import LogEntry
 
 from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.admin.test_cancel import confirm, confirmation_of, hidden_fields, messages_of, select
-from calls.tests.admin.test_pages import page_of, words
+from calls.tests.support.admin_pages import (
+    confirm,
+    confirmation_of,
+    hidden_fields,
+    messages_at,
+    page_of,
+    select,
+    text_of,
+)
 from calls.tests.support.factories import batch_snapshot, cancel, count, pause
 
 pytestmark = pytest.mark.django_db
@@ -40,59 +47,59 @@ def test_the_action_leads_to_the_confirmation(harbour, admin, verb):
         (BatchStatus.CANCELLED, []),
     ],
 )
-def test_a_batchs_page_has_the_buttons_that_go_with_its_status(harbour, admin, status, buttons):
-    page = words(admin.get(page_of(harbour.batch(status))))
+def test_a_batchs_page_has_the_buttons_that_its_status_allows(harbour, admin, status, buttons):
+    page = text_of(admin.get(page_of(harbour.batch(status))))
 
     assert [label for label in ("Pause batch", "Resume batch", "Cancel batch") if label in page] == buttons
 
 
 @verbs
-def test_a_button_leads_to_the_confirmation_which_changes_nothing(harbour, admin, verb):
+def test_the_button_leads_to_the_confirmation_which_changes_nothing(harbour, admin, verb):
     batch = harbour.batch(BEFORE[verb], queued=3, in_progress=1)
     before = batch_snapshot(batch)
 
     assert f'class="button" href="{confirmation_of(batch, verb=verb)}"' in admin.get(page_of(batch)).content.decode()
-    text = words(admin.get(confirmation_of(batch, verb=verb)))
+    text = text_of(admin.get(confirmation_of(batch, verb=verb)))
 
     assert f"{verb.title()} 1 batch?" in text
     assert batch_snapshot(batch) == before
 
 
-def test_the_confirmation_of_a_pause_says_who_waits_and_which_calls_will_finish(harbour, admin):
+def test_the_confirmation_of_a_pause_counts_contacts_left_and_calls_that_will_finish(harbour, admin):
     batch = harbour.batch(queued=3, in_progress=2)
 
-    text = words(admin.get(confirmation_of(batch, verb="pause")))
+    text = text_of(admin.get(confirmation_of(batch, verb="pause")))
 
-    assert "No new call starts until the batch is resumed. Calls in progress go on until they end." in text
-    assert "Contacts that wait Calls that will finish" in text
+    assert "No new call starts until the batch is resumed. Calls in progress continue until they end." in text
+    assert "Contacts left to call Calls that will finish" in text
     assert f"{batch.pk} Harbour Spring Processing 3 2" in text
     assert "Pause 1 batch" in text
 
 
-def test_the_confirmation_of_a_resume_says_that_people_are_called_again(harbour, admin):
+def test_the_confirmation_of_a_resume_says_that_calls_start_again(harbour, admin):
     batch = harbour.batch(BatchStatus.PAUSED, queued=3)
 
-    text = words(admin.get(confirmation_of(batch, verb="resume")))
+    text = text_of(admin.get(confirmation_of(batch, verb="resume")))
 
-    assert "People are called again" in text
+    assert "Calls start again" in text
     assert f"{batch.pk} Harbour Spring Paused 3" in text
 
 
 @verbs
-def test_a_mixed_selection_is_done_as_far_as_possible_and_the_page_says_what_is_not(harbour, admin, verb):
-    right, wrong = harbour.batch(BEFORE[verb], queued=1), harbour.batch(BatchStatus.PENDING, queued=1)
+def test_a_mixed_selection_is_done_as_far_as_possible_and_the_page_shows_the_rest(harbour, admin, verb):
+    allowed, refused = harbour.batch(BEFORE[verb], queued=1), harbour.batch(BatchStatus.PENDING, queued=1)
 
-    text = words(admin.get(confirmation_of(right, wrong, verb=verb)))
-    assert f"Cannot be {verb}d Batch Agency Campaign Status Why {wrong.pk}" in text
-    ((level, message),) = confirm(admin, right, wrong, verb=verb)
+    text = text_of(admin.get(confirmation_of(allowed, refused, verb=verb)))
+    assert f"Cannot be {verb}d Batch Agency Campaign Status Why {refused.pk}" in text
+    ((level, message),) = confirm(admin, allowed, refused, verb=verb)
 
     assert level == "success"
-    assert message.startswith(f"Batch {right.pk} (Harbour, Spring): {verb}d")
-    assert CallBatch.objects.get(pk=right.pk).status == AFTER[verb]
-    assert CallBatch.objects.get(pk=wrong.pk).status == BatchStatus.PENDING
+    assert message.startswith(f"Batch {allowed.pk} (Harbour, Spring): {verb}d")
+    assert CallBatch.objects.get(pk=allowed.pk).status == AFTER[verb]
+    assert CallBatch.objects.get(pk=refused.pk).status == BatchStatus.PENDING
 
 
-def test_the_outcome_says_what_was_done(harbour, admin):
+def test_the_message_says_what_was_done(harbour, admin):
     batch = harbour.batch(queued=3, in_progress=1)
 
     ((_, paused),) = confirm(admin, batch, verb="pause")
@@ -103,14 +110,14 @@ def test_the_outcome_says_what_was_done(harbour, admin):
 
 
 @verbs
-def test_a_batch_that_has_changed_since_the_confirmation_is_told(harbour, admin, verb):
+def test_a_batch_that_was_cancelled_since_the_confirmation_is_reported(harbour, admin, verb):
     batch = harbour.batch(BEFORE[verb], queued=1)
     fields = hidden_fields(admin.get(confirmation_of(batch, verb=verb)))
     cancel(batch)
 
     admin.post(confirmation_of(batch, verb=verb), fields)
 
-    ((level, message),) = messages_of(admin, page_of(batch))
+    ((level, message),) = messages_at(admin, page_of(batch))
     assert level == "warning"
     assert message.endswith(
         "Only a processing or scheduled batch can be paused; this one is cancelled."
@@ -120,7 +127,7 @@ def test_a_batch_that_has_changed_since_the_confirmation_is_told(harbour, admin,
     assert count(batch, ContactStatus.SKIPPED) == 1
 
 
-def test_what_somebody_did_is_in_the_history_and_among_their_recent_actions(harbour, admin, operator):
+def test_a_pause_is_in_the_history_and_among_the_operators_recent_actions(harbour, admin, operator):
     batch = harbour.batch(queued=1)
 
     confirm(admin, batch, verb="pause")
@@ -133,7 +140,7 @@ def test_what_somebody_did_is_in_the_history_and_among_their_recent_actions(harb
     assert "paused. 1 contact left to call" in LogEntry.objects.get().get_change_message()
 
 
-def test_a_paused_batch_is_cancelled_from_its_page(harbour, admin):
+def test_a_paused_batch_can_be_cancelled(harbour, admin):
     batch = harbour.batch(queued=2)
     pause(batch)
 

@@ -1,4 +1,4 @@
-"""A real browser: Debian's Chromium, without a screen."""
+"""A real browser: Debian's Chromium, headless."""
 
 import shutil
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ needs_chromium = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="no browser: install Debian's packages chromium and chromium-driver"
 )
 
-# Without those that keep it on this machine and quiet it would look for updates and for its maker's hosts.
+# Some of these keep Chromium from looking for updates and from contacting Google's hosts.
 OPTIONS = """
     headless no-sandbox disable-gpu disable-quic disable-dev-shm-usage no-first-run disable-background-networking
     disable-component-update disable-sync
@@ -26,7 +26,7 @@ OPTIONS = """
 
 
 class Browser(webdriver.Chrome):
-    """Chromium as somebody uses it: by what stands on buttons and links, and by the keyboard."""
+    """Chromium, driven by the texts of buttons and links and by the keyboard."""
 
     def __init__(self, base):
         options = webdriver.ChromeOptions()
@@ -38,12 +38,12 @@ class Browser(webdriver.Chrome):
         self.base = base
 
     def forget(self):
-        """Whoever signed in, what a page has stored and what was written to the console."""
+        """Clear cookies, storage and the console, so that the user is signed out."""
         self.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": self.base, "storageTypes": "all"})
         self.get_log("browser")
 
-    def look(self, *, width=1280, height=800, scheme="light"):
-        """At a window of this size, in a light or dark colour scheme."""
+    def set_window(self, *, width=1280, height=800, scheme="light"):
+        """Set the size of the window and a light or dark colour scheme."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         feature = {"name": "prefers-color-scheme", "value": scheme}
@@ -54,18 +54,18 @@ class Browser(webdriver.Chrome):
 
     @contextmanager
     def next_page(self):
-        """Wait until what is done inside has led to another page."""
+        """Wait until the block has led to another page."""
         here = self.find_element(By.TAG_NAME, "html")
         yield
         self.wait_until(staleness_of(here))
 
-    def follow(self, text):
-        """Click the link with this text, or the button."""
+    def click(self, text):
+        """Click the link or button with this text and wait for the next page."""
         with self.next_page():
             self.find_element(By.XPATH, f"//*[self::a or self::button][normalize-space()='{text}']").click()
 
     def type(self, name, *keys):
-        """Type into the field with this name, and then Enter."""
+        """Type into the field with this name, press Enter and wait for the next page."""
         with self.next_page():
             self.find_element(By.NAME, name).send_keys(*keys, Keys.ENTER)
 
@@ -74,15 +74,15 @@ class Browser(webdriver.Chrome):
         self.type("password", password)
 
     def wait_for(self, text):
-        """Wait until the page, or its scripts, have written this."""
+        """Wait until the page shows this text, in any case."""
         self.wait_until(lambda _: text.lower() in self.find_element(By.TAG_NAME, "body").text.lower())
 
     def wait_until(self, condition):
-        # Between two pages the browser may have neither to tell of.
+        # Between two pages the driver may find neither and raise an error.
         WebDriverWait(self, 20, ignored_exceptions=[WebDriverException]).until(condition)
 
     def press(self, *keys):
-        """Press keys on whatever has the focus."""
+        """Press keys in the element that has the focus."""
         webdriver.ActionChains(self).send_keys(*keys).perform()
 
     def tab_to(self, name):
@@ -101,8 +101,8 @@ class Browser(webdriver.Chrome):
     def messages(self):
         return [message.text for message in self.find_elements(By.CSS_SELECTOR, ".messagelist li")]
 
-    def complaints(self):
-        """What the browser has written to its console about the security policy."""
+    def policy_violations(self):
+        """Return what the browser wrote to its console about the content security policy."""
         return [entry["message"] for entry in self.get_log("browser") if "Content Security Policy" in entry["message"]]
 
 
