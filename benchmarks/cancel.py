@@ -1,7 +1,7 @@
 """
-What a cancel costs: the whole request beside the same two UPDATEs, and what it needs besides.
+The time and memory of a cancel: the whole request compared with the same two UPDATEs.
 
-The UPDATEs are sent by psycopg to the same table, in one transaction.
+psycopg sends the UPDATEs to the same table, in one transaction.
 """
 
 from __future__ import annotations
@@ -15,36 +15,37 @@ from typing import Any
 import psutil
 import psycopg
 
-from benchmarks.measuring import batches, in_turns, prepare, ratio, table
+from benchmarks.measuring import create_tenant, filled_batches, median_ratio, start_table, time_in_turns
 from calls.api.authentication import issue_token
 from calls.models import CallBatch
 from calls.tests.support.factories import URL, plain_connection
 from calls.tests.support.server import database_url, gunicorn, request
 
-CONTACTS = """
+UPDATE_CONTACTS = """
     UPDATE {} SET status = 'skipped', outcome_notes = 'Batch cancelled', updated_at = now()
     WHERE batch_id = %s AND status IN ('pending', 'queued', 'scheduled')
 """
-BATCH = """
+UPDATE_BATCH = """
     UPDATE call_batches SET status = 'cancelled', queued = 0, skipped = skipped + %s, completed_at = now(),
         error_message = 'Cancelled by user', updated_at = now()
     WHERE id = %s
 """
 
-# Pairs for each number of contacts; even, as whoever is second finds the pages of the first still being written.
+# Pairs for each number of contacts. Even numbers, because the second of a pair runs while the pages of the first are
+# still being written.
 ROUNDS = {1_000: 20, 10_000: 20, 100_000: 10, 1_000_000: 4}
-AT_MOST = {10_000: 1.30, 100_000: 1.10, 1_000_000: 1.05}
+REQUIRED_RATIO = {10_000: 1.30, 100_000: 1.10, 1_000_000: 1.05}
 
 
-def bare(plain: psycopg.Connection[Any], batch: CallBatch) -> None:
-    """The same two UPDATEs."""
+def cancel_by_updates(plain: psycopg.Connection[Any], batch: CallBatch) -> None:
+    """Cancel by the two UPDATEs alone."""
     with plain.transaction():
-        skipped = plain.execute(CONTACTS.format("campaign_contacts"), [batch.pk]).rowcount
-        plain.execute(BATCH, [skipped, batch.pk])
+        skipped = plain.execute(UPDATE_CONTACTS.format("campaign_contacts"), [batch.pk]).rowcount
+        plain.execute(UPDATE_BATCH, [skipped, batch.pk])
 
 
-def by_request(server: str, token: str, batch: CallBatch) -> None:
-    """A cancel as a client sends it."""
+def cancel_by_request(server: str, token: str, batch: CallBatch) -> None:
+    """Cancel as a client does."""
     status, _, answer = request(
         server, "POST", URL, json.dumps({"batch_id": str(batch.pk)}), Authorization=f"Bearer {token}"
     )
@@ -52,53 +53,57 @@ def by_request(server: str, token: str, batch: CallBatch) -> None:
         raise SystemExit(f"{status}: {answer}")
 
 
-class Memory(threading.Thread):
-    """How many bytes more than at the beginning the web server's processes have had at most."""
+class PeakMemory(threading.Thread):
+    """Watches the memory of the web server's processes. ``peak`` and ``idle`` are in bytes."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         children = psutil.Process().children(recursive=True)
         self.processes = [child for child in children if "gunicorn" in " ".join(child.cmdline())]
-        self.over = threading.Event()
-        self.idle = self.most = self.used()
+        self.stopped = threading.Event()
+        self.idle = self.peak = self.used()
 
     def used(self) -> int:
         return sum(process.memory_info().rss for process in self.processes)
 
     def run(self) -> None:
-        while not self.over.wait(0.02):
-            self.most = max(self.most, self.used())
+        while not self.stopped.wait(0.02):
+            self.peak = max(self.peak, self.used())
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> PeakMemory:
         self.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.over.set()
+        self.stopped.set()
         self.join()
 
 
 def main() -> None:
-    tenant = prepare()
+    tenant = create_tenant()
     token = issue_token(tenant.owner)
-    row = table("contacts", "two UPDATEs", "request", "ratio", "at most", "memory", "a second")
+    print_row = start_table("contacts", "two UPDATEs", "request", "ratio", "required", "memory", "contacts/s")
     with gunicorn(database_url(), LOG_LEVEL="WARNING") as server, plain_connection() as plain:
-        by_request(server, token, *batches(tenant, 1, 1))
+        # The first request also starts the server's connection pool.
+        cancel_by_request(server, token, *filled_batches(tenant, 1, 1))
         for contacts, rounds in ROUNDS.items():
-            with Memory() as memory:
-                taken = in_turns(
+            with PeakMemory() as memory:
+                seconds = time_in_turns(
                     rounds,
-                    partial(batches, tenant, contacts),
-                    {"bare": partial(bare, plain), "request": partial(by_request, server, token)},
+                    partial(filled_batches, tenant, contacts),
+                    {
+                        "updates": partial(cancel_by_updates, plain),
+                        "request": partial(cancel_by_request, server, token),
+                    },
                 )
-            two, whole = (statistics.median(taken[name]) for name in ("bare", "request"))
-            row(
+            updates, whole = (statistics.median(seconds[name]) for name in ("updates", "request"))
+            print_row(
                 f"{contacts:,}",
-                f"{two * 1000:,.0f} ms",
+                f"{updates * 1000:,.0f} ms",
                 f"{whole * 1000:,.0f} ms",
-                f"{ratio(taken['request'], taken['bare']):.2f}",
-                f"{AT_MOST[contacts]:.2f}" if contacts in AT_MOST else "",
-                f"+{(memory.most - memory.idle) / 2**20:.1f} MB",
+                f"{median_ratio(seconds['request'], seconds['updates']):.2f}",
+                f"≤ {REQUIRED_RATIO[contacts]:.2f}" if contacts in REQUIRED_RATIO else "",
+                f"+{(memory.peak - memory.idle) / 2**20:.1f} MB",
                 f"{contacts / whole:,.0f}",
             )
 

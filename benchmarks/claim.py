@@ -1,4 +1,4 @@
-"""What a claim costs: deep in a large batch, with many claimers of one, and while another batch is cancelled."""
+"""The time of a claim: deep in a large batch, with many claimers of one batch, and while another batch is cancelled."""
 
 from __future__ import annotations
 
@@ -17,15 +17,24 @@ from django.db import connection
 from procrastinate import PsycopgConnector
 from procrastinate.contrib.django import app
 
-from benchmarks.cancel import by_request
-from benchmarks.measuring import batches, fill, fresh, in_turns, prepare, ratio, settle, table
+from benchmarks.cancel import cancel_by_request
+from benchmarks.measuring import (
+    add_contacts,
+    create_tenant,
+    filled_batches,
+    median_ratio,
+    new_batches,
+    start_table,
+    time_in_turns,
+    vacuum,
+)
 from calls.api.authentication import issue_token
 from calls.dialler.claims import claim_next_contact
 from calls.models import CallBatch
 from calls.tests.support.factories import Tenant
 from calls.tests.support.server import database_url, gunicorn
 
-JOBS = """
+INSERT_JOBS = """
     TRUNCATE procrastinate_jobs CASCADE;
     INSERT INTO procrastinate_jobs (task_name, queue_name, args, status)
     SELECT 'calls.tasks.dial', 'default', '{}', 'todo' FROM generate_series(1, 100000)
@@ -36,29 +45,30 @@ LARGE = 1_000_000
 
 def claim(batch: CallBatch) -> None:
     if claim_next_contact(batch) is None:
-        raise SystemExit("nobody was claimed")
+        raise SystemExit("no contact was claimed")
 
 
 # In a large batch
 
 
-def depth(tenant: Tenant) -> None:
+def measure_depth(tenant: Tenant) -> None:
     shares = {"none dialled": 0.0, "50 % dialled": 0.5, "99.9 % dialled": 0.999}
-    made = fresh(tenant, len(shares))
-    for batch, share in zip(made, shares.values(), strict=True):
-        fill("campaign_contacts", [batch], LARGE, called=int(LARGE * share))
-    settle("campaign_contacts")
-    taken = in_turns(200, lambda number: made, dict.fromkeys(shares, claim))
-    row = table("of 1,000,000", "a claim", "beside none")
+    batches = new_batches(tenant, len(shares))
+    for batch, share in zip(batches, shares.values(), strict=True):
+        add_contacts("campaign_contacts", [batch], LARGE, called=int(LARGE * share))
+    vacuum("campaign_contacts")
+    seconds = time_in_turns(200, lambda number: batches, dict.fromkeys(shares, claim))
+    print_row = start_table(f"of {LARGE:,}", "claim", "ratio")
     for name in shares:
-        row(name, f"{statistics.median(taken[name]) * 1000:.1f} ms", f"{ratio(taken[name], taken['none dialled']):.2f}")
+        milliseconds = statistics.median(seconds[name]) * 1000
+        print_row(name, f"{milliseconds:.1f} ms", f"{median_ratio(seconds[name], seconds['none dialled']):.2f}")
 
 
 # Many claimers of one batch
 
 
-def claims(batch_id: UUID, begin: float) -> int:
-    """How many contacts this process claims in so many seconds."""
+def count_claims(batch_id: UUID, begin: float) -> int:
+    """Return how many contacts this process claims in ``SECONDS``, from the time ``begin`` on."""
     batch, number = CallBatch(pk=batch_id), 0
     connection.ensure_connection()
     time.sleep(max(0.0, begin - time.time()))
@@ -68,10 +78,10 @@ def claims(batch_id: UUID, begin: float) -> int:
     return number
 
 
-def jobs(begin: float) -> int:
-    """How many jobs this process fetches, likewise."""
+def count_jobs(begin: float) -> int:
+    """Return how many jobs this process fetches in ``SECONDS``, from the time ``begin`` on."""
 
-    async def work() -> int:
+    async def fetch_jobs() -> int:
         number = 0
         async with app.with_connector(PsycopgConnector(conninfo=database_url(), min_size=1)).open_async() as opened:
             worker = await opened.job_manager.register_worker()
@@ -82,81 +92,81 @@ def jobs(begin: float) -> int:
                 number += 1
         return number
 
-    return asyncio.run(work())
+    return asyncio.run(fetch_jobs())
 
 
-def rate(tenant: Tenant) -> None:
+def measure_rate(tenant: Tenant) -> None:
     with ProcessPoolExecutor(CLAIMERS, mp_context=get_context("spawn")) as processes:
 
-        def together(work: Callable[[float], int]) -> float:
-            # Time for all of them to be there.
+        def total_rate(work: Callable[[float], int]) -> float:
+            # All processes need time to start.
             begin = time.time() + 5
             return sum(processes.map(work, [begin] * CLAIMERS)) / SECONDS
 
-        found: dict[str, list[float]] = {"contacts claimed": [], "jobs fetched by procrastinate": []}
+        rates: dict[str, list[float]] = {"contacts claimed": [], "jobs fetched by procrastinate": []}
         for _ in range(3):
-            (batch,) = batches(tenant, 100_000, 1)
+            (batch,) = filled_batches(tenant, 100_000, 1)
             CallBatch.objects.update(calls_per_minute=1_000_000, max_concurrent=1_000_000)
-            found["contacts claimed"].append(together(partial(claims, batch.pk)))
+            rates["contacts claimed"].append(total_rate(partial(count_claims, batch.pk)))
             with connection.cursor() as cursor:
-                cursor.execute(JOBS)
+                cursor.execute(INSERT_JOBS)
                 cursor.execute("VACUUM (ANALYZE) procrastinate_jobs")
-            found["jobs fetched by procrastinate"].append(together(jobs))
-    row = table(f"100,000 waiting, {CLAIMERS} processes", "a second")
-    for name, rates in found.items():
-        row(name, f"{statistics.median(rates):,.0f}")
+            rates["jobs fetched by procrastinate"].append(total_rate(count_jobs))
+    print_row = start_table(f"100,000 queued, {CLAIMERS} processes", "per second")
+    for name, values in rates.items():
+        print_row(name, f"{statistics.median(values):,.0f}")
 
 
 # While another batch is cancelled
 
 
-def while_it_lasts(others: list[CallBatch], work: Callable[[], object]) -> list[float]:
-    """How long each claim in one of the other batches takes while that work lasts, some thirty a second."""
-    taken: list[float] = []
+def time_claims_during(work: Callable[[], object], batches: list[CallBatch]) -> list[float]:
+    """Claim in ``batches``, about thirty times a second, while ``work`` runs. Return the seconds of each claim."""
+    seconds: list[float] = []
     working = threading.Thread(target=work)
     working.start()
-    for batch in cycle(others):
+    for batch in cycle(batches):
         started = time.perf_counter()
         claim(batch)
-        taken.append(time.perf_counter() - started)
+        seconds.append(time.perf_counter() - started)
         working.join(0.025)
         if not working.is_alive():
-            return taken
+            return seconds
     raise AssertionError
 
 
-def p99(taken: list[float]) -> float:
-    return statistics.quantiles(taken, n=100)[98]
+def p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[98]
 
 
-def traffic(tenant: Tenant) -> None:
+def measure_during_cancel(tenant: Tenant) -> None:
     token = issue_token(tenant.owner)
-    quiet: list[float] = []
-    busy: list[float] = []
+    idle: list[float] = []
+    during_cancel: list[float] = []
     with gunicorn(database_url(), LOG_LEVEL="WARNING") as server:
         for _ in range(5):
-            large, *others = fresh(tenant, 5)
-            fill("campaign_contacts", [large], LARGE)
-            fill("campaign_contacts", others, 10_000)
-            settle("campaign_contacts")
+            large, *others = new_batches(tenant, 5)
+            add_contacts("campaign_contacts", [large], LARGE)
+            add_contacts("campaign_contacts", others, 10_000)
+            vacuum("campaign_contacts")
             CallBatch.objects.update(calls_per_minute=1_000_000, max_concurrent=1_000_000)
-            quiet += while_it_lasts(others, partial(time.sleep, 5))
-            busy += while_it_lasts(others, partial(by_request, server, token, large))
-    row = table("claims in other batches", "number", "median", "p99", "beside quiet")
-    for name, taken in (("quiet", quiet), ("while 1,000,000 are cancelled", busy)):
-        row(
+            idle += time_claims_during(partial(time.sleep, 5), others)
+            during_cancel += time_claims_during(partial(cancel_by_request, server, token, large), others)
+    print_row = start_table("claims in other batches", "number", "median", "p99", "p99 ratio")
+    for name, seconds in (("no cancel", idle), (f"during a cancel of {LARGE:,}", during_cancel)):
+        print_row(
             name,
-            f"{len(taken):,}",
-            f"{statistics.median(taken) * 1000:.1f} ms",
-            f"{p99(taken) * 1000:.1f} ms",
-            f"{p99(taken) / p99(quiet):.2f}",
+            f"{len(seconds):,}",
+            f"{statistics.median(seconds) * 1000:.1f} ms",
+            f"{p99(seconds) * 1000:.1f} ms",
+            f"{p99(seconds) / p99(idle):.2f}",
         )
 
 
 def main() -> None:
-    tenant = prepare()
-    for part in (depth, rate, traffic):
-        part(tenant)
+    tenant = create_tenant()
+    for measure in (measure_depth, measure_rate, measure_during_cancel):
+        measure(tenant)
         print()
 
 

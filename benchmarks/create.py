@@ -1,7 +1,7 @@
 """
-What a create costs, beside the bare COPY of the same rows.
+The time of a create, compared with the bare COPY of the same rows.
 
-The bare COPY is one transaction of psycopg's into the same table, with the ids made and the values at hand.
+The bare COPY is one psycopg transaction into the same table; ids and values are prepared beforehand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from uuid_utils.compat import uuid7
 
-from benchmarks.measuring import in_turns, prepare, ratio, table
+from benchmarks.measuring import create_tenant, median_ratio, start_table, time_in_turns
 from calls.api.authentication import issue_token
 from calls.models import CampaignContact
 from calls.tests.support.factories import FUNCTIONS, Tenant, plain_connection
@@ -25,7 +25,7 @@ SIZES = [100, 1_000, 10_000]
 
 
 def contact(index: int) -> dict[str, Any]:
-    """One with every field filled in, as a client sends it."""
+    """Return a contact as a client sends it, with every field filled in."""
     return {
         "phone_number": f"+1212{index:07d}",
         "first_name": "Amara",
@@ -39,51 +39,52 @@ def contact(index: int) -> dict[str, Any]:
     }
 
 
-def rows(tenant: Tenant, contacts: list[dict[str, Any]], number: int) -> list[list[Any]]:
-    """The rows of a new batch, ready to be sent; a request brings its own."""
-    same = (tenant.agency.pk, tenant.campaign.pk, tenant.batch().pk, "pending")
-    ready = [
-        (uuid7(), *same, *({**contact, "custom_data": json.dumps(contact["custom_data"])}.values()))
+def prepare_rows(tenant: Tenant, contacts: list[dict[str, Any]], number: int) -> list[list[Any]]:
+    """Return the rows of a new batch, once for each of ``number`` works. A request ignores them."""
+    shared = (tenant.agency.pk, tenant.campaign.pk, tenant.batch().pk, "pending")
+    rows = [
+        (uuid7(), *shared, *({**contact, "custom_data": json.dumps(contact["custom_data"])}.values()))
         for contact in contacts
     ]
-    return [ready] * number
+    return [rows] * number
 
 
-def bare_copy(plain: psycopg.Connection[Any], columns: str, ready: list[Any]) -> None:
+def copy_rows(plain: psycopg.Connection[Any], columns: str, rows: list[Any]) -> None:
     with (
         plain.transaction(),
         plain.cursor() as cursor,
         cursor.copy(f"COPY {CampaignContact._meta.db_table} ({columns}) FROM STDIN") as copy,
     ):
-        for row in ready:
+        for row in rows:
             copy.write_row(row)
 
 
-def whole_request(server: str, body: bytes, token: str, ready: list[Any]) -> None:
+def create_by_request(server: str, body: bytes, token: str, rows: list[Any]) -> None:
     status, _, answer = request(server, "POST", f"{FUNCTIONS}create", body, Authorization=f"Bearer {token}")
     if status != 201:
         raise SystemExit(f"{status}: {answer}")
 
 
 def main() -> None:
-    tenant = prepare()
+    tenant = create_tenant()
     token = issue_token(tenant.owner)
-    row = table("contacts", "bare COPY", "request", "ratio")
+    print_row = start_table("contacts", "bare COPY", "request", "ratio")
     with gunicorn(database_url(), LOG_LEVEL="WARNING") as server, plain_connection() as plain:
         for size in SIZES:
             contacts = [contact(index) for index in range(size)]
             body = json.dumps(tenant.wanted(contacts=contacts)).encode()
             columns = f"id, agency_id, campaign_id, batch_id, status, {', '.join(contacts[0])}"
-            whole_request(server, body, token, [])
+            # The first request also starts the server's connection pool.
+            create_by_request(server, body, token, [])
             works = {
-                "bare": partial(bare_copy, plain, columns),
-                "request": partial(whole_request, server, body, token),
+                "copy": partial(copy_rows, plain, columns),
+                "request": partial(create_by_request, server, body, token),
             }
-            taken = in_turns(PAIRS, partial(rows, tenant, contacts), works)
-            row(
+            seconds = time_in_turns(PAIRS, partial(prepare_rows, tenant, contacts), works)
+            print_row(
                 f"{size:,}",
-                *(f"{statistics.median(taken[name]) * 1000:.0f} ms" for name in works),
-                f"{ratio(taken['request'], taken['bare']):.2f}",
+                *(f"{statistics.median(seconds[name]) * 1000:.0f} ms" for name in works),
+                f"{median_ratio(seconds['request'], seconds['copy']):.2f}",
             )
 
 

@@ -1,4 +1,4 @@
-"""The ways in which a batch is cancelled elsewhere, beside ours: same server, same rows."""
+"""Other ways to cancel a batch, compared with the request: same server, same rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from django.db import connection
 from procrastinate import PsycopgConnector
 from procrastinate.contrib.django import app
 
-from benchmarks.cancel import by_request
-from benchmarks.measuring import batches, in_turns, prepare, ratio, table
+from benchmarks.cancel import cancel_by_request
+from benchmarks.measuring import create_tenant, filled_batches, median_ratio, start_table, time_in_turns
 from calls.api.authentication import issue_token
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import ContactStatus
@@ -21,29 +21,29 @@ from calls.tests.support.factories import plain_connection
 from calls.tests.support.server import database_url, gunicorn
 
 CONTACTS, ROUNDS = 10_000, 3
-JOBS = """
+INSERT_JOBS = """
     INSERT INTO procrastinate_jobs (task_name, queue_name, args, status)
     SELECT 'calls.tasks.dial', 'default', '{}', 'todo' FROM generate_series(1, %s) RETURNING id
 """
 
 
-def saved_one_by_one(batch: CallBatch) -> None:
+def cancel_by_save(batch: CallBatch) -> None:
     for contact in batch.contacts.dialable():
         contact.status, contact.outcome_notes = ContactStatus.SKIPPED, "Batch cancelled"
         contact.save(update_fields=["status", "outcome_notes", "updated_at"])
 
 
-def updated_in_bulk(batch: CallBatch) -> None:
+def cancel_by_bulk_update(batch: CallBatch) -> None:
     contacts = list(batch.contacts.dialable())
     for contact in contacts:
         contact.status, contact.outcome_notes = ContactStatus.SKIPPED, "Batch cancelled"
     CampaignContact.objects.bulk_update(contacts, ["status", "outcome_notes"], batch_size=1_000)
 
 
-def in_two_steps(plain: psycopg.Connection[Any], batch: CallBatch) -> None:
-    """As an edge function does: what was read is written back, each statement for itself."""
-    waiting = "SELECT id FROM campaign_contacts WHERE batch_id = %s AND status IN ('pending', 'queued', 'scheduled')"
-    ids = [pk for (pk,) in plain.execute(waiting, [batch.pk])]
+def cancel_like_edge_function(plain: psycopg.Connection[Any], batch: CallBatch) -> None:
+    """Select the ids, then update by id. Each statement is its own transaction."""
+    select = "SELECT id FROM campaign_contacts WHERE batch_id = %s AND status IN ('pending', 'queued', 'scheduled')"
+    ids = [pk for (pk,) in plain.execute(select, [batch.pk])]
     plain.execute(
         "UPDATE campaign_contacts SET status = 'skipped', outcome_notes = 'Batch cancelled', updated_at = now()"
         " WHERE id = ANY (%s)",
@@ -55,44 +55,45 @@ def in_two_steps(plain: psycopg.Connection[Any], batch: CallBatch) -> None:
     )
 
 
-def as_jobs(batch: CallBatch) -> None:
-    """A job for each contact, each of which is cancelled."""
+def cancel_jobs(batch: CallBatch) -> None:
+    """Cancel one job per contact."""
 
-    async def work() -> None:
+    async def cancel_all() -> None:
         async with app.with_connector(PsycopgConnector(conninfo=database_url())).open_async() as opened:
-            for job in waiting:
+            for job in jobs:
                 await opened.job_manager.cancel_job_by_id_async(job)
 
     with connection.cursor() as cursor:
         cursor.execute("SELECT id FROM procrastinate_jobs WHERE status = 'todo'")
-        waiting = [pk for (pk,) in cursor.fetchall()]
-    asyncio.run(work())
+        jobs = [pk for (pk,) in cursor.fetchall()]
+    asyncio.run(cancel_all())
 
 
 def main() -> None:
-    tenant = prepare()
+    tenant = create_tenant()
     token = issue_token(tenant.owner)
 
-    def subjects(number: int) -> list[CallBatch]:
-        made = batches(tenant, CONTACTS, number)
+    def batches_and_jobs(number: int) -> list[CallBatch]:
+        batches = filled_batches(tenant, CONTACTS, number)
         with connection.cursor() as cursor:
             cursor.execute("TRUNCATE procrastinate_jobs CASCADE")
-            cursor.execute(JOBS, [CONTACTS])
+            cursor.execute(INSERT_JOBS, [CONTACTS])
             cursor.execute("VACUUM (ANALYZE) procrastinate_jobs")
-        return made
+        return batches
 
     with gunicorn(database_url(), LOG_LEVEL="WARNING") as server, plain_connection() as plain:
         works = {
-            "the whole request": partial(by_request, server, token),
-            "an edge function: select, update, update": partial(in_two_steps, plain),
-            "`bulk_update`, 1,000 at a time": updated_in_bulk,
-            "a loop of `save()`": saved_one_by_one,
-            "procrastinate: a job for each, cancelled": as_jobs,
+            "the whole request": partial(cancel_by_request, server, token),
+            "an edge function: select, update, update": partial(cancel_like_edge_function, plain),
+            "`bulk_update`, 1,000 at a time": cancel_by_bulk_update,
+            "a loop of `save()`": cancel_by_save,
+            "procrastinate: one job per contact, cancelled": cancel_jobs,
         }
-        taken = in_turns(ROUNDS, subjects, works)
-    row = table(f"{CONTACTS:,} contacts", "time", "beside ours")
-    for name, each in taken.items():
-        row(name, f"{statistics.median(each) * 1000:,.0f} ms", f"{ratio(each, taken['the whole request']):.1f}")
+        seconds = time_in_turns(ROUNDS, batches_and_jobs, works)
+    print_row = start_table(f"{CONTACTS:,} contacts", "time", "ratio")
+    for name, values in seconds.items():
+        milliseconds = statistics.median(values) * 1000
+        print_row(name, f"{milliseconds:,.0f} ms", f"{median_ratio(values, seconds['the whole request']):.1f}")
 
 
 if __name__ == "__main__":
