@@ -74,7 +74,7 @@ def history_context(*, source: Source, actor: Actor | None = None, **numbers: in
     """
     Record ``actor``, ``source`` and ``numbers`` with the history rows that are written inside the block.
 
-    ``pghistory.context`` alone would also apply to whatever follows in the same transaction, or in a context that the
+    ``pghistory.context`` alone would also add them to later changes in the same transaction, or in a context that the
     caller has opened.
     """
     metadata: dict[str, Any] = {"via": str(source), **numbers}
@@ -89,6 +89,7 @@ def history_context(*, source: Source, actor: Actor | None = None, **numbers: in
             context.metadata.clear()
             context.metadata.update(outer)
     if connection.savepoint_ids:
+        # Inside a caller's transaction: clear the setting that pghistory made for the rest of it.
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('pghistory.context_metadata', '', true)")
 
@@ -115,9 +116,9 @@ def audited(
     verb: str, *, signal: Signal | None = None
 ) -> Callable[[Callable[Concatenate[B, P], R]], Callable[Concatenate[B, P], R]]:
     """
-    Log each call of the decorated method, after its commit or when it was refused, and then send ``signal``.
+    Log each call of the decorated method, after its commit or when it is refused. After the commit, send ``signal``.
 
-    The method takes ``actor`` and ``source`` as keyword arguments. A failing receiver of the signal is logged and
+    The method takes ``actor`` and ``source`` as keyword arguments. A receiver that raises an exception is logged and
     changes nothing.
     """
 

@@ -13,7 +13,7 @@ from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
 
-# How many contacts that must not be called one claim may set aside. A cancel waits for the batch's lock meanwhile.
+# The most contacts that one claim sets aside. A cancel waits for the batch's lock meanwhile.
 MAX_SET_ASIDE = 100
 
 
@@ -24,7 +24,8 @@ def claim_next_contact(batch: CallBatch) -> CampaignContact | None:
 
     The contact is then in progress and its attempt is counted. Return None if no call may start: the batch is not
     being dialled, it has reached a limit, or no contact is left, which completes the batch once no call is in progress.
-    A contact that must not be called is skipped. A contact that another service has locked is passed over.
+    A contact marked ``do_not_call`` is skipped, and one without attempts left fails. A contact that another service has
+    locked is passed over.
 
     :raises BatchNotFound: the batch is gone.
     :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
@@ -51,7 +52,7 @@ def claim_next_contact(batch: CallBatch) -> CampaignContact | None:
 
 
 def _next_contact(batch: CallBatch) -> CampaignContact | None:
-    """Return the contact to claim, locked, and set aside the contacts before it that must not be called."""
+    """Return the contact to claim, locked, and set aside the contacts before it that are not to be called."""
     waiting = CampaignContact.objects.filter(batch=batch.pk).claimable().in_call_order()
     for _ in range(MAX_SET_ASIDE):
         contact = waiting.select_for_update(of=("self",), skip_locked=True).first()

@@ -36,7 +36,7 @@ def free_slots(batch: CallBatch) -> int:
 @database_errors_as(BatchReadFailed)
 def time_until_next_call(batch: CallBatch) -> timedelta | None:
     """
-    Return how long ``calls_per_minute`` delays the next call, or None if the batch waits for something else.
+    Return how long ``calls_per_minute`` delays the next call, or None if it does not delay it.
 
     :raises BatchReadFailed: a database error or timeout.
     """

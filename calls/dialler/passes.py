@@ -27,13 +27,13 @@ MAX_BATCHES = 10
 MAX_THREADS = 8
 # Seconds after which a pass places no further call.
 PASS_SECONDS = 50.0
-# How long a pass waits until calls_per_minute lets the next call start.
+# The longest that a pass waits for calls_per_minute to allow the next call.
 LONGEST_WAIT = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass did. Calls that the provider does not take at the moment are in neither counter."""
+    """What a pass did. Calls that a busy provider did not take are in neither counter."""
 
     batches_processed: int
     calls_initiated: int
@@ -81,7 +81,11 @@ def run_pass() -> PassResult:
 
 
 def _place_in_turn(batch_id: UUID, deadline: float, held: set[UUID]) -> DialOutcome:
-    """Place one call of a batch, unless the provider took no call of this batch earlier in this pass."""
+    """
+    Place one call of a batch, and wait first if only ``calls_per_minute`` delays it.
+
+    Does nothing if the provider was busy for this batch earlier in the pass.
+    """
     try:
         while time.monotonic() < deadline and batch_id not in held:
             outcome = place_next_call(batch_id)

@@ -22,7 +22,7 @@ def start_batch(batch: CallBatch) -> int:
     Start the batch if it is due, and return how many calls may start in it now.
 
     The batch becomes ``processing`` and its pending contacts become ``queued``. Returns 0 for a batch that is not due,
-    is on hold, or has no contact to call. The limits are checked again when a contact is claimed.
+    is on hold, has reached a limit, or has no contact to call. The limits are checked again when a contact is claimed.
 
     :raises BatchNotFound: the batch is gone.
     :raises BatchUpdateFailed: a database error or timeout. The next pass continues.

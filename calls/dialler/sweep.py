@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # How many contacts of each kind one sweep asks about, and for how many seconds.
 MAX_CONTACTS = 500
 SWEEP_SECONDS = 50.0
-# No call lasts this long.
+# A call without a recorded end is given up after this time.
 LOST_AFTER = timedelta(days=1)
 
 
@@ -40,7 +40,7 @@ class SweepOutcome(Enum):
     RECORDED = "recorded"
     """The provider had a call that was not recorded yet."""
     GIVEN_BACK = "given_back"
-    """The provider had no call, so the claim was released."""
+    """The provider had no call, so the contact was given back to the queue, or failed after its last attempt."""
     ENDED = "ended"
     """The call has ended, or was given up."""
     UNCLEAR = "unclear"
@@ -63,11 +63,12 @@ class SweepResult:
 
 def run_sweep() -> SweepResult:
     """
-    Find contacts whose call has no recorded result, and ask the provider about each.
+    Ask the provider about contacts whose call has no recorded result.
 
-    Where no call was recorded, because a worker died or the provider's answer was unclear, the call is recorded if the
-    provider has it, else the claim is released. Where a call was recorded but no event has arrived for long, its end is
-    recorded if it has ended. A call without an end after a day is given up.
+    - No call was recorded, because a worker died or the provider's answer was unclear: record the call if the provider
+      has it. If not, release the claim, or count the attempt as rejected after an unclear answer.
+    - A call was recorded and its attempt began more than ``provider.lookup_after`` ago: record its end if it has ended.
+    - The attempt began more than a day ago: give it up.
 
     :raises BatchReadFailed: the contacts could not be read.
     """

@@ -51,7 +51,7 @@ class AgencyUser(models.Model):
 
     @property
     def is_authenticated(self) -> bool:
-        """Always true: the API makes an instance only for a valid token, even where the row does not exist."""
+        """Always true, for DRF: the API creates instances only for valid tokens. The row may not exist."""
         return True
 
     def as_actor(self) -> Actor:

@@ -1,4 +1,4 @@
-"""The base class of the tables that this app writes."""
+"""The base class of most models: id, created_at and updated_at."""
 
 from django.contrib.postgres.functions import RandomUUID
 from django.db import models

@@ -49,8 +49,7 @@ from calls.statuses import FINAL, PAUSABLE, BatchStatus, ContactStatus, Mode, sk
 
 logger = logging.getLogger(__name__)
 
-# The columns that each verb reads under the lock. No others, so that an unreadable value elsewhere in the row cannot
-# keep a batch from being stopped.
+# Each verb reads only these columns under the lock, so an unreadable value in another column cannot prevent a cancel.
 _CANCEL_COLUMNS = ("in_progress", "completed_at")
 _PAUSE_COLUMNS = ("queued", "in_progress", "completed_at")
 
@@ -216,7 +215,7 @@ class CallBatch(BaseModel):
         :raises BatchAlreadyCompleted: the batch is completed.
         :raises BatchNotFound: the row is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed. If the connection broke during
-            COMMIT the outcome is unknown; calling cancel again is safe and tells it.
+            COMMIT the outcome is unknown. Calling cancel again is safe and shows it.
         """
         with self.locked(*_CANCEL_COLUMNS) as batch:
             batch._refuse_if_ended()
@@ -258,7 +257,7 @@ class CallBatch(BaseModel):
         """
         Pause the batch: no new call starts until it is resumed. Calls in progress continue until they end.
 
-        This holds exactly for our own dialler. Another service may still commit a claim whose transaction began
+        Our own dialler starts no call after this has returned. Another service may still commit a claim whose transaction began
         before the pause; the database refuses claims that begin later.
 
         :raises BatchNotPausable: the batch is neither processing nor scheduled.
@@ -307,15 +306,11 @@ class CallBatch(BaseModel):
             return batch._pause_result(batch._status_when_resumed, paused_at=None)
 
     def start(self) -> None:
-        """Set the batch to ``processing``. For the dialler, on the instance that :meth:`locked` returned."""
+        """Set the batch to ``processing``. For the dialler, on an instance that :meth:`locked` yielded."""
         self._write_status_as_dialler(BatchStatus.PROCESSING, started_at=Coalesce("started_at", TransactionNow()))
 
     def complete_if_finished(self) -> None:
-        """
-        Complete a processing batch that has no contact left to call and no call in progress.
-
-        On the instance that :meth:`locked` returned.
-        """
+        """Complete a processing batch without unfinished contacts. On an instance that :meth:`locked` yielded."""
         if self.status != BatchStatus.PROCESSING or self._has_calls_in_progress():
             return
         unfinished = self.contacts.unfinished()
@@ -342,7 +337,7 @@ class CallBatch(BaseModel):
             yield batch
 
     def adjust_counters(self, **changes: int) -> None:
-        """Add ``changes`` to the counters, under the lock that protects the contacts that moved."""
+        """Add ``changes`` to the counters. The caller holds the batch's lock."""
         CallBatch.objects.filter(pk=self.pk).update(
             **{counter: Coalesce(counter, 0) + change for counter, change in changes.items()},
             updated_at=TransactionNow(),
@@ -386,13 +381,14 @@ class CallBatch(BaseModel):
         return BatchStatus.SCHEDULED if self.is_scheduled_ahead else BatchStatus.PROCESSING
 
     def _write_status(self, status: BatchStatus, **columns: Any) -> bool:
-        """Return False if a trigger of another service dropped the UPDATE."""
+        """Write the status and ``columns``. Return False if a trigger of another service dropped the UPDATE."""
         unchanged = CallBatch.objects.filter(pk=self.pk, status=self.status)
         return bool(unchanged.update(status=status, updated_at=TransactionNow(), **columns))
 
     def _write_status_as_dialler(self, status: BatchStatus, **columns: Any) -> None:
         with history_context(source=Source.DIALLER):
-            self._write_status(status, **columns)
+            if not self._write_status(status, **columns):
+                return
         self.status = status
         logger.info("dialler batch=%s agency=%s outcome=%s", self.pk, self.agency_id, status)
 

@@ -55,11 +55,11 @@ class Call(BaseModel):
     @retry_on_deadlock
     def record_placed(cls, contact: CampaignContact, call_id: str, *, caller_id: str) -> bool:
         """
-        Record that the provider accepted the call of a claimed contact, and apply the events that came before.
+        Record that the provider accepted the call of a claimed contact, and apply the events that arrived before.
 
         :param call_id: the provider's id of the call.
         :param caller_id: the number that the call is made from, in E.164.
-        :returns: False if the call belongs to another contact already; nothing was changed.
+        :returns: False if the call belongs to another contact or agency already; nothing was changed.
         :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
@@ -97,7 +97,7 @@ class Call(BaseModel):
         """
         Store a provider's event and apply it, all or nothing. An event that was delivered before has no effect.
 
-        The event may arrive before :meth:`record_placed` has stored its call, which then applies it.
+        An event may arrive before its call is stored. :meth:`record_placed` then applies it.
 
         :raises BatchUpdateFailed: a database error or timeout; nothing was stored.
         """
@@ -114,7 +114,7 @@ class Call(BaseModel):
         """
         Update this call and its contact from all stored events, in whatever order they arrived.
 
-        The caller holds the lock of the call's batch.
+        The caller holds the lock of the call's batch, if there is one.
         """
         events = WebhookEvent.objects.filter(agency=self.agency_id, ultravox_call_id=self.ultravox_call_id)
         state = CallState.from_events(events)
@@ -141,7 +141,7 @@ class Call(BaseModel):
             else:
                 contact.record_failed(outcome=state.outcome)
         except BatchNotFound:
-            # Another service called a contact without a batch, or has deleted the batch. Nothing waits for this call.
+            # Another service called a contact without a batch, or has deleted the batch. There is no batch to update.
             logger.warning("call=%s: contact=%s has no batch", self.ultravox_call_id, contact.pk)
 
     def _contact_in_progress(self) -> CampaignContact | None:

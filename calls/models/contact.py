@@ -26,7 +26,7 @@ class CampaignContact(BaseModel):
     One person to call, and the state of that call. A batch has up to a million contacts.
 
     The trigger ``contact_batch_live`` keeps every writer, including other services, from making a contact dialable or
-    in progress when its batch has ended.
+    in progress when its batch has ended, and from making it in progress while its batch is paused.
     """
 
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, related_name="contacts", db_index=False)
@@ -101,6 +101,7 @@ class CampaignContact(BaseModel):
         :param duration_seconds: how long the conversation took.
         :returns: False if the attempt that this instance was claimed for has already ended, so that an event that
             arrives twice counts once.
+        :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
         with CallBatch(pk=self.batch_id).locked() as batch:
@@ -112,9 +113,10 @@ class CampaignContact(BaseModel):
         """
         Record that the call failed or was not answered.
 
-        The contact is queued again while attempts are left and the batch has not ended, else it has failed.
+        The contact is queued again while attempts are left and the batch has not ended, otherwise it becomes ``failed``.
 
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
+        :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
         with CallBatch(pk=self.batch_id).locked() as batch:
@@ -124,9 +126,10 @@ class CampaignContact(BaseModel):
     @retry_on_deadlock
     def record_lost(self) -> bool:
         """
-        Record that the result of the call cannot be found out. The contact has failed and is not called again.
+        Record that the result of the call is unknown. The contact becomes ``failed`` and is not called again.
 
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
+        :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
         with CallBatch(pk=self.batch_id).locked() as batch:
@@ -142,6 +145,7 @@ class CampaignContact(BaseModel):
 
         :param reason: shown to staff with the contact.
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
+        :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
         with CallBatch(pk=self.batch_id).locked() as batch:
@@ -162,6 +166,7 @@ class CampaignContact(BaseModel):
 
         :param hold: start no call of the batch for this long.
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
+        :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
         attempts = self.attempts or 0

@@ -1,4 +1,4 @@
-"""The history of batches: what happened, and who did it."""
+"""The history of batches."""
 
 import pghistory
 import pgtrigger
@@ -32,8 +32,9 @@ class CallBatchEvent(
     """
     One row for the creation of a batch and for each change of its status. Rows cannot be changed or deleted.
 
-    A trigger writes them, so changes by other services are included. ``pgh_context`` has ``actor`` (``kind``, ``id``,
-    ``label``), ``via`` (the entry point) and ``contacts_skipped``. It is NULL for changes by other services.
+    A trigger writes them, so changes by other services are included. ``pgh_context`` has ``via`` (the source),
+    ``actor`` (``kind``, ``id``, ``label``; not for the dialler) and, for a cancel, ``contacts_skipped``. It is NULL for
+    changes by other services.
     """
 
     pgh_id = models.BigAutoField(primary_key=True)

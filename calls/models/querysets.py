@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The batch of a contact that was ever claimed, and of a contact whose call is in progress; NULL for all others. There
-# is an index on each expression. A query by the expression instead of the batch leaves the planner one usable index,
-# so stale statistics of a table that has just grown cannot mislead it.
+# SQL expressions: the contact's batch if it was ever claimed, or if its call is in progress, else NULL. Each has an
+# index. A query by the expression instead of the batch leaves the planner only that index, so stale statistics of a
+# table that has just grown cannot mislead it.
 BATCH_IF_ATTEMPTED = models.Case(
     models.When(last_attempt_at__isnull=False, then="batch"), output_field=models.UUIDField()
 )
@@ -39,7 +39,7 @@ BATCH_IF_CALL_IN_PROGRESS = models.Case(
 
 
 def _row(*parts: models.F | models.Value) -> models.Func:
-    """Return a SQL row value. Unlike two comparisons joined by OR, an index can find its position at once."""
+    """Return a SQL row value. Unlike two comparisons joined by OR, PostgreSQL can look it up in an index."""
     return models.Func(*parts, template="(%(expressions)s)", output_field=models.TextField())
 
 
@@ -168,7 +168,8 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
 
     def bulk_insert(self, batch: CallBatch, contacts: Iterable[NewContact]) -> None:
         """
-        Insert new contacts of ``batch`` in their order, by COPY. Call :meth:`CallBatch.add_contacts` instead.
+        Insert new contacts of ``batch`` in their order, by COPY. Only :meth:`CallBatch.add_contacts` calls this, under
+        the batch's lock.
 
         Columns that are not named get the database's default.
         """

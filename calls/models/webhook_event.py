@@ -122,7 +122,7 @@ class CallState:
         if "call.ended" in by_name:
             ended = ended or by_name["call.ended"].created_at
         elif "call.billed" not in by_name:
-            # Ignore an end in an earlier event: the end has an event of its own.
+            # Ignore ``ended`` in call.started and call.joined events.
             ended = None
         if "call.joined" in by_name:
             joined = joined or by_name["call.joined"].created_at

@@ -18,7 +18,7 @@ _LOCK = Lock()
 
 
 def get_provider() -> Provider:
-    """Return this process's provider: Ultravox if there is a key, else the simulated one, with a warning in the log."""
+    """Return this process's provider: Ultravox if ULTRAVOX_API_KEY is set, else the simulated one, with a warning."""
     with _LOCK:
         return _create_provider()
 

@@ -31,7 +31,7 @@ class PlacementRefused(Exception):
 
 
 class PlacementUnclear(Exception):
-    """The answer, or its absence, does not tell whether the call was placed."""
+    """It is unknown whether the call was placed."""
 
 
 class ProviderUnavailable(Exception):

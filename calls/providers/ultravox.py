@@ -69,7 +69,7 @@ class UltravoxProvider:
 
     def _refuse_to_send_late(self) -> Callable[[str, Mapping[str, Any]], None]:
         """
-        Return a trace hook that sends no request once the timeout is over.
+        Return a trace hook that sends no request after the timeout.
 
         DNS and connection attempts may take any time. The sweep, which looks for the call after several timeouts,
         must be able to rely on finding it then.

@@ -1,6 +1,6 @@
 import pytest
 
-# Or they would say that something is not as it should be, and not what it is instead.
+# pytest shows the values of a failed assertion only in test modules and in modules that are registered here.
 pytest.register_assert_rewrite(
     "calls.tests.support.factories", "calls.tests.support.legacy_database", "calls.tests.support.concurrency"
 )

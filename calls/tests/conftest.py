@@ -11,38 +11,36 @@ from calls import providers
 from calls.roles import Role
 from calls.tests.support.factories import Tenant, client_of, staff
 from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
-from calls.tests.support.provider import KEY, provider_running
+from calls.tests.support.provider import KEY, fake_provider
 
-# Module fixtures that take seconds to start.
-SHARED_SERVERS = {"window", "server", "once_adopted", "_hundred_thousand"}
+# Fixtures that start a server, a browser or a large database for all tests of a module.
+SHARED_FIXTURES = {"window", "server", "once_adopted", "_hundred_thousand"}
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Run more workers than processors, because many tests wait."""
+    """Run more workers than there are processors: tests wait more than they compute."""
     return min(2 * os.cpu_count(), 8)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--adopted", action="store_true", help="run on tables that another team has made")
+    parser.addoption("--adopted", action="store_true", help="run the tests on an adopted legacy database")
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     if config.getoption("adopted"):
-        for item in items:
-            if item.get_closest_marker("own_tables"):
-                item.add_marker(pytest.mark.skip(reason="another team's tables are different in this"))
-    # One worker starts the browser, or the web server, for all tests that share it.
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("not_adopted")])
+        items[:] = [item for item in items if not item.get_closest_marker("not_adopted")]
+    # One worker runs all tests that share such a fixture, so that it is set up once.
     for item in items:
-        for fixture in SHARED_SERVERS & set(item.fixturenames):
+        for fixture in SHARED_FIXTURES.intersection(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group(fixture))
-    # Long tests first, so that no worker is left with one at the end.
+    # Start long tests first. Otherwise one worker could still be busy with one when the others have finished.
     items.sort(key=lambda item: not item.get_closest_marker("slow"))
 
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(request, django_db_modify_db_settings_parallel_suffix):
-    """With ``--adopted`` the databases of the tests are copies of one that was adopted."""
+    """With ``--adopted``, create the test databases as copies of an adopted legacy database."""
     if not request.config.getoption("adopted"):
         yield
         return
@@ -55,25 +53,25 @@ def django_db_modify_db_settings(request, django_db_modify_db_settings_parallel_
 
 @pytest.fixture
 def harbour(db):
-    """The agency whose batches the tests cancel."""
+    """The agency that most tests use."""
     return Tenant.create("harbour")
 
 
 @pytest.fixture
 def bluebell(db):
-    """Another agency, whose batches are none of Harbour's business."""
+    """Another agency, whose batches Harbour must not see."""
     return Tenant.create("bluebell")
 
 
 @pytest.fixture
 def owner(harbour):
-    """The API as Harbour's owner sees it."""
+    """An API client that is signed in as Harbour's owner."""
     return client_of(harbour.users[Role.AGENCY_OWNER])
 
 
 @pytest.fixture
 def operator(db):
-    """A member of the staff, in the group that may look at batches and cancel them."""
+    """A staff user in the group "Call operators"."""
     user = staff("operator")
     user.groups.add(Group.objects.get(name="Call operators"))
     return user
@@ -81,7 +79,7 @@ def operator(db):
 
 @pytest.fixture
 def admin(operator):
-    """The admin as the operator sees it, through a proxy that ends TLS."""
+    """A browser session in the admin as ``operator``, behind a proxy that terminates TLS."""
     client = Client(headers={"X-Forwarded-Proto": "https"})
     client.force_login(operator)
     return client
@@ -89,13 +87,13 @@ def admin(operator):
 
 @pytest.fixture
 def without_lock(monkeypatch):
-    """A control: whoever reads a batch in order to change it does not lock it."""
+    """For controls: ``select_for_update()`` locks nothing."""
     monkeypatch.setattr(QuerySet, "select_for_update", lambda self, *args, **kwargs: self)
 
 
 @pytest.fixture
 def without_guards(db):
-    """A control: the database's guards are switched off."""
+    """For controls: the database's guards are disabled."""
 
     def alter(state):
         with connection.cursor() as cursor:
@@ -109,14 +107,14 @@ def without_guards(db):
 
 @pytest.fixture
 def provider():
-    """The voice provider's stand-in, which nobody calls yet."""
-    with provider_running() as running:
+    """The fake voice provider. The settings do not point to it."""
+    with fake_provider() as running:
         yield running
 
 
 @pytest.fixture
 def ultravox(provider, settings):
-    """The stand-in, as the provider that calls are placed with."""
+    """The fake voice provider, as the one that the dialler uses."""
     settings.ULTRAVOX_API_URL, settings.ULTRAVOX_API_KEY = provider.url, KEY
     providers._create_provider.cache_clear()
     yield provider
@@ -126,14 +124,14 @@ def ultravox(provider, settings):
 
 @pytest.fixture
 def empty_queue(db):
-    """No jobs, and no workers that an earlier test has had: these tables are not emptied with the others."""
+    """Delete the jobs and workers of earlier tests. Django does not truncate procrastinate's tables between tests."""
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE procrastinate_jobs, procrastinate_workers CASCADE")
 
 
 @pytest.fixture
 def run_command(capsys):
-    """Run a command; its exit status and the lines it printed."""
+    """Run a management command. Return its exit status and the lines that it printed."""
 
     def run(*arguments):
         try:

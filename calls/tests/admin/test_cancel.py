@@ -218,7 +218,7 @@ def test_a_batch_with_an_impossible_creation_time_is_shown_and_can_be_cancelled(
     assert confirm(admin, batch)[0][0] == "success"
 
 
-@pytest.mark.own_tables
+@pytest.mark.not_adopted
 def test_a_batch_without_a_status_can_be_cancelled(harbour, admin):
     batch = harbour.batch(queued=3)
     with connection.cursor() as cursor:

@@ -433,7 +433,7 @@ def test_what_the_database_cannot_do_is_told_and_nothing_is_stored(harbour, crea
     assert nothing_is_stored()
 
 
-@pytest.mark.own_tables
+@pytest.mark.not_adopted
 @pytest.mark.parametrize("stricter", ["ALTER first_name TYPE varchar(5)", "ADD CHECK (first_name <> 'Zoe the Great')"])
 def test_a_contact_that_another_services_table_refuses_is_told_and_nothing_is_stored(harbour, create, stricter):
     with connection.cursor() as cursor:

@@ -46,7 +46,7 @@ API = [
     (Role.CLIENT_ADMIN, WRONG_ROLE, WRONG_ROLE, DONE),
     (Role.CLIENT_VIEWER, WRONG_ROLE, WRONG_ROLE, DONE),
     (Role.ADMIN, WRONG_ROLE, WRONG_ROLE, DONE),
-    pytest.param("a role nobody knows", WRONG_ROLE, WRONG_ROLE, DONE, marks=pytest.mark.own_tables),
+    pytest.param("a role nobody knows", WRONG_ROLE, WRONG_ROLE, DONE, marks=pytest.mark.not_adopted),
     ("without a users row", NO_AGENCY, NO_AGENCY, NO_AGENCY),
     ("an owner without an agency", NO_AGENCY, NO_AGENCY, NO_AGENCY),
     ("nobody", NOBODY, NOBODY, NOBODY),

@@ -1,4 +1,4 @@
-"""Whatever breaks in the middle of a cancel: it is wholly done or wholly undone, and asking again is safe."""
+"""Faults in the middle of a cancel: all of it is done or nothing, and repeating it is safe."""
 
 import os
 import signal
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 STATEMENTS = 5
 
 
-class FaultAt:
-    """Before statement number ``number`` the server ends this connection, as an operator or a failover would."""
+class LoseConnection:
+    """An execute wrapper: before statement ``number`` the server closes this connection, as in a failover."""
 
     def __init__(self, number):
         self.number, self.seen = number, 0
@@ -38,11 +38,11 @@ class FaultAt:
 
 
 @pytest.mark.parametrize("number", range(1, STATEMENTS + 1))
-def test_a_connection_lost_at_any_statement_leaves_everything_as_it_was(harbour, number):
+def test_a_connection_lost_at_any_statement_changes_nothing(harbour, number):
     batch = harbour.batch(queued=3)
     before = batch_snapshot(batch)
 
-    fault = FaultAt(number)
+    fault = LoseConnection(number)
     with connection.execute_wrapper(fault), pytest.raises(BatchUpdateFailed):
         cancel(batch)
 
@@ -51,8 +51,8 @@ def test_a_connection_lost_at_any_statement_leaves_everything_as_it_was(harbour,
     assert isinstance(cancel(batch), CancelResult)
 
 
-def test_there_is_no_statement_beyond_those(harbour):
-    batch, fault = harbour.batch(queued=3), FaultAt(STATEMENTS + 1)
+def test_cancel_sends_no_more_statements_than_those(harbour):
+    batch, fault = harbour.batch(queued=3), LoseConnection(STATEMENTS + 1)
 
     with connection.execute_wrapper(fault):
         cancel(batch)
@@ -60,7 +60,7 @@ def test_there_is_no_statement_beyond_those(harbour):
     assert fault.seen == STATEMENTS
 
 
-def test_a_commit_that_fails_leaves_everything_as_it_was(harbour, monkeypatch):
+def test_a_failed_commit_changes_nothing(harbour, monkeypatch):
     batch = harbour.batch(queued=3)
     before = batch_snapshot(batch)
 
@@ -75,7 +75,7 @@ def test_a_commit_that_fails_leaves_everything_as_it_was(harbour, monkeypatch):
     assert batch_snapshot(batch) == before
 
 
-def test_an_answer_lost_during_commit_is_told_when_asked_again(harbour, owner, monkeypatch):
+def test_after_a_connection_lost_during_commit_the_next_cancel_tells_that_it_was_done(harbour, owner, monkeypatch):
     batch = harbour.batch(queued=3)
     commit = DatabaseWrapper._commit
 
@@ -92,7 +92,7 @@ def test_an_answer_lost_during_commit_is_told_when_asked_again(harbour, owner, m
     assert response.json()["code"] == "batch_already_cancelled"
 
 
-def test_a_write_that_somebody_elses_trigger_swallows_leaves_everything_as_it_was(harbour):
+def test_an_update_dropped_by_a_trigger_of_another_service_changes_nothing(harbour):
     batch = harbour.batch(queued=3)
     before = batch_snapshot(batch)
     with connection.cursor() as cursor:
@@ -110,56 +110,67 @@ def test_a_write_that_somebody_elses_trigger_swallows_leaves_everything_as_it_wa
 
 
 @pytest.mark.parametrize(("nested", "attempts"), [(False, 4), (True, 1)])
-def test_a_deadlock_is_tried_again_three_times_unless_a_caller_has_more_to_lose(harbour, monkeypatch, nested, attempts):
-    made = []
+def test_a_deadlock_is_retried_three_times_unless_cancel_runs_in_a_callers_transaction(
+    harbour, monkeypatch, nested, attempts
+):
+    attempts_made = []
 
     def deadlocks(self, *arguments):
-        made.append(arguments)
+        attempts_made.append(arguments)
         raise OperationalError from psycopg.errors.DeadlockDetected()
 
     monkeypatch.setattr(CallBatch, "locked", deadlocks)
     with transaction.atomic() if nested else nullcontext(), pytest.raises(BatchUpdateFailed):
         cancel(harbour.batch(queued=3))
 
-    assert len(made) == attempts
+    assert len(attempts_made) == attempts
 
 
-# The whole server, killed
+# A database server that is killed
 
 
-@pytest.fixture
-def server(tmp_path_factory):
-    """A PostgreSQL of its own, with the demo's data, that a test may kill; starts it again when asked."""
-    data = tmp_path_factory.mktemp("killed", numbered=True)
-    script = (
+class KillableServer:
+    """A PostgreSQL server in a directory of its own."""
+
+    SCRIPT = (
         "import sys, pathlib; from agency_backend import embedded;"
         "server = embedded.start(pathlib.Path(sys.argv[1]));"
         "print(server.get_uri(), flush=True); sys.stdin.read()"
     )
-    started = []
 
-    def start():
+    def __init__(self, data):
+        self.data, self.started = data, []
+
+    def start(self):
+        """Start the server, for the first time or after a kill. Return its URL."""
         process = subprocess.Popen(
-            [sys.executable, "-c", script, str(data)],
+            [sys.executable, "-c", self.SCRIPT, str(self.data)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
         )
-        started.append(process)
+        self.started.append(process)
         return process.stdout.readline().strip()
 
-    def kill():
-        pid = int((data / "postmaster.pid").read_text().splitlines()[0])
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        for member in family:
-            member.send_signal(signal.SIGKILL)
-        psutil.wait_procs(family, timeout=10)
+    def kill(self):
+        """Kill the postmaster and its backends with SIGKILL."""
+        pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(processes, timeout=10)
 
-    start.kill = kill
-    yield start
-    for process in started:
-        process.communicate()
+    def stop(self):
+        for process in self.started:
+            process.communicate()
+
+
+@pytest.fixture
+def server(tmp_path_factory):
+    killable = KillableServer(tmp_path_factory.mktemp("killed", numbered=True))
+    yield killable
+    killable.stop()
 
 
 def manage(url, *arguments):
@@ -175,16 +186,16 @@ def manage(url, *arguments):
     )
 
 
-def test_a_database_killed_in_the_middle_of_a_cancel_has_done_none_of_it(server):
-    url = server()
+def test_a_database_killed_in_the_middle_of_a_cancel_has_changed_nothing(server):
+    url = server.start()
     manage(url, "migrate", "--verbosity", "0")
     manage(url, "demo")
     counts = "SELECT c.status, count(*) FROM campaign_contacts c WHERE batch_id = %s GROUP BY 1 ORDER BY 1"
-    with psycopg.connect(url, autocommit=True) as plain, closing(psycopg.connect(url)) as holder:
+    with psycopg.connect(url, autocommit=True) as plain, closing(psycopg.connect(url)) as locking:
         (batch_id,) = plain.execute("SELECT id FROM call_batches ORDER BY total_contacts DESC LIMIT 1").fetchone()
         before = plain.execute(counts, [batch_id]).fetchall()
-        # The last contact is held, so that all others are written when the server goes.
-        holder.execute(
+        # The last contact is locked, so that all others have been written when the server is killed.
+        locking.execute(
             "SELECT 1 FROM campaign_contacts WHERE id = (SELECT id FROM campaign_contacts WHERE batch_id = %s"
             " AND status = 'queued' ORDER BY id DESC LIMIT 1) FOR UPDATE",
             [batch_id],
@@ -202,7 +213,7 @@ def test_a_database_killed_in_the_middle_of_a_cancel_has_done_none_of_it(server)
         1,
         f"{batch_id}: not cancelled: Failed to update batch status (update_failed)\n",
     )
-    url = server()
+    url = server.start()
     with psycopg.connect(url, autocommit=True) as plain:
         assert plain.execute(counts, [batch_id]).fetchall() == before
         assert plain.execute("SELECT status FROM call_batches WHERE id = %s", [batch_id]).fetchone() == ("processing",)

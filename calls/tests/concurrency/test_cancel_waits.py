@@ -1,4 +1,4 @@
-"""Whoever holds on for too long: a cancel waits, but never without end, and says so when it gives up."""
+"""Locks that are held for too long: a cancel waits for a limited time and then reports that it failed."""
 
 import re
 import threading
@@ -14,21 +14,21 @@ from calls.database.transactions import set_timeouts
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.support.concurrency import ADD, PausedThread, foreign_first
+from calls.tests.support.concurrency import ADD_CONTACT_BY_SQL, PausedThread, cancel_during_write
 from calls.tests.support.factories import URL, batch_snapshot, cancel, count, plain_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def post(owner, batch):
-    """The API's answer to a cancel, and after how many seconds."""
+    """Cancel through the API. Return the status and the code of the answer, and its time in seconds."""
     started = time.monotonic()
     response = owner.post(URL, {"batch_id": str(batch.pk)}, format="json")
     return response.status_code, response.json().get("code"), time.monotonic() - started
 
 
-# What somebody holds, and how a cancel is refused then. Without the users nobody can be told who asks.
-HELD = {
+# What another service locks, and the code of the answer. Without ``users`` the request fails before the cancel begins.
+LOCKS = {
     "the batch": ("SELECT 1 FROM call_batches FOR UPDATE", "update_failed"),
     "a contact": ("SELECT 1 FROM campaign_contacts LIMIT 1 FOR UPDATE", "update_failed"),
     "all batches": ("LOCK TABLE call_batches", "update_failed"),
@@ -36,11 +36,11 @@ HELD = {
 }
 
 
-@pytest.mark.parametrize("held", HELD)
-def test_whatever_somebody_holds_cancel_is_refused_in_time_and_changes_nothing(harbour, owner, held, caplog):
+@pytest.mark.parametrize("locked", LOCKS)
+def test_a_lock_of_another_service_fails_the_cancel_in_time_and_nothing_is_changed(harbour, owner, locked, caplog):
     batch = harbour.batch(queued=3)
     before = batch_snapshot(batch)
-    sql, expected = HELD[held]
+    sql, expected = LOCKS[locked]
     with plain_connection() as plain, plain.transaction():
         plain.execute(sql)
         status, code, seconds = post(owner, batch)
@@ -51,7 +51,7 @@ def test_whatever_somebody_holds_cancel_is_refused_in_time_and_changes_nothing(h
     assert batch_snapshot(batch) == before
 
 
-def test_a_preview_does_not_wait_without_end_either(harbour):
+def test_a_preview_waits_for_a_limited_time(harbour):
     batch = harbour.batch(queued=3)
     with plain_connection() as plain, plain.transaction():
         plain.execute("LOCK TABLE campaign_contacts")
@@ -62,33 +62,33 @@ def test_a_preview_does_not_wait_without_end_either(harbour):
     assert time.monotonic() - started < 15
 
 
-def test_the_lock_has_ten_seconds_and_the_contacts_have_theirs(harbour, settings):
+def test_the_lock_step_has_ten_seconds_and_the_contacts_have_cancel_timeout(harbour, settings):
     settings.CANCEL_TIMEOUT = 77
     batch = harbour.batch(queued=3)
 
     with CaptureQueriesContext(connection) as queries:
         cancel(batch)
 
-    limits = [re.findall(r"'(\d+ms)'", query["sql"]) for query in queries if "statement_timeout" in query["sql"]]
-    assert limits == [["5000ms", "10000ms"], ["5000ms", "77000ms"]]
+    timeouts = [re.findall(r"'(\d+ms)'", query["sql"]) for query in queries if "statement_timeout" in query["sql"]]
+    assert timeouts == [["5000ms", "10000ms"], ["5000ms", "77000ms"]]
 
 
-def test_the_limits_end_with_the_transaction(harbour):
-    def limits():
+def test_the_timeouts_end_with_the_transaction(harbour):
+    def timeouts():
         with connection.cursor() as cursor:
             cursor.execute("SELECT current_setting('lock_timeout'), current_setting('statement_timeout')")
             return cursor.fetchone()
 
-    batch, before = harbour.batch(queued=3), limits()
+    batch, before = harbour.batch(queued=3), timeouts()
 
     cancel(batch)
 
-    assert limits() == before
+    assert timeouts() == before
 
 
 @pytest.fixture
 def repeatable_read(db):
-    """A database whose administrator has set another isolation level than PostgreSQL's own default."""
+    """Set the default isolation level of the database to repeatable read."""
     name = connection.ops.quote_name(connection.settings_dict["NAME"])
     with plain_connection() as plain:
         plain.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
@@ -97,17 +97,17 @@ def repeatable_read(db):
         plain.execute(f"ALTER DATABASE {name} RESET default_transaction_isolation")
 
 
-def test_contacts_added_while_cancel_waits_are_skipped_whatever_isolation_is_the_default(harbour, repeatable_read):
+def test_contacts_added_while_cancel_waits_are_skipped_under_another_default_isolation_level(harbour, repeatable_read):
     batch = harbour.batch(queued=3)
     with plain_connection() as plain:
         assert plain.execute("SHOW transaction_isolation").fetchone() == ("repeatable read",)
 
-    assert foreign_first(batch, ADD, [batch.pk]).contacts_skipped == 4
+    assert cancel_during_write(batch, ADD_CONTACT_BY_SQL, [batch.pk]).contacts_skipped == 4
 
 
 @contextmanager
 def stream_of_inserts(batch):
-    """Writers who add contacts without a pause, each transaction overlapping the next: the batch is never free."""
+    """Add contacts from four connections whose transactions overlap, so that the batch is always locked."""
     stop = threading.Event()
 
     def insert(delay):
@@ -116,7 +116,7 @@ def stream_of_inserts(batch):
             while not stop.is_set():
                 try:
                     with plain.transaction():
-                        plain.execute(ADD, [batch.pk])
+                        plain.execute(ADD_CONTACT_BY_SQL, [batch.pk])
                         time.sleep(0.3)
                 except psycopg.errors.CheckViolation:
                     return
@@ -133,7 +133,7 @@ def stream_of_inserts(batch):
             writer.join()
 
 
-def test_a_stream_of_foreign_inserts_gets_an_answer_in_time(harbour, owner):
+def test_cancel_answers_in_time_during_a_stream_of_inserts_by_another_service(harbour, owner):
     batch = harbour.batch(queued=3)
     with stream_of_inserts(batch):
         status, code, seconds = post(owner, batch)
@@ -146,7 +146,7 @@ def test_a_stream_of_foreign_inserts_gets_an_answer_in_time(harbour, owner):
         assert CallBatch.objects.get(pk=batch.pk).status == BatchStatus.PROCESSING
 
 
-def test_control_with_a_lock_timeout_alone_the_stream_can_hold_cancel_up(harbour, monkeypatch):
+def test_control_with_a_lock_timeout_alone_the_stream_keeps_cancel_waiting(harbour, monkeypatch):
     batch = harbour.batch(queued=3)
     monkeypatch.setitem(set_timeouts.__kwdefaults__, "lock", 1.0)
     monkeypatch.setitem(set_timeouts.__kwdefaults__, "statement", 60.0)

@@ -1,9 +1,9 @@
 """
-The promise as a whole, under everything at once.
+The promise of a cancel, under all faults at the same time.
 
-Four workers and a web server, each killed at random; a provider that is busy, slow, or does not say; webhooks that
-come late; an old service that reads the batch's status and then claims contacts by SQL. In each round somebody cancels
-a batch through the API. From the answer on, nobody of it is claimed.
+Four workers and a web server are killed at random. The provider is busy, slow, or gives unclear answers. Webhooks
+arrive late. Another service reads the status of a batch and then claims contacts by SQL. Each round cancels a batch
+through the API. After the answer, no contact of the batch is claimed.
 """
 
 import logging
@@ -20,48 +20,48 @@ from django.db.models import QuerySet
 from calls.dialler.sweep import run_sweep
 from calls.models import CallBatch
 from calls.statuses import FINAL
-from calls.tests.support.deployment import Cancelled, called_twice, deployed, settled
+from calls.tests.support.deployment import AnsweredCancel, attempts_called_twice, calls_in_progress, running_deployment
 from calls.tests.support.factories import checked_counters, plain_connection
 from calls.tests.support.provider import Answer
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.own_tables,
+    pytest.mark.not_adopted,
     pytest.mark.usefixtures("empty_queue"),
 ]
 
 logger = logging.getLogger(__name__)
 
-ROUNDS, AT_ONCE = 200, 8
+ROUNDS, CONCURRENT_ROUNDS = 200, 8
 
-READ = """
+FIND_CONTACT = """
     SELECT batch.id, contact.id FROM call_batches batch JOIN campaign_contacts contact ON contact.batch_id = batch.id
     WHERE batch.status = 'processing' AND contact.status IN ('pending', 'queued') ORDER BY random() LIMIT 1
 """
-CLAIM = """
+CLAIM_CONTACT = """
     UPDATE campaign_contacts
     SET status = 'in_progress', attempts = attempts + 1, last_attempt_at = now(), outcome = NULL
     WHERE id = %s AND status IN ('pending', 'queued', 'skipped') RETURNING last_attempt_at
 """
-CLAIMED = "UPDATE call_batches SET queued = queued - 1, in_progress = in_progress + 1 WHERE id = %s"
-END = """
-    UPDATE campaign_contacts SET status = 'completed', outcome = 'theirs', completed_at = now()
+COUNT_CLAIM = "UPDATE call_batches SET queued = queued - 1, in_progress = in_progress + 1 WHERE id = %s"
+END_CALL = """
+    UPDATE campaign_contacts SET status = 'completed', outcome = 'other service', completed_at = now()
     WHERE id = %s AND status = 'in_progress' AND last_attempt_at = %s
 """
-ENDED = "UPDATE call_batches SET in_progress = in_progress - 1, completed = completed + 1 WHERE id = %s"
+COUNT_END = "UPDATE call_batches SET in_progress = in_progress - 1, completed = completed + 1 WHERE id = %s"
 
 
-class OldService(threading.Thread):
-    """Reads a batch's status, takes its time, then claims somebody; like an edge function, by plain SQL."""
+class OtherDialler(threading.Thread):
+    """Another service that reads a batch's status, waits, and then claims a contact by SQL."""
 
-    def __init__(self, over):
+    def __init__(self, stopped):
         super().__init__(daemon=True)
-        self.over, self.claimed, self.refused = over, 0, 0
+        self.stopped, self.claimed, self.refused = stopped, 0, 0
 
     def run(self):
         with plain_connection() as plain:
-            while not self.over.wait(random.uniform(0.01, 0.05)):
-                row = plain.execute(READ).fetchone()
+            while not self.stopped.wait(random.uniform(0.01, 0.05)):
+                row = plain.execute(FIND_CONTACT).fetchone()
                 time.sleep(random.uniform(0, 0.3))
                 if row:
                     self.claim(plain, *row)
@@ -69,9 +69,9 @@ class OldService(threading.Thread):
     def claim(self, plain, batch_id, contact_id):
         try:
             with plain.transaction():
-                claimed = plain.execute(CLAIM, [contact_id]).fetchone()
+                claimed = plain.execute(CLAIM_CONTACT, [contact_id]).fetchone()
                 if claimed:
-                    plain.execute(CLAIMED, [batch_id])
+                    plain.execute(COUNT_CLAIM, [batch_id])
         except psycopg.errors.CheckViolation:
             self.refused += 1
             return
@@ -79,7 +79,7 @@ class OldService(threading.Thread):
             return
         if claimed:
             self.claimed += 1
-            # Now and then it takes so long that a sweep finds no such call, and gives the contact back.
+            # Sometimes this takes so long that a sweep finds no call and releases the claim.
             time.sleep(5 if random.random() < 0.05 else random.uniform(0, 0.05))
             self.end(plain, batch_id, contact_id, *claimed)
 
@@ -87,15 +87,15 @@ class OldService(threading.Thread):
         while True:
             try:
                 with plain.transaction():
-                    if plain.execute(END, [contact_id, claimed_at]).rowcount:
-                        plain.execute(ENDED, [batch_id])
+                    if plain.execute(END_CALL, [contact_id, claimed_at]).rowcount:
+                        plain.execute(COUNT_END, [batch_id])
                 return
             except psycopg.errors.DeadlockDetected:
                 continue
 
 
-class MoodyAnswers:
-    """Now and then the provider is busy, breaks, or hangs up, with or without a call."""
+class UnreliableAnswers:
+    """Sometimes the provider is busy, fails, or drops the connection, with or without placing the call."""
 
     def __bool__(self):
         return random.random() < 0.1
@@ -103,103 +103,103 @@ class MoodyAnswers:
     def popleft(self):
         return random.choice(
             [
-                Answer(429, headers={"Retry-After": "0"}, places=False),
-                Answer(503, headers={"Retry-After": "0"}, places=False),
-                Answer(422, places=False),
-                Answer(500, places=random.random() < 0.5),
-                Answer(hangs_up=True, places=random.random() < 0.5),
-                Answer(after=0.3),
+                Answer(429, headers={"Retry-After": "0"}, places_call=False),
+                Answer(503, headers={"Retry-After": "0"}, places_call=False),
+                Answer(422, places_call=False),
+                Answer(500, places_call=random.random() < 0.5),
+                Answer(drops_connection=True, places_call=random.random() < 0.5),
+                Answer(delay=0.3),
             ]
         )
 
 
-def a_batch(tenant):
+def create_batch(tenant):
     batch = tenant.batch("pending", pending=random.randint(3, 25))
     CallBatch.objects.filter(pk=batch.pk).update(max_concurrent=random.randint(2, 20))
     batch.contacts.update(max_attempts=random.randint(1, 3))
     return batch
 
 
-def a_round(tenant, deployment):
-    """Cancel a batch at some moment, and see how it stands at the answer."""
+def run_round(tenant, deployment):
+    """Create a batch, cancel it at a random moment and record the answer."""
     try:
-        batch = a_batch(tenant)
+        batch = create_batch(tenant)
         time.sleep(random.uniform(0, 2.5))
-        return Cancelled.now(batch, deployment.cancel(batch, tenant.owner))
+        return AnsweredCancel.record(batch, deployment.cancel(batch, tenant.owner))
     finally:
         connections.close_all()
 
 
 @pytest.fixture
-def under_everything(harbour, ultravox, settings):
+def deployment(harbour, ultravox, settings):
     settings.ULTRAVOX_TIMEOUT = 1
     harbour.agency.webhook_secret = "the-secret-of-the-address"
     harbour.agency.save()
-    ultravox.answers, ultravox.late, ultravox.lasts = MoodyAnswers(), 0.5, (0.05, 0.3)
-    with deployed(ultravox, harbour.agency, workers=4) as deployment:
-        yield deployment
+    ultravox.next_answers, ultravox.webhook_delay, ultravox.call_seconds = UnreliableAnswers(), 0.5, (0.05, 0.3)
+    with running_deployment(ultravox, harbour.agency, workers=4) as running:
+        yield running
 
 
-def test_whatever_happens_nobody_is_claimed_once_the_cancel_was_answered(harbour, ultravox, under_everything):
-    over = threading.Event()
-    old_service = OldService(over)
-    old_service.start()
+def test_no_contact_is_claimed_after_the_cancel_was_answered(harbour, ultravox, deployment):
+    stopped = threading.Event()
+    other_dialler = OtherDialler(stopped)
+    other_dialler.start()
     kills = {"worker": 0, "server": 0}
 
     def kill_at_random():
-        while not over.wait(random.uniform(1, 3)):
+        while not stopped.wait(random.uniform(1, 3)):
             kills["worker"] += 1
-            under_everything.kill_a_worker()
+            deployment.kill_random_worker()
             if random.random() < 0.3:
                 kills["server"] += 1
-                under_everything.kill_the_server()
+                deployment.kill_server()
             run_sweep()
         connections.close_all()
 
     killer = threading.Thread(target=kill_at_random, daemon=True)
     killer.start()
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        rounds = list(threads.map(lambda _: a_round(harbour, under_everything), range(ROUNDS)))
-    over.set()
+    with ThreadPoolExecutor(CONCURRENT_ROUNDS) as threads:
+        rounds = list(threads.map(lambda _: run_round(harbour, deployment), range(ROUNDS)))
+    stopped.set()
     killer.join()
-    old_service.join()
+    other_dialler.join()
     deadline = time.monotonic() + 60
-    while not settled() and time.monotonic() < deadline:
+    while calls_in_progress() and time.monotonic() < deadline:
         run_sweep()
         time.sleep(0.5)
 
-    said = [cancelled.answer.get("status") for cancelled in rounds]
+    statuses = [cancelled.answer.get("status") for cancelled in rounds]
     logger.info(
-        "%s rounds: %s cancelled, %s over before; %s calls asked for; by SQL %s claimed, %s refused; killed: %s",
-        *(ROUNDS, said.count("cancelled"), said.count("completed"), len(ultravox.asked)),
-        *(old_service.claimed, old_service.refused, kills),
+        "%s rounds: %s cancelled, %s completed before; %s call requests; by SQL %s claimed, %s refused; killed: %s",
+        *(ROUNDS, statuses.count("cancelled"), statuses.count("completed"), len(ultravox.asked)),
+        *(other_dialler.claimed, other_dialler.refused, kills),
     )
     for cancelled in rounds:
         batch = CallBatch.objects.get(pk=cancelled.batch.pk)
-        assert cancelled.claimed_since() == []
-        assert cancelled.asked_since(ultravox) == []
+        assert cancelled.claimed_later() == []
+        assert cancelled.requests_without_claim(ultravox) == []
         assert batch.status == cancelled.answer["status"]
         assert batch.status in FINAL
         checked_counters(batch)
         assert not batch.contacts.unfinished().exists()
-    assert called_twice(ultravox) == []
-    assert said.count("cancelled") > ROUNDS / 2
-    assert old_service.claimed > 0
-    assert old_service.refused > 0
+    assert attempts_called_twice(ultravox) == []
+    assert statuses.count("cancelled") > ROUNDS / 2
+    assert other_dialler.claimed > 0
+    assert other_dialler.refused > 0
 
 
-def test_control_without_the_lock_somebody_is_claimed_after_the_answer_within_a_few_rounds(
+def test_control_without_the_lock_a_contact_is_claimed_after_the_answer_within_20_rounds(
     harbour, ultravox, without_guards, monkeypatch
 ):
     harbour.agency.webhook_secret = "the-secret-of-the-address"
     harbour.agency.save()
     monkeypatch.setattr(QuerySet, "select_for_update", lambda self, *args, **kwargs: self)
-    with deployed(
+    with running_deployment(
         ultravox, harbour.agency, workers=2, DJANGO_SETTINGS_MODULE="calls.tests.support.without_lock"
     ) as deployment:
         for _ in range(20):
-            cancelled = a_round(harbour, deployment)
+            cancelled = run_round(harbour, deployment)
             time.sleep(0.2)
-            if cancelled.claimed_since():
+            if cancelled.claimed_later():
                 return
-    pytest.fail("20 rounds without the lock, and nobody was claimed after the answer")
+    pytest.fail("20 rounds without the lock, and no contact was claimed after the answer")

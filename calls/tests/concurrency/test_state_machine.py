@@ -1,7 +1,4 @@
-"""
-Whatever happens to a batch, in whatever order: its counters are what a fresh count says, and what has ended stays
-ended.
-"""
+"""Random sequences of actions on batches: counters match a fresh count, and final statuses are kept."""
 
 from datetime import timedelta
 
@@ -32,8 +29,8 @@ from calls.tests.support.factories import STAFF_ACTOR, cancel, new_contacts, pau
 
 pytestmark = pytest.mark.django_db
 
-# What a status may become.
-MOVES = {
+# The statuses that may follow each status.
+BATCH_MOVES = {
     "pending": {"processing", "cancelled"},
     "scheduled": {"processing", "paused", "cancelled"},
     "processing": {"paused", "completed", "cancelled"},
@@ -50,14 +47,14 @@ CONTACT_MOVES = {
     "skipped": set(),
 }
 
-
-# So few that what is done to one is often followed by something else done to the same.
-FEW = 3
-AT_ONCE = 10
+# A small number, so that successive actions often concern the same batch.
+MAX_BATCHES = 3
+# The default of CallBatch.max_concurrent.
+MAX_CONCURRENT = 10
 
 
 class Batches(RuleBasedStateMachine):
-    """Several batches of one agency, their contacts and calls, and all that can be done to them."""
+    """The batches of one agency with their contacts, and the actions on them. ``calls`` has claimed contacts."""
 
     batches = Bundle("batches")
     calls = Bundle("calls")
@@ -65,83 +62,84 @@ class Batches(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.undo = transaction.atomic()
-        self.undo.__enter__()
-        self.statuses, self.contacts = {}, {}
+        self.transaction = transaction.atomic()
+        self.transaction.__enter__()
+        self.batch_statuses, self.contact_statuses = {}, {}
 
     def teardown(self):
         transaction.set_rollback(True)
-        self.undo.__exit__(None, None, None)
+        self.transaction.__exit__(None, None, None)
 
-    @precondition(lambda self: CallBatch.objects.count() < FEW)
+    @precondition(lambda self: CallBatch.objects.count() < MAX_BATCHES)
     @rule(
         target=batches, size=st.integers(1, 5), hours=st.none() | st.sampled_from([-1, 1]), attempts=st.integers(1, 3)
     )
     def create(self, size, hours, attempts):
         time = hours and (timezone.now() + timedelta(hours=hours)).isoformat()
-        contacts = [{"phone_number": person.phone_number, "max_attempts": attempts} for person in new_contacts(size)]
+        contacts = [{"phone_number": contact.phone_number, "max_attempts": attempts} for contact in new_contacts(size)]
         new = NewBatch.parse(self.tenant.wanted(contacts=contacts, scheduled_for=time))
         return CallBatch.create(new, agency_id=self.tenant.agency.pk, actor=STAFF_ACTOR, source=Source.API).batch
 
     @rule(batch=batches)
-    def begin_pass(self, batch):
-        """Which starts it when its time has come."""
+    def start(self, batch):
+        """A batch is started only when it is due."""
         due = CallBatch.objects.due().filter(pk=batch.pk).exists()
         assert start_batch(batch) == 0 or due
         assert self.status_of(batch) in ("processing", "completed") or not due
 
     @rule(batch=batches)
-    def the_time_comes(self, batch):
+    def make_due(self, batch):
         CallBatch.objects.filter(pk=batch.pk).update(scheduled_for=timezone.now() - timedelta(hours=1))
 
     @rule(batch=batches, size=st.integers(0, 4))
     def add(self, batch, size):
-        ended = self.status_of(batch) in FINAL
+        finished = self.status_of(batch) in FINAL
         try:
             batch.add_contacts(new_contacts(size))
-            assert not ended
+            assert not finished
         except BatchFinished:
-            assert ended
+            assert finished
 
     @rule(target=calls, batch=batches)
     def claim(self, batch):
-        dialled = (
-            self.status_of(batch) == BatchStatus.PROCESSING and batch.contacts.with_call_in_progress().count() < AT_ONCE
+        may_claim = (
+            self.status_of(batch) == BatchStatus.PROCESSING
+            and batch.contacts.with_call_in_progress().count() < MAX_CONCURRENT
         )
-        waiting = batch.contacts.dialable().exists()
+        has_dialable = batch.contacts.dialable().exists()
         contact = claim_next_contact(batch)
-        assert (contact is not None) is (dialled and waiting)
+        assert (contact is not None) is (may_claim and has_dialable)
         return contact if contact else multiple()
 
     @rule(contact=calls)
     def record_answered(self, contact):
-        """Perhaps for the second time: then it has no effect."""
-        under_way = CampaignContact.objects.get(pk=contact.pk).status == ContactStatus.IN_PROGRESS
-        assert contact.record_answered(outcome="answered", duration_seconds=1) is under_way
+        """A result has an effect only while the call is in progress."""
+        in_progress = CampaignContact.objects.get(pk=contact.pk).status == ContactStatus.IN_PROGRESS
+        assert contact.record_answered(outcome="answered", duration_seconds=1) is in_progress
 
     @rule(contact=consumes(calls))
     def record_failed(self, contact):
-        """Which is a retry while attempts are left and the batch is live."""
+        """The contact is queued again while attempts are left and the batch is not finished."""
         before = CampaignContact.objects.get(pk=contact.pk)
-        under_way = before.status == ContactStatus.IN_PROGRESS
+        in_progress = before.status == ContactStatus.IN_PROGRESS
         retry = before.attempts < before.max_attempts and self.status_of(before.batch) not in FINAL
-        assert contact.record_failed(outcome="no_answer") is under_way
-        if under_way:
+        assert contact.record_failed(outcome="no_answer") is in_progress
+        if in_progress:
             contact.refresh_from_db()
             assert contact.status == (ContactStatus.QUEUED if retry else ContactStatus.FAILED)
 
-    @rule(contact=consumes(calls), given_back=st.booleans())
-    def the_provider_does_not_take_it(self, contact, given_back):
-        """For good reason, or for the moment; in a batch that has ended nobody is called again."""
+    @rule(contact=consumes(calls), released=st.booleans())
+    def record_not_placed(self, contact, released):
+        """The provider rejects the call or is busy. In a finished batch the contact is skipped."""
         before = CampaignContact.objects.get(pk=contact.pk)
-        under_way, ended = before.status == ContactStatus.IN_PROGRESS, self.status_of(before.batch) in FINAL
-        retry = given_back or before.attempts < before.max_attempts
-        assert (contact.release_claim() if given_back else contact.record_rejected(reason="busy")) is under_way
-        if under_way:
+        in_progress, finished = before.status == ContactStatus.IN_PROGRESS, self.status_of(before.batch) in FINAL
+        retry = released or before.attempts < before.max_attempts
+        assert (contact.release_claim() if released else contact.record_rejected(reason="busy")) is in_progress
+        if in_progress:
             contact.refresh_from_db()
-            again = ContactStatus.QUEUED if retry else ContactStatus.FAILED
-            assert contact.status == (ContactStatus.SKIPPED if ended else again)
-            assert contact.attempts == before.attempts - given_back
+            status = ContactStatus.QUEUED if retry else ContactStatus.FAILED
+            assert contact.status == (ContactStatus.SKIPPED if finished else status)
+            assert contact.attempts == before.attempts - released
 
     @rule(batch=batches)
     def pause(self, batch):
@@ -163,15 +161,15 @@ class Batches(RuleBasedStateMachine):
 
     @rule(batch=batches)
     def cancel(self, batch):
-        ended, waiting = self.status_of(batch) in FINAL, batch.contacts.dialable().count()
+        finished, dialable = self.status_of(batch) in FINAL, batch.contacts.dialable().count()
         try:
-            assert cancel(batch).contacts_skipped == waiting
-            assert not ended
+            assert cancel(batch).contacts_skipped == dialable
+            assert not finished
         except BatchFinished:
-            assert ended
+            assert finished
 
     @invariant()
-    def counters_are_what_a_fresh_count_says(self):
+    def counters_match_a_fresh_count(self):
         for batch in CallBatch.objects.all():
             counters = batch.contacts.counters()
             assert {name: getattr(batch, name) for name in counters} == counters
@@ -180,10 +178,10 @@ class Batches(RuleBasedStateMachine):
             assert min(counters.values()) >= 0
 
     @invariant()
-    def each_status_has_become_only_what_it_may(self):
+    def statuses_changed_only_as_allowed(self):
         for seen, moves, rows in (
-            (self.statuses, MOVES, CallBatch.objects.values_list("pk", "status")),
-            (self.contacts, CONTACT_MOVES, CampaignContact.objects.values_list("pk", "status")),
+            (self.batch_statuses, BATCH_MOVES, CallBatch.objects.values_list("pk", "status")),
+            (self.contact_statuses, CONTACT_MOVES, CampaignContact.objects.values_list("pk", "status")),
         ):
             for pk, status in rows:
                 before = seen.setdefault(pk, status)
@@ -191,17 +189,17 @@ class Batches(RuleBasedStateMachine):
                 seen[pk] = status
 
     @invariant()
-    def nobody_waits_in_what_has_ended_nor_is_called_in_what_is_completed(self):
+    def finished_batches_have_no_dialable_contact_and_completed_ones_no_call_in_progress(self):
         assert not CampaignContact.objects.filter(batch__status__in=FINAL, status__in=DIALABLE).exists()
         assert not CampaignContact.objects.unfinished().filter(batch__status=BatchStatus.COMPLETED).exists()
 
     @invariant()
-    def times_go_with_their_statuses(self):
+    def times_match_statuses(self):
         assert not CallBatch.objects.filter(status="paused", paused_at=None).exists()
         assert not CallBatch.objects.filter(status__in=FINAL, completed_at=None).exists()
-        ended = CampaignContact.objects.filter(status__in=["completed", "failed"])
-        assert not ended.filter(completed_at=None).exists()
-        assert not CampaignContact.objects.exclude(pk__in=ended).exclude(completed_at=None).exists()
+        called = CampaignContact.objects.filter(status__in=["completed", "failed"])
+        assert not called.filter(completed_at=None).exists()
+        assert not CampaignContact.objects.exclude(pk__in=called).exclude(completed_at=None).exists()
 
     def status_of(self, batch):
         return CallBatch.objects.get(pk=batch.pk).status
@@ -214,26 +212,26 @@ THOROUGH = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-UNTIL_THE_FIRST = settings(THOROUGH, phases=[Phase.generate], report_multiple_bugs=False, print_blob=False)
+UNTIL_FIRST_FAILURE = settings(THOROUGH, phases=[Phase.generate], report_multiple_bugs=False, print_blob=False)
 
 
-def test_whatever_happens_in_whatever_order_the_counters_are_right_and_what_has_ended_stays_ended(harbour):
-    class OfHarbour(Batches):
+def test_counters_are_correct_and_final_statuses_are_kept_after_any_sequence_of_actions(harbour):
+    class HarbourBatches(Batches):
         tenant = harbour
 
-    run_state_machine_as_test(OfHarbour, settings=THOROUGH)
+    run_state_machine_as_test(HarbourBatches, settings=THOROUGH)
 
 
 @pytest.mark.parametrize(
     ("where", "name"),
     [(CallBatch, "adjust_counters"), (CallBatch, "_refuse_if_ended")],
-    ids=["nobody counts", "nobody looks at the status"],
+    ids=["when counters are not adjusted", "when the status is not checked"],
 )
-def test_control_it_finds_out_when(harbour, monkeypatch, where, name):
-    class OfHarbour(Batches):
+def test_control_the_state_machine_fails(harbour, monkeypatch, where, name):
+    class HarbourBatches(Batches):
         tenant = harbour
 
     monkeypatch.setattr(where, name, lambda self, **changes: None)
 
     with pytest.raises((AssertionError, DatabaseFailed)):
-        run_state_machine_as_test(OfHarbour, settings=UNTIL_THE_FIRST)
+        run_state_machine_as_test(HarbourBatches, settings=UNTIL_FIRST_FAILURE)

@@ -162,7 +162,7 @@ def test_a_contact_in_progress_may_enter_a_batch_that_rests(harbour):
     assert not contact_refused(elsewhere.contacts.get(), batch=batch)
 
 
-@pytest.mark.own_tables
+@pytest.mark.not_adopted
 def test_no_contact_enters_a_batch_that_is_not_there(harbour):
     elsewhere = harbour.batch(queued=1)
 
@@ -201,7 +201,7 @@ def test_no_contact_in_progress_is_added_to_a_batch_that_rests(harbour):
     assert not refused_by("contact_batch_live", harbour.contact(batch).save)
 
 
-@pytest.mark.own_tables
+@pytest.mark.not_adopted
 def test_no_contact_is_added_to_a_batch_that_is_not_there(harbour):
     contact = harbour.contact(CallBatch(pk=uuid.uuid4()))
 

@@ -115,7 +115,7 @@ def test_the_sweep_looks_at_no_contact_that_is_not_under_way():
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.own_tables
+@pytest.mark.not_adopted
 def test_a_cancel_writes_beside_each_contact_and_into_no_index(harbour):
     # Not started, which would write a second version of each: whether that can be cleared away others may decide.
     batch = harbour.batch(queued=500)

@@ -1,4 +1,4 @@
-"""What is sent to the provider, and what each of its answers means, over HTTP."""
+"""The client of Ultravox: what it sends and how it reads each answer. And the simulated provider."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ from calls.providers.ultravox import UltravoxProvider
 from calls.tests.support.provider import KEY, Answer
 
 CONTACT = uuid.uuid4()
-ORDER = CallRequest(
+REQUEST = CallRequest(
     agent_id="agent-1",
     to="+12125550100",
     caller_id="+12125550199",
@@ -28,15 +28,16 @@ ORDER = CallRequest(
 
 
 @pytest.fixture
-def at():
-    """The provider at an address."""
+def provider_at():
+    """Return a function that creates a client for a URL."""
     with ExitStack() as closing:
         yield lambda url: closing.enter_context(contextlib.closing(UltravoxProvider(url, KEY, timeout=0.5)))
 
 
 @pytest.fixture
-def ultravox(provider, at):
-    return at(provider.url)
+def ultravox(provider, provider_at):
+    """A client of the fake provider."""
+    return provider_at(provider.url)
 
 
 def minutes_ago(minutes):
@@ -47,11 +48,11 @@ def find(ultravox, attempt=1, since=None):
     return ultravox.find(CONTACT, attempt, since=since or minutes_ago(1))
 
 
-# What is sent
+# The request
 
 
-def test_a_call_is_asked_for_in_the_providers_own_words(provider, ultravox):
-    call_id = ultravox.place(ORDER)
+def test_a_request_has_the_form_that_the_provider_expects(provider, ultravox):
+    call_id = ultravox.place(REQUEST)
 
     (asked,) = provider.asked
     assert asked.path == "/api/agents/agent-1/calls"
@@ -64,14 +65,14 @@ def test_a_call_is_asked_for_in_the_providers_own_words(provider, ultravox):
     assert list(provider.calls) == [call_id]
 
 
-def test_an_agent_with_a_first_sentence_says_it(provider, ultravox):
-    ultravox.place(CallRequest(**{**vars(ORDER), "first_speaker_text": "Good morning!"}))
+def test_the_first_sentence_of_an_agent_is_sent(provider, ultravox):
+    ultravox.place(CallRequest(**{**vars(REQUEST), "first_speaker_text": "Good morning!"}))
 
     assert provider.asked[0].body["firstSpeakerSettings"] == {"agent": {"text": "Good morning!"}}
 
 
-def test_an_agents_id_is_a_part_of_the_path_whatever_it_is(provider, ultravox):
-    ultravox.place(CallRequest(**{**vars(ORDER), "agent_id": "../a b?c"}))
+def test_the_agent_id_is_quoted_in_the_path(provider, ultravox):
+    ultravox.place(CallRequest(**{**vars(REQUEST), "agent_id": "../a b?c"}))
 
     assert provider.asked[0].path == "/api/agents/..%2Fa%20b%3Fc/calls"
 
@@ -82,20 +83,20 @@ def test_one_connection_serves_many_calls(provider, ultravox, monkeypatch):
     monkeypatch.setattr(provider, "get_request", lambda: connections.append(1) or accept())
 
     for _ in range(5):
-        ultravox.place(ORDER)
+        ultravox.place(REQUEST)
 
     assert len(connections) == 1
 
 
-# What the answer means
+# The answer
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422, 302])
-def test_what_the_provider_refuses_is_refused(provider, ultravox, status):
-    provider.otherwise = Answer(status, places=False)
+def test_a_rejection_of_this_call_raises_placement_refused(provider, ultravox, status):
+    provider.default_answer = Answer(status, places_call=False)
 
     with pytest.raises(PlacementRefused, match=f"HTTP {status}"):
-        ultravox.place(ORDER)
+        ultravox.place(REQUEST)
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -115,58 +116,60 @@ def test_what_the_provider_refuses_is_refused(provider, ultravox, status):
         (timedelta(seconds=-600), 5),
     ],
 )
-def test_a_provider_that_is_busy_is_left_alone_for_as_long_as_it_asks(provider, ultravox, status, header, seconds):
+def test_a_busy_answer_pauses_for_the_time_in_retry_after(provider, ultravox, status, header, seconds):
     if isinstance(header, timedelta):
         header = format_datetime(datetime.now(UTC) + header, usegmt=True)
-    provider.otherwise = Answer(status, headers={} if header is None else {"Retry-After": header}, places=False)
+    provider.default_answer = Answer(
+        status, headers={} if header is None else {"Retry-After": header}, places_call=False
+    )
 
     with pytest.raises(ProviderBusy, match=f"HTTP {status}") as busy:
-        ultravox.place(ORDER)
+        ultravox.place(REQUEST)
 
-    # A date is only exact to the second, and the request takes its time.
+    # A date has no fraction of a second, and the request takes some time.
     assert seconds - 10 * (seconds == 600) <= busy.value.pause.total_seconds() <= seconds
 
 
 @pytest.mark.parametrize("status", [401, 402, 403])
-def test_a_wrong_key_or_an_empty_account_is_nobodys_attempt(provider, ultravox, status):
-    provider.otherwise = Answer(status, places=False)
+def test_a_wrong_key_or_an_empty_account_counts_as_busy(provider, ultravox, status):
+    provider.default_answer = Answer(status, places_call=False)
 
     with pytest.raises(ProviderBusy, match="check ULTRAVOX_API_KEY"):
-        ultravox.place(ORDER)
+        ultravox.place(REQUEST)
 
 
-def test_an_address_that_leads_elsewhere_is_nobodys_attempt(provider, ultravox):
-    provider.otherwise = Answer(308, headers={"Location": "https://elsewhere.example"}, places=False)
+def test_a_redirect_counts_as_busy(provider, ultravox):
+    provider.default_answer = Answer(308, headers={"Location": "https://elsewhere.example"}, places_call=False)
 
     with pytest.raises(ProviderBusy, match="check ULTRAVOX_API_URL"):
-        ultravox.place(ORDER)
+        ultravox.place(REQUEST)
 
 
-def test_what_took_too_long_to_reach_the_provider_is_not_sent(provider, ultravox, monkeypatch):
+def test_no_request_is_sent_when_connecting_took_longer_than_the_timeout(provider, ultravox, monkeypatch):
     look_up = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(0.6) or look_up(*args, **kwargs))
 
     with pytest.raises(ProviderBusy, match="too long"):
-        ultravox.place(ORDER)
+        ultravox.place(REQUEST)
 
     assert provider.asked == []
     monkeypatch.undo()
-    assert ultravox.place(ORDER) in provider.calls
+    assert ultravox.place(REQUEST) in provider.calls
 
 
-def test_a_provider_that_cannot_be_reached_is_busy(at):
+def test_an_unreachable_provider_counts_as_busy(provider_at):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        nobody = at(f"http://127.0.0.1:{free.getsockname()[1]}")
+        unreachable = provider_at(f"http://127.0.0.1:{free.getsockname()[1]}")
 
         with pytest.raises(ProviderBusy, match="ConnectError"):
-            nobody.place(ORDER)
+            unreachable.place(REQUEST)
 
 
 @pytest.mark.parametrize("url", ["", "ultravox.example"])
-def test_an_address_that_is_none_is_a_provider_that_cannot_be_reached(at, url):
+def test_an_invalid_url_counts_as_busy(provider_at, url):
     with pytest.raises(ProviderBusy):
-        at(url).place(ORDER)
+        provider_at(url).place(REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -184,48 +187,48 @@ def test_an_address_that_is_none_is_a_provider_that_cannot_be_reached(at, url):
         Answer(201, body='{"callId": "%s"}' % ("7" * 256)),
         Answer(201, body="<html>"),
         Answer(201, body='{"callId": "' + "[" * 5000),
-        Answer(201, after=1.0),
-        Answer(hangs_up=True),
+        Answer(201, delay=1.0),
+        Answer(drops_connection=True),
     ],
     ids=[
-        *("408", "500", "502", "504", "no id", "a list", "empty id", "a number", "no character", "endless"),
-        *("html", "half", "too late", "hangs up"),
+        *("408", "500", "502", "504", "no id", "list", "empty id", "number", "lone surrogate", "long id"),
+        *("html", "cut off", "too late", "connection dropped"),
     ],
 )
-def test_an_answer_that_tells_nothing_is_unclear_and_never_asked_for_twice(provider, ultravox, answer):
-    provider.otherwise = answer
+def test_after_an_unclear_answer_the_request_is_not_repeated(provider, ultravox, answer):
+    provider.default_answer = answer
 
     with pytest.raises(PlacementUnclear):
-        ultravox.place(ORDER)
+        ultravox.place(REQUEST)
 
     time.sleep(0.2)
     assert len(provider.asked) == 1
 
 
-# Is there a call?
+# Finding a call
 
 
 def test_the_call_of_an_attempt_is_found_by_its_metadata(provider, ultravox):
-    call_id = ultravox.place(ORDER)
+    call_id = ultravox.place(REQUEST)
 
     assert find(ultravox) == call_id
     assert find(ultravox, attempt=2) is None
     assert ultravox.find(uuid.uuid4(), 1, since=minutes_ago(1)) is None
 
 
-def test_a_call_that_another_dialler_has_placed_is_found_by_its_time(provider, ultravox):
-    call = provider.place({"metadata": {"contact_id": str(CONTACT)}})
+def test_a_call_of_another_dialler_without_an_attempt_number_is_found_by_its_time(provider, ultravox):
+    call = provider.add_call({"metadata": {"contact_id": str(CONTACT)}})
 
     assert find(ultravox, attempt=2) == call["callId"]
-    # As custom data of the contact.
+    # An ``attempt`` that is not a number comes from the contact's custom data.
     call["metadata"]["attempt"] = "first"
     assert find(ultravox, attempt=2) == call["callId"]
     assert find(ultravox, since=timezone.now() + timedelta(minutes=5)) is None
 
 
-def test_a_list_that_is_not_filtered_is_not_believed(provider, ultravox):
-    provider.place({"metadata": {"contact_id": "somebody else"}})
-    provider.lists_everything = True
+def test_a_list_that_is_not_filtered_is_rejected(provider, ultravox):
+    provider.add_call({"metadata": {"contact_id": "another contact"}})
+    provider.ignores_filter = True
 
     with pytest.raises(ProviderUnavailable, match="not filtered"):
         find(ultravox)
@@ -244,39 +247,39 @@ def test_a_list_that_is_not_filtered_is_not_believed(provider, ultravox):
         '{"results": [], "next": "\\u0000"}',
     ],
 )
-def test_a_list_that_is_none_is_not_believed(provider, ultravox, monkeypatch, body):
+def test_an_invalid_list_is_rejected(provider, ultravox, monkeypatch, body):
     monkeypatch.setattr(provider, "listed", body)
 
     with pytest.raises(ProviderUnavailable):
         find(ultravox)
 
 
-def test_a_list_of_several_pages_is_read_to_its_end(provider, ultravox):
-    earlier = [provider.place({"metadata": {"contact_id": str(CONTACT), "attempt": "9"}}) for _ in range(5)]
-    call_id = ultravox.place(ORDER)
+def test_all_pages_of_a_list_are_read(provider, ultravox):
+    other_attempts = [provider.add_call({"metadata": {"contact_id": str(CONTACT), "attempt": "9"}}) for _ in range(5)]
+    call_id = ultravox.place(REQUEST)
     provider.page_size = 2
 
     assert find(ultravox) == call_id
-    assert len(earlier) == 5
+    assert len(other_attempts) == 5
 
 
-@pytest.mark.parametrize("question", [find, lambda nobody: nobody.look_up("7")])
-def test_a_provider_that_does_not_answer_is_not_taken_for_one_without_the_call(at, question):
+@pytest.mark.parametrize("question", [find, lambda unreachable: unreachable.look_up("7")])
+def test_a_provider_that_does_not_answer_is_unavailable(provider_at, question):
     with pytest.raises(ProviderUnavailable):
-        question(at("http://127.0.0.1:9"))
+        question(provider_at("http://127.0.0.1:9"))
 
 
 def test_a_call_is_looked_up_by_its_id(provider, ultravox):
-    call_id = ultravox.place(ORDER)
+    call_id = ultravox.place(REQUEST)
 
     assert ultravox.look_up(call_id)["callId"] == call_id
     assert ultravox.look_up("no/such") is None
 
 
-# The simulated one
+# The simulated provider
 
 
-def test_outside_of_a_demo_the_simulated_one_cannot_tell_of_a_call_that_it_does_not_know(settings):
+def test_the_simulated_provider_reports_that_there_is_no_call_only_in_a_demo(settings):
     simulated = SimulatedProvider()
     settings.DEBUG = True
     assert find(simulated) is None
@@ -286,7 +289,7 @@ def test_outside_of_a_demo_the_simulated_one_cannot_tell_of_a_call_that_it_does_
         find(simulated)
 
 
-def test_without_a_key_calls_are_simulated_and_the_log_says_so(caplog):
+def test_without_a_key_calls_are_simulated_and_a_warning_is_logged(caplog):
     providers._create_provider.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert isinstance(providers.get_provider(), SimulatedProvider)
@@ -294,7 +297,7 @@ def test_without_a_key_calls_are_simulated_and_the_log_says_so(caplog):
     assert "nobody is called" in caplog.text
 
 
-def test_with_a_key_they_are_not(settings):
+def test_with_a_key_calls_are_placed_with_ultravox(settings):
     settings.ULTRAVOX_API_KEY, settings.ULTRAVOX_API_URL = KEY, "https://ultravox.example"
     providers._create_provider.cache_clear()
     ultravox = providers.get_provider()
@@ -304,9 +307,9 @@ def test_with_a_key_they_are_not(settings):
     ultravox.close()
 
 
-def test_a_simulated_call_is_over_after_20_seconds_and_one_in_five_is_not_answered(monkeypatch):
+def test_a_simulated_call_ends_after_20_seconds_and_one_in_five_is_not_answered(monkeypatch):
     simulated = SimulatedProvider()
-    calls = [simulated.place(ORDER) for _ in range(500)]
+    calls = [simulated.place(REQUEST) for _ in range(500)]
     assert simulated.look_up(calls[0])["ended"] is None
 
     later = timezone.now() + timedelta(seconds=20)

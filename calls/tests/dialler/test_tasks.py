@@ -1,4 +1,4 @@
-"""Workers: a real one does the work, and what waits in the queue names batches and nobody to call."""
+"""The jobs of workers. Most tests run a real worker process."""
 
 import time
 
@@ -9,7 +9,7 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 from calls import tasks
 from calls.models import Call
 from calls.statuses import BatchStatus
-from calls.tests.support.concurrency import PATIENCE, until
+from calls.tests.support.concurrency import TIMEOUT, until
 from calls.tests.support.factories import cancel, checked_counters
 from calls.tests.support.provider import KEY
 from calls.tests.support.workers import worker
@@ -22,13 +22,13 @@ def jobs(**criteria):
 
 
 @pytest.fixture
-def at_work(provider):
-    """A worker that places calls with the stand-in."""
+def running_worker(provider):
+    """A worker that places calls with the fake provider."""
     with worker(ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY, RETRY_PAUSE="0") as process:
         yield process
 
 
-def test_each_minute_a_job_is_queued_for_each_slot_that_names_the_batch_alone(harbour, ultravox):
+def test_each_slot_of_a_batch_has_at_most_one_job_which_names_only_the_batch(harbour, ultravox):
     batch = harbour.batch(BatchStatus.PENDING, pending=5)
     type(batch).objects.update(max_concurrent=3)
 
@@ -39,7 +39,7 @@ def test_each_minute_a_job_is_queued_for_each_slot_that_names_the_batch_alone(ha
     assert ultravox.asked == []
 
 
-def test_a_worker_does_what_is_queued_and_keeps_nothing_of_it(harbour, provider, at_work):
+def test_a_worker_places_the_queued_calls_and_the_finished_jobs_are_deleted(harbour, provider, running_worker):
     batch = harbour.batch(BatchStatus.PENDING, pending=5)
     tasks.dial_due_batches(0)
 
@@ -51,7 +51,7 @@ def test_a_worker_does_what_is_queued_and_keeps_nothing_of_it(harbour, provider,
     assert checked_counters(batch) == {"total_contacts": 5, "in_progress": 5}
 
 
-def test_what_is_queued_when_the_batch_is_cancelled_calls_nobody(harbour, provider):
+def test_jobs_queued_before_a_cancel_place_no_call(harbour, provider):
     batch = harbour.batch(BatchStatus.PENDING, pending=5)
     tasks.dial_due_batches(0)
     cancel(batch)
@@ -64,7 +64,7 @@ def test_what_is_queued_when_the_batch_is_cancelled_calls_nobody(harbour, provid
     assert checked_counters(batch) == {"total_contacts": 5, "skipped": 5}
 
 
-def test_a_call_that_must_wait_for_the_minute_waits_in_the_queue(harbour, provider, at_work):
+def test_a_call_that_calls_per_minute_delays_is_queued_again_for_later(harbour, provider, running_worker):
     batch = harbour.batch(queued=3)
     type(batch).objects.update(calls_per_minute=2)
     for _ in range(3):
@@ -76,7 +76,7 @@ def test_a_call_that_must_wait_for_the_minute_waits_in_the_queue(harbour, provid
     assert len(provider.asked) == 2
 
 
-def test_a_batch_that_is_gone_is_nothing_to_a_worker(harbour, at_work):
+def test_a_job_for_a_deleted_batch_does_nothing(harbour, running_worker):
     batch = harbour.batch()
     tasks.dial.defer(batch_id=str(batch.pk))
     batch.delete()
@@ -84,7 +84,7 @@ def test_a_batch_that_is_gone_is_nothing_to_a_worker(harbour, at_work):
     until(lambda: not jobs().exists())
 
 
-def test_what_a_worker_does_by_itself_every_minute():
+def test_the_periodic_tasks_have_these_schedules():
     periodic = {task.task.name: task.cron for task in app.periodic_registry.periodic_tasks.values()}
 
     assert periodic == {
@@ -94,8 +94,8 @@ def test_what_a_worker_does_by_itself_every_minute():
     }
 
 
-def test_a_worker_has_as_many_calls_at_once_as_it_is_told_and_begins_none_once_it_is_told_to_stop(harbour, provider):
-    provider.open.clear()
+def test_a_worker_places_concurrency_calls_at_once_and_none_after_sigterm(harbour, provider):
+    provider.may_answer.clear()
     batch = harbour.batch(queued=60)
     for _ in range(60):
         tasks.dial.defer(batch_id=str(batch.pk))
@@ -104,16 +104,16 @@ def test_a_worker_has_as_many_calls_at_once_as_it_is_told_and_begins_none_once_i
     with worker("--concurrency=40", **variables) as process:
         until(lambda: len(provider.asked) == 40)
         process.terminate()
-        # It has heard that by then.
+        # Give the worker time to handle the signal.
         time.sleep(1)
-        provider.open.set()
-        process.wait(PATIENCE)
+        provider.may_answer.set()
+        process.wait(TIMEOUT)
 
     assert len(provider.asked) == 40 == Call.objects.count()
     assert checked_counters(batch) == {"total_contacts": 60, "queued": 20, "in_progress": 40}
 
 
-def test_what_is_done_every_minute_does_not_wait_for_the_calls_that_wait(harbour):
+def test_periodic_jobs_run_before_queued_calls(harbour):
     tasks.dial.defer(batch_id=str(harbour.batch(queued=1).pk))
     for task in (tasks.sweep, tasks.dial_due_batches, tasks.remove_stalled_jobs):
         task.defer(timestamp=0)
@@ -121,14 +121,14 @@ def test_what_is_done_every_minute_does_not_wait_for_the_calls_that_wait(harbour
     assert ProcrastinateJob.objects.order_by("-priority", "id").last() == jobs().get()
 
 
-def test_jobs_of_a_worker_that_was_killed_are_forgotten(harbour, provider):
-    provider.open.clear()
+def test_jobs_of_a_killed_worker_are_deleted(harbour, provider):
+    provider.may_answer.clear()
     batch = harbour.batch(queued=1)
     with worker(ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY) as process:
         tasks.dial.defer(batch_id=str(batch.pk))
         until(lambda: provider.asked)
         process.kill()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     assert jobs(status="doing").exists()
     with app.connector.connection.cursor() as cursor:
         cursor.execute("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour'")

@@ -1,4 +1,4 @@
-"""CallBatch.cancel(): what it writes, what it leaves alone, what it refuses."""
+"""CallBatch.cancel(): what it writes, what it leaves unchanged and what it refuses."""
 
 import logging
 
@@ -17,10 +17,10 @@ from calls.tests.support.factories import PHONE, STAFF_ACTOR, batch_snapshot, ca
 
 pytestmark = pytest.mark.django_db
 
-LIVE = [status for status in BatchStatus if status not in FINAL]
+UNFINISHED = [status for status in BatchStatus if status not in FINAL]
 
 
-def test_it_skips_every_contact_not_yet_called(harbour):
+def test_cancel_skips_every_dialable_contact(harbour):
     batch = harbour.batch(pending=2, queued=3, scheduled=4)
 
     result = cancel(batch)
@@ -29,7 +29,7 @@ def test_it_skips_every_contact_not_yet_called(harbour):
     assert count(batch, ContactStatus.SKIPPED) == 9
 
 
-def test_it_touches_no_other_contact(harbour):
+def test_cancel_changes_no_contact_that_is_not_dialable(harbour):
     batch = harbour.batch(queued=1, in_progress=2, completed=3, failed=4, skipped=5)
     others = batch.contacts.exclude(status__in=DIALABLE).order_by("pk")
     before = list(others.values())
@@ -39,7 +39,7 @@ def test_it_touches_no_other_contact(harbour):
     assert list(others.filter(outcome_notes=None).values()) == before
 
 
-def test_it_touches_no_contact_of_another_batch(harbour):
+def test_cancel_changes_no_contact_of_another_batch(harbour):
     batch, other = harbour.batch(queued=1), harbour.batch(queued=1)
     before = batch_snapshot(other)
 
@@ -48,7 +48,7 @@ def test_it_touches_no_contact_of_another_batch(harbour):
     assert batch_snapshot(other) == before
 
 
-def test_it_writes_three_columns_of_a_skipped_contact_and_no_other(harbour):
+def test_cancel_writes_three_columns_of_a_skipped_contact_and_no_other(harbour):
     batch = harbour.batch(queued=1)
     before = batch.contacts.values().get()
 
@@ -63,8 +63,8 @@ def test_it_writes_three_columns_of_a_skipped_contact_and_no_other(harbour):
     }
 
 
-@pytest.mark.own_tables
-def test_it_writes_these_columns_of_the_batch_and_no_other(harbour):
+@pytest.mark.not_adopted
+def test_cancel_writes_these_columns_of_the_batch_and_no_other(harbour):
     batch = harbour.batch(queued=3, in_progress=1, skipped=2)
     before = CallBatch.objects.values().get()
 
@@ -81,7 +81,7 @@ def test_it_writes_these_columns_of_the_batch_and_no_other(harbour):
     }
 
 
-def test_every_time_it_writes_is_its_transactions_own(harbour):
+def test_every_time_that_cancel_writes_is_the_time_of_its_transaction(harbour):
     batch = harbour.batch(queued=2)
 
     with transaction.atomic(), connection.cursor() as cursor:
@@ -93,7 +93,7 @@ def test_every_time_it_writes_is_its_transactions_own(harbour):
     assert {batch.completed_at, batch.updated_at, *batch.contacts.values_list("updated_at", flat=True)} == {now}
 
 
-def test_the_counters_still_add_up(harbour):
+def test_the_counters_still_add_up_after_a_cancel(harbour):
     batch = harbour.batch(pending=1, queued=2, scheduled=3, in_progress=4, completed=5, failed=6, skipped=7)
 
     cancel(batch)
@@ -105,20 +105,20 @@ def test_the_counters_still_add_up(harbour):
     assert batch.queued + sum(contacts.values()) == batch.total_contacts
 
 
-@pytest.mark.parametrize("status", LIVE)
-def test_it_cancels_a_batch_that_is(harbour, status):
+@pytest.mark.parametrize("status", UNFINISHED)
+def test_cancel_works_in_every_status_that_is_not_final(harbour, status):
     batch = harbour.batch(status, queued=1)
 
     assert cancel(batch).contacts_skipped == 1
 
 
-def test_a_batch_without_anybody_left_to_call_can_be_cancelled(harbour):
+def test_a_batch_without_dialable_contacts_can_be_cancelled(harbour):
     batch = harbour.batch(in_progress=1, completed=1)
 
     assert cancel(batch).contacts_skipped == 0
 
 
-def test_the_number_skipped_is_the_updates_own_and_not_a_counters(harbour):
+def test_contacts_skipped_is_the_row_count_of_the_update_and_not_a_counter(harbour):
     batch = harbour.batch(queued=3)
     CallBatch.objects.update(queued=-40, skipped=-2)
 
@@ -131,7 +131,7 @@ def test_the_number_skipped_is_the_updates_own_and_not_a_counters(harbour):
     ("status", "refusal"),
     [(BatchStatus.COMPLETED, BatchAlreadyCompleted), (BatchStatus.CANCELLED, BatchAlreadyCancelled)],
 )
-def test_it_refuses_a_batch_that_has_ended_and_changes_nothing(harbour, status, refusal):
+def test_cancel_refuses_a_finished_batch_and_changes_nothing(harbour, status, refusal):
     batch = harbour.batch(status, completed=1, skipped=1)
     before = batch_snapshot(batch)
 
@@ -141,7 +141,7 @@ def test_it_refuses_a_batch_that_has_ended_and_changes_nothing(harbour, status, 
     assert batch_snapshot(batch) == before
 
 
-def test_it_does_not_believe_the_instance_it_is_called_on(harbour):
+def test_cancel_reads_the_status_again_and_ignores_a_stale_instance(harbour):
     batch = harbour.batch(queued=1)
     cancel(batch)
     assert batch.status == BatchStatus.PROCESSING
@@ -152,7 +152,7 @@ def test_it_does_not_believe_the_instance_it_is_called_on(harbour):
     assert refused.value.status == BatchStatus.CANCELLED
 
 
-def test_it_refuses_a_batch_that_is_gone(harbour):
+def test_cancel_refuses_a_deleted_batch(harbour):
     batch = harbour.batch()
     CallBatch.objects.all().delete()
 
@@ -162,12 +162,10 @@ def test_it_refuses_a_batch_that_is_gone(harbour):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("contacts", [3, 300])
-def test_it_sends_five_statements_for_any_number_of_contacts(harbour, contacts):
+def test_cancel_sends_five_statements_for_any_number_of_contacts(harbour, contacts):
     batch = harbour.batch(queued=contacts)
 
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
+    with CaptureQueriesContext(connection) as queries:
         cancel(batch)
 
     assert [query["sql"].split("; ")[-1].split()[0] for query in queries] == [
@@ -175,8 +173,8 @@ def test_it_sends_five_statements_for_any_number_of_contacts(harbour, contacts):
     ]
 
 
-@pytest.mark.own_tables
-def test_it_reads_a_batchs_contacts_through_an_index(harbour):
+@pytest.mark.not_adopted
+def test_the_dialable_contacts_of_a_batch_are_read_through_an_index(harbour):
     batch = harbour.batch(queued=1)
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
@@ -186,7 +184,7 @@ def test_it_reads_a_batchs_contacts_through_an_index(harbour):
     assert "contact_in_order" in plan
 
 
-def test_preview_says_what_cancel_would_do_and_writes_nothing(harbour):
+def test_the_preview_returns_what_cancel_would_return_and_writes_nothing(harbour):
     batch = harbour.batch(queued=3, in_progress=2)
     before = batch_snapshot(batch)
 
@@ -196,32 +194,32 @@ def test_preview_says_what_cancel_would_do_and_writes_nothing(harbour):
     assert preview == cancel(batch)
 
 
-def test_preview_refuses_what_cancel_refuses(harbour):
+def test_the_preview_refuses_what_cancel_refuses(harbour):
     batch = harbour.batch(BatchStatus.COMPLETED)
 
     with pytest.raises(BatchAlreadyCompleted):
         batch.preview_cancel()
 
 
-def test_listeners_hear_of_it_after_the_commit(harbour, django_capture_on_commit_callbacks):
+def test_the_signal_is_sent_after_the_commit(harbour, django_capture_on_commit_callbacks):
     batch = harbour.batch(queued=3)
-    heard = []
-    batch_cancelled.connect(lambda result, **kwargs: heard.append(result), weak=False, dispatch_uid="test")
+    received = []
+    batch_cancelled.connect(lambda result, **kwargs: received.append(result), weak=False, dispatch_uid="test")
     try:
         with django_capture_on_commit_callbacks(execute=True):
             result = cancel(batch)
-            assert heard == []
+            assert received == []
     finally:
         batch_cancelled.disconnect(dispatch_uid="test")
 
-    assert heard == [result]
+    assert received == [result]
 
 
-def test_a_listener_that_raises_changes_nothing(harbour, django_capture_on_commit_callbacks):
+def test_a_receiver_of_the_signal_that_raises_changes_nothing(harbour, django_capture_on_commit_callbacks):
     batch = harbour.batch(queued=3)
 
     def raises(**kwargs):
-        raise RuntimeError("a listener's own trouble")
+        raise RuntimeError("the receiver failed")
 
     batch_cancelled.connect(raises, dispatch_uid="test")
     try:
@@ -234,7 +232,7 @@ def test_a_listener_that_raises_changes_nothing(harbour, django_capture_on_commi
     assert batch.status == BatchStatus.CANCELLED
 
 
-def test_one_line_in_the_log_says_who_and_how_many(harbour, caplog, django_capture_on_commit_callbacks):
+def test_one_log_line_names_the_actor_and_the_counts(harbour, caplog, django_capture_on_commit_callbacks):
     caplog.set_level(logging.INFO, "calls")
     batch = harbour.batch(queued=3, in_progress=2)
 
@@ -242,13 +240,13 @@ def test_one_line_in_the_log_says_who_and_how_many(harbour, caplog, django_captu
         cancel(batch)
 
     (line,) = caplog.messages
-    who = f"batch={batch.pk} agency={harbour.agency.pk} source=api actor=staff:7"
-    assert line.startswith(f"cancel {who} outcome=cancelled skipped=3 in_progress=2 ms=")
+    subject = f"batch={batch.pk} agency={harbour.agency.pk} source=api actor=staff:7"
+    assert line.startswith(f"cancel {subject} outcome=cancelled skipped=3 in_progress=2 ms=")
     assert STAFF_ACTOR.label not in line
     assert PHONE not in line
 
 
-def test_one_line_in_the_log_says_what_was_refused(harbour, caplog):
+def test_one_log_line_names_the_reason_of_a_refusal(harbour, caplog):
     caplog.set_level(logging.INFO, "calls")
     batch = harbour.batch(BatchStatus.COMPLETED)
 
@@ -259,7 +257,7 @@ def test_one_line_in_the_log_says_what_was_refused(harbour, caplog):
     assert "outcome=batch_already_completed ms=" in line
 
 
-def test_a_callers_transaction_that_rolls_back_takes_the_cancel_with_it(harbour):
+def test_a_rollback_of_the_callers_transaction_undoes_the_cancel(harbour):
     batch = harbour.batch(queued=3)
     before = batch_snapshot(batch)
 
@@ -270,7 +268,7 @@ def test_a_callers_transaction_that_rolls_back_takes_the_cancel_with_it(harbour)
     assert batch_snapshot(batch) == before
 
 
-def test_it_can_be_called_inside_somebody_elses_history_context(harbour):
+def test_cancel_adds_to_the_history_context_of_its_caller(harbour):
     batch = harbour.batch(queued=3)
 
     with pghistory.context(ticket="T-1"):

@@ -1,30 +1,29 @@
-"""How contacts enter a batch, are claimed, and end: each under the lock of the batch, and counted on it."""
+"""Contacts: how they are added to a batch, and how the result of a call is recorded."""
 
 import pytest
 from django.db import connection
 
 from calls.dialler.claims import claim_next_contact
 from calls.exceptions import BatchAlreadyCancelled, BatchAlreadyCompleted
-from calls.models import CallBatch, CampaignContact
+from calls.models import Call, CallBatch, CampaignContact
 from calls.models.reconciliation import reconcile
-from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.support.factories import batch_snapshot, cancel, checked_counters, new_contacts
+from calls.statuses import FINAL, BatchStatus, ContactStatus
+from calls.tests.support.factories import CALLER_ID, batch_snapshot, cancel, checked_counters, new_contacts
 
 pytestmark = pytest.mark.django_db
 
-
-ENDS = [lambda contact: contact.record_answered(outcome="x"), lambda contact: contact.record_failed(outcome="x")]
-
-
-def claim(batch):
-    return claim_next_contact(batch)
-
-
-# They enter
+both_results = pytest.mark.parametrize(
+    "record_result",
+    [lambda contact: contact.record_answered(outcome="x"), lambda contact: contact.record_failed(outcome="x")],
+    ids=["answered", "failed"],
+)
 
 
-@pytest.mark.parametrize("status", [status for status in BatchStatus if status not in ("completed", "cancelled")])
-def test_contacts_are_added_to_a_batch_that_has_not_ended(harbour, status):
+# Adding contacts
+
+
+@pytest.mark.parametrize("status", [status for status in BatchStatus if status not in FINAL])
+def test_contacts_are_added_to_an_unfinished_batch(harbour, status):
     batch = harbour.batch(status, queued=2)
 
     batch.add_contacts(new_contacts(3))
@@ -37,7 +36,7 @@ def test_contacts_are_added_to_a_batch_that_has_not_ended(harbour, status):
     ("status", "refusal"),
     [(BatchStatus.CANCELLED, BatchAlreadyCancelled), (BatchStatus.COMPLETED, BatchAlreadyCompleted)],
 )
-def test_nobody_is_added_to_a_batch_that_has_ended_whatever_the_instance_says(harbour, status, refusal):
+def test_no_contact_is_added_to_a_finished_batch_through_a_stale_instance(harbour, status, refusal):
     batch = harbour.batch(queued=1)
     CallBatch.objects.update(status=status)
     before = batch_snapshot(batch)
@@ -48,7 +47,7 @@ def test_nobody_is_added_to_a_batch_that_has_ended_whatever_the_instance_says(ha
     assert batch_snapshot(batch) == before
 
 
-def test_to_add_nobody_is_nothing(harbour):
+def test_adding_no_contacts_changes_nothing(harbour):
     batch = harbour.batch(queued=1)
 
     batch.add_contacts([])
@@ -56,62 +55,11 @@ def test_to_add_nobody_is_nothing(harbour):
     assert checked_counters(batch) == {"total_contacts": 1, "queued": 1}
 
 
-# They are claimed
+# Reading contacts
 
 
-def test_the_oldest_is_claimed_first_and_each_once(harbour):
-    batch = harbour.batch()
-    batch.add_contacts(new_contacts(3))
-    CallBatch.objects.update(status=BatchStatus.PROCESSING)
-
-    numbers = [claim(batch).phone_number for _ in range(3)]
-
-    assert numbers == [person.phone_number for person in new_contacts(3)]
-    assert claim(batch) is None
-
-
-def test_a_claim_counts_the_attempt_and_says_when(harbour):
-    batch = harbour.batch(queued=2)
-
-    contact = claim(batch)
-
-    assert (contact.status, contact.attempts) == (ContactStatus.IN_PROGRESS, 1)
-    assert contact.last_attempt_at is not None
-    assert checked_counters(batch) == {"total_contacts": 2, "queued": 1, "in_progress": 1}
-
-
-@pytest.mark.parametrize("status", ["pending", "queued", "scheduled"])
-def test_whoever_waits_in_whichever_way_is_claimed(harbour, status):
-    assert claim(harbour.batch(**{status: 1})) is not None
-
-
-@pytest.mark.parametrize("status", [status for status in BatchStatus if status != BatchStatus.PROCESSING])
-def test_nobody_is_claimed_in_a_batch_that_is_not_being_dialled(harbour, status):
-    batch = harbour.batch(queued=1)
-    CallBatch.objects.update(status=status)
-
-    assert claim(batch) is None
-
-
-def test_whoever_must_not_be_called_is_not_claimed(harbour):
-    batch = harbour.batch()
-    harbour.contact(batch, do_not_call=True).save()
-
-    assert claim(batch) is None
-
-
-def test_a_mark_that_another_service_has_left_empty_is_none(harbour):
-    batch = harbour.batch(queued=1)
-    with connection.cursor() as cursor:
-        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        cursor.execute("ALTER TABLE campaign_contacts ALTER do_not_call DROP NOT NULL, ALTER attempts DROP NOT NULL")
-        cursor.execute("UPDATE campaign_contacts SET do_not_call = NULL, attempts = NULL")
-
-    assert claim(batch).attempts == 1
-
-
-@pytest.mark.own_tables
-def test_it_is_found_through_an_index_in_its_order(harbour):
+@pytest.mark.not_adopted
+def test_claimable_contacts_are_read_oldest_first_through_an_index_without_sorting(harbour):
     batch = harbour.batch(queued=3)
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
@@ -123,12 +71,12 @@ def test_it_is_found_through_an_index_in_its_order(harbour):
     assert "Sort" not in plan
 
 
-# They end
+# Recording results
 
 
-def test_a_call_that_was_answered_completes_its_contact(harbour):
+def test_an_answered_call_completes_its_contact(harbour):
     batch = harbour.batch(queued=1)
-    contact = claim(batch)
+    contact = claim_next_contact(batch)
 
     assert contact.record_answered(outcome="answered", duration_seconds=45)
 
@@ -138,27 +86,27 @@ def test_a_call_that_was_answered_completes_its_contact(harbour):
     assert checked_counters(batch) == {"total_contacts": 1, "completed": 1}
 
 
-def test_a_call_that_came_to_nothing_is_tried_again_while_attempts_are_left(harbour):
+def test_a_contact_that_was_not_reached_is_queued_again_while_attempts_are_left(harbour):
     batch = harbour.batch()
     harbour.contact(batch, max_attempts=2).save()
     reconcile(batch.pk, fix=True)
 
-    assert claim(batch).record_failed(outcome="no_answer")
+    assert claim_next_contact(batch).record_failed(outcome="no_answer")
     assert checked_counters(batch) == {"total_contacts": 1, "queued": 1}
     assert batch.contacts.get().completed_at is None
 
-    assert claim(batch).record_failed(outcome="no_answer")
+    assert claim_next_contact(batch).record_failed(outcome="no_answer")
     assert checked_counters(batch) == {"total_contacts": 1, "failed": 1}
     contact = batch.contacts.get()
     assert (contact.status, contact.attempts, contact.outcome) == ("failed", 2, "no_answer")
     assert contact.completed_at is not None
 
 
-def test_a_call_that_fails_after_the_cancel_is_never_tried_again(harbour):
+def test_a_call_that_fails_after_the_cancel_is_not_retried(harbour):
     batch = harbour.batch(queued=3)
-    contact = claim(batch)
+    contact = claim_next_contact(batch)
     cancel(batch)
-    ended_at = CallBatch.objects.get().completed_at
+    cancelled_at = CallBatch.objects.get().completed_at
 
     assert contact.record_failed(outcome="no_answer")
 
@@ -166,40 +114,50 @@ def test_a_call_that_fails_after_the_cancel_is_never_tried_again(harbour):
     assert contact.status == ContactStatus.FAILED
     assert checked_counters(batch) == {"total_contacts": 3, "failed": 1, "skipped": 2}
     batch.refresh_from_db()
-    assert (batch.status, batch.completed_at) == (BatchStatus.CANCELLED, ended_at)
+    assert (batch.status, batch.completed_at) == (BatchStatus.CANCELLED, cancelled_at)
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_an_outcome_that_arrives_twice_counts_once(harbour, end):
+@both_results
+def test_a_result_that_is_recorded_twice_counts_once(harbour, record_result):
     batch = harbour.batch(queued=1)
-    contact = claim(batch)
+    contact = claim_next_contact(batch)
 
-    assert end(contact)
+    assert record_result(contact)
     before = batch_snapshot(batch)
 
-    assert not end(contact)
+    assert not record_result(contact)
     assert batch_snapshot(batch) == before
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_an_outcome_that_comes_late_does_not_end_the_next_attempt(harbour, end):
+@both_results
+def test_a_late_result_does_not_end_the_next_attempt(harbour, record_result):
     batch = harbour.batch(queued=1)
-    first = claim(batch)
+    first = claim_next_contact(batch)
     first.record_failed(outcome="no_answer")
-    second = claim(batch)
+    second = claim_next_contact(batch)
 
     assert second.pk == first.pk
-    assert not end(first)
+    assert not record_result(first)
     assert checked_counters(batch) == {"total_contacts": 1, "in_progress": 1}
-    assert end(second)
+    assert record_result(second)
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_an_outcome_is_not_counted_on_a_batch_that_the_contact_has_left(harbour, end):
+@both_results
+def test_a_result_is_not_counted_on_a_batch_to_which_the_contact_was_moved(harbour, record_result):
     batch, other = harbour.batch(queued=1), harbour.batch()
-    contact = claim(batch)
+    contact = claim_next_contact(batch)
     CampaignContact.objects.update(batch=other)
     before = batch_snapshot(other)
 
-    assert not end(contact)
+    assert not record_result(contact)
     assert batch_snapshot(other) == before
+
+
+def test_a_claim_whose_call_was_recorded_is_neither_released_nor_rejected(harbour):
+    batch = harbour.batch(queued=1)
+    contact = claim_next_contact(batch)
+    Call.record_placed(contact, "the-call", caller_id=CALLER_ID)
+
+    assert not contact.release_claim()
+    assert not contact.record_rejected(reason="x")
+    assert batch.contacts.get().status == ContactStatus.IN_PROGRESS

@@ -1,4 +1,4 @@
-"""Pause and resume: what they do to a batch, through the API and by themselves."""
+"""CallBatch.pause() and resume(), and their API functions."""
 
 import uuid
 from datetime import timedelta
@@ -7,7 +7,6 @@ import pytest
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from calls.audit import Source
 from calls.database.transactions import transaction_with_timeouts
 from calls.dialler.claims import claim_next_contact
 from calls.exceptions import BatchNotFound, BatchNotPausable, BatchNotPaused, BatchUpdateFailed
@@ -20,15 +19,15 @@ pytestmark = pytest.mark.django_db
 PAUSABLE = [BatchStatus.PROCESSING, BatchStatus.SCHEDULED]
 
 
-def others(*statuses):
+def all_except(*statuses):
     return [status for status in BatchStatus if status not in statuses]
 
 
-# What they write
+# Changes
 
 
 @pytest.mark.parametrize("status", PAUSABLE)
-def test_a_pause_writes_the_batch_and_touches_no_contact(harbour, status):
+def test_pause_writes_the_batch_and_changes_no_contact(harbour, status):
     batch = harbour.batch(status, queued=3, in_progress=1, completed=1)
     (before, *_), contacts, _ = batch_snapshot(batch)
 
@@ -42,7 +41,7 @@ def test_a_pause_writes_the_batch_and_touches_no_contact(harbour, status):
     assert after["updated_at"] >= after["paused_at"]
 
 
-def test_a_resume_clears_the_time_of_the_pause_and_touches_no_contact(harbour):
+def test_resume_clears_paused_at_and_changes_no_contact(harbour):
     batch = harbour.batch(queued=3)
     pause(batch)
     (before, *_), contacts, _ = batch_snapshot(batch)
@@ -58,7 +57,7 @@ def test_a_resume_clears_the_time_of_the_pause_and_touches_no_contact(harbour):
 @pytest.mark.parametrize(
     ("minutes", "status"), [(None, BatchStatus.PROCESSING), (-5, BatchStatus.PROCESSING), (5, BatchStatus.SCHEDULED)]
 )
-def test_a_resumed_batch_waits_for_its_time_while_that_is_ahead(harbour, minutes, status):
+def test_a_resumed_batch_is_scheduled_again_while_its_time_is_ahead(harbour, minutes, status):
     batch = harbour.batch(BatchStatus.PAUSED, pending=1)
     if minutes is not None:
         CallBatch.objects.update(scheduled_for=timezone.now() + timedelta(minutes=minutes))
@@ -68,7 +67,7 @@ def test_a_resumed_batch_waits_for_its_time_while_that_is_ahead(harbour, minutes
     assert batch.status == status
 
 
-def test_a_batch_resumed_after_its_time_is_dialled_although_its_contacts_are_still_pending(harbour):
+def test_a_batch_resumed_after_its_time_is_dialled_although_its_contacts_are_pending(harbour):
     batch = harbour.batch(BatchStatus.SCHEDULED, pending=1)
     pause(batch)
     CallBatch.objects.update(scheduled_for=timezone.now() - timedelta(minutes=5))
@@ -78,7 +77,7 @@ def test_a_batch_resumed_after_its_time_is_dialled_although_its_contacts_are_sti
     assert claim_next_contact(batch).status == ContactStatus.IN_PROGRESS
 
 
-def test_nobody_is_claimed_in_a_paused_batch_and_a_call_under_way_ends(harbour):
+def test_no_contact_of_a_paused_batch_is_claimed_and_a_call_in_progress_ends_as_usual(harbour):
     batch = harbour.batch(queued=2)
     contact = claim_next_contact(batch)
 
@@ -90,7 +89,7 @@ def test_nobody_is_claimed_in_a_paused_batch_and_a_call_under_way_ends(harbour):
     assert claim_next_contact(batch) is not None
 
 
-def test_a_paused_batch_can_be_cancelled_and_then_not_be_resumed(harbour):
+def test_a_paused_batch_can_be_cancelled_and_then_not_resumed(harbour):
     batch = harbour.batch(BatchStatus.PAUSED, queued=3)
 
     assert cancel(batch).contacts_skipped == 3
@@ -99,11 +98,11 @@ def test_a_paused_batch_can_be_cancelled_and_then_not_be_resumed(harbour):
         resume(batch)
 
 
-# What they refuse
+# Refusals
 
 
-@pytest.mark.parametrize("status", others(*PAUSABLE))
-def test_what_is_neither_processing_nor_scheduled_cannot_be_paused(harbour, status):
+@pytest.mark.parametrize("status", all_except(*PAUSABLE))
+def test_only_a_processing_or_scheduled_batch_can_be_paused(harbour, status):
     batch = harbour.batch(status)
     before = batch_snapshot(batch)
 
@@ -114,8 +113,8 @@ def test_what_is_neither_processing_nor_scheduled_cannot_be_paused(harbour, stat
     assert batch_snapshot(batch) == before
 
 
-@pytest.mark.parametrize("status", others(BatchStatus.PAUSED))
-def test_what_is_not_paused_cannot_be_resumed(harbour, status):
+@pytest.mark.parametrize("status", all_except(BatchStatus.PAUSED))
+def test_only_a_paused_batch_can_be_resumed(harbour, status):
     batch = harbour.batch(status)
     before = batch_snapshot(batch)
 
@@ -126,7 +125,7 @@ def test_what_is_not_paused_cannot_be_resumed(harbour, status):
     assert batch_snapshot(batch) == before
 
 
-def test_a_batch_that_is_gone_is_told(harbour):
+def test_a_deleted_batch_is_refused(harbour):
     batch = CallBatch(pk=uuid.uuid4())
 
     for verb in (pause, resume):
@@ -135,7 +134,7 @@ def test_a_batch_that_is_gone_is_told(harbour):
 
 
 @pytest.mark.parametrize("verb", [pause, resume])
-def test_what_an_instance_says_does_not_matter(harbour, verb):
+def test_a_stale_status_of_the_instance_is_ignored(harbour, verb):
     batch = harbour.batch(BatchStatus.CANCELLED)
     batch.status = BatchStatus.PAUSED if verb is resume else BatchStatus.PROCESSING
 
@@ -144,44 +143,44 @@ def test_what_an_instance_says_does_not_matter(harbour, verb):
 
 
 @pytest.mark.parametrize("verb", [pause, resume])
-def test_a_trigger_of_somebody_elses_that_swallows_it_is_told(harbour, verb):
+def test_an_update_dropped_by_a_trigger_of_another_service_is_reported(harbour, verb):
     batch = harbour.batch(BatchStatus.PAUSED if verb is resume else BatchStatus.PROCESSING)
     with connection.cursor() as cursor:
         cursor.execute("CREATE FUNCTION swallow() RETURNS trigger AS 'BEGIN RETURN NULL; END' LANGUAGE plpgsql")
-        cursor.execute(
-            "CREATE TRIGGER a BEFORE UPDATE ON call_batches FOR EACH ROW EXECUTE FUNCTION swallow()",
-        )
+        cursor.execute("CREATE TRIGGER a BEFORE UPDATE ON call_batches FOR EACH ROW EXECUTE FUNCTION swallow()")
 
     with pytest.raises(BatchUpdateFailed):
         verb(batch)
 
 
-# Looking first
+# Previews
 
 
-@pytest.mark.parametrize("name", ["pause", "resume"])
-def test_a_preview_says_what_would_happen_and_writes_nothing(harbour, name):
-    batch = harbour.batch(BatchStatus.PAUSED if name == "resume" else BatchStatus.SCHEDULED, queued=3, in_progress=1)
+@pytest.mark.parametrize(
+    ("preview", "verb", "status"),
+    [(CallBatch.preview_pause, pause, BatchStatus.SCHEDULED), (CallBatch.preview_resume, resume, BatchStatus.PAUSED)],
+)
+def test_a_preview_returns_what_the_verb_would_return_and_writes_nothing(harbour, preview, verb, status):
+    batch = harbour.batch(status, queued=3, in_progress=1)
     before = batch_snapshot(batch)
 
-    preview = getattr(batch, f"preview_{name}")()
+    previewed = preview(batch)
 
     assert batch_snapshot(batch) == before
-    result = getattr(batch, name)(actor=STAFF_ACTOR, source=Source.API)
-    # Its time is that of the transaction, which here is the test's own.
-    assert preview == result
+    # Both have the time of the test's transaction.
+    assert previewed == verb(batch)
 
 
-@pytest.mark.parametrize("name", ["pause", "resume"])
-def test_a_preview_refuses_what_the_verb_refuses(harbour, name):
+@pytest.mark.parametrize("preview", [CallBatch.preview_pause, CallBatch.preview_resume])
+def test_a_preview_refuses_what_the_verb_refuses(harbour, preview):
     with pytest.raises((BatchNotPausable, BatchNotPaused)):
-        getattr(harbour.batch(BatchStatus.CANCELLED), f"preview_{name}")()
+        preview(harbour.batch(BatchStatus.CANCELLED))
 
 
-# Who did it
+# History and log
 
 
-def test_the_history_says_who_paused_and_resumed(harbour):
+def test_the_history_names_who_paused_and_resumed(harbour):
     batch = harbour.batch(queued=3)
 
     pause(batch)
@@ -192,7 +191,9 @@ def test_the_history_says_who_paused_and_resumed(harbour):
     assert paused.pgh_context == resumed.pgh_context == {"actor": STAFF_ACTOR.as_dict(), "via": "api"}
 
 
-def test_one_line_in_the_log_says_who_and_how_many(harbour, caplog, django_capture_on_commit_callbacks):
+def test_one_log_line_names_the_actor_and_the_counts_or_the_refusal(
+    harbour, caplog, django_capture_on_commit_callbacks
+):
     caplog.set_level("INFO", "calls")
     batch = harbour.batch(queued=3, in_progress=2)
 
@@ -201,14 +202,14 @@ def test_one_line_in_the_log_says_who_and_how_many(harbour, caplog, django_captu
     with pytest.raises(BatchNotPausable):
         pause(batch)
 
-    who = f"pause batch={batch.pk} agency={harbour.agency.pk} source=api actor=staff:7"
-    done, refused = caplog.messages
-    assert done.startswith(f"{who} outcome=paused queued=3 in_progress=2 ms=")
-    assert refused.startswith(f"{who} outcome=batch_not_pausable ms=")
+    subject = f"pause batch={batch.pk} agency={harbour.agency.pk} source=api actor=staff:7"
+    paused, refused = caplog.messages
+    assert paused.startswith(f"{subject} outcome=paused queued=3 in_progress=2 ms=")
+    assert refused.startswith(f"{subject} outcome=batch_not_pausable ms=")
     assert PHONE not in caplog.text
 
 
-# The API
+# API
 
 
 def test_the_owner_pauses_a_batch(harbour, owner):
@@ -251,7 +252,7 @@ def test_the_owner_resumes_a_batch(harbour, owner):
         ("resume", BatchStatus.COMPLETED, "batch_not_paused"),
     ],
 )
-def test_a_refusal_says_how_the_batch_is(harbour, owner, verb, status, code):
+def test_a_refusal_has_the_status_of_the_batch(harbour, owner, verb, status, code):
     batch = harbour.batch(status)
 
     response = call(owner, verb, {"batch_id": str(batch.pk)})
@@ -273,14 +274,14 @@ def test_a_refusal_says_how_the_batch_is(harbour, owner, verb, status, code):
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_they_read_their_body_as_cancel_does(harbour, owner, verb, body, status, code):
+def test_the_request_body_is_validated_as_for_cancel(harbour, owner, verb, body, status, code):
     response = call(owner, verb, body)
 
     assert (response.status_code, response.json()["code"]) == (status, code)
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
-def test_another_agencys_batch_is_not_found(harbour, bluebell, owner, verb):
+def test_a_batch_of_another_agency_is_not_found(harbour, bluebell, owner, verb):
     batch = bluebell.batch(BatchStatus.PAUSED if verb == "resume" else BatchStatus.PROCESSING)
     before = batch_snapshot(batch)
 
@@ -289,7 +290,7 @@ def test_another_agencys_batch_is_not_found(harbour, bluebell, owner, verb):
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
-def test_what_the_database_refuses_is_told(harbour, owner, monkeypatch, verb):
+def test_a_database_error_answers_update_failed(harbour, owner, monkeypatch, verb):
     batch = harbour.batch(BatchStatus.PAUSED if verb == "resume" else BatchStatus.PROCESSING)
 
     def fails(self, *columns):
@@ -302,7 +303,7 @@ def test_what_the_database_refuses_is_told(harbour, owner, monkeypatch, verb):
     assert (response.status_code, response.json()["code"]) == (500, "update_failed")
 
 
-def test_waiting_for_the_lock_has_an_end(harbour):
+def test_waiting_for_the_lock_has_a_timeout(harbour):
     with transaction_with_timeouts(), connection.cursor() as cursor:
         batch = harbour.batch()
         with batch.locked():

@@ -1,4 +1,4 @@
-"""Two at once, on purpose: a thread that is held inside the lock, and a way to know that another one waits."""
+"""Threads that tests can pause in the middle of a transaction, and other services that write by SQL."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from django.db import connection, connections
 from calls.models import CallBatch
 from calls.tests.support.factories import cancel, plain_connection
 
-PATIENCE = 60.0
+# Seconds after which a test fails instead of waiting any longer.
+TIMEOUT = 60.0
 
-# Who waits for a lock in a database.
+# Finds the backends of this database that wait for a lock.
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-# The statement of a claim, to be held after it.
-CLAIMED = 'UPDATE "campaign_contacts"'
 
-# What other services write.
-CLAIM = "UPDATE campaign_contacts SET status = 'in_progress' WHERE id = %s"
-ADD = """
+# Parts of our own statements, for PausedThread(after=…).
+BATCH_SELECT = 'FROM "call_batches"'
+BATCH_LOCK = 'FOR UPDATE OF "call_batches"'
+BATCH_UPDATE = 'UPDATE "call_batches"'
+CONTACT_SELECT = '"campaign_contacts"."phone_number"'
+CONTACT_UPDATE = 'UPDATE "campaign_contacts"'
+
+# Statements of other services.
+CLAIM_BY_SQL = "UPDATE campaign_contacts SET status = 'in_progress' WHERE id = %s"
+ADD_CONTACT_BY_SQL = """
     INSERT INTO campaign_contacts (agency_id, campaign_id, batch_id, phone_number)
     SELECT agency_id, campaign_id, id, '+12125550100' FROM call_batches WHERE id = %s
 """
@@ -30,63 +36,64 @@ ADD = """
 
 class PausedThread(threading.Thread):
     """
-    Runs ``work`` on a database connection of its own and holds it right after the statement that contains ``after``.
+    A thread that runs ``work`` on its own database connection and pauses after the statement that contains ``after``.
 
-    ``outcome`` is what it returned or raised. As a context manager it starts, waits until the work is held, and at
-    the end lets it go and waits for its outcome.
+    ``outcome`` is what ``work`` returned or raised. ``attempts`` counts the statements that contained ``after``. As a
+    context manager it starts the thread and waits until it has paused. At the end of the block it resumes the thread
+    and waits for the outcome.
     """
 
     def __init__(self, work: Callable[[], Any], *, after: str | None = None) -> None:
         super().__init__(daemon=True)
         self._work, self._after = work, after
-        self._reached, self._released = threading.Event(), threading.Event()
+        self._paused, self._resumed = threading.Event(), threading.Event()
         self.outcome: Any = None
         self.attempts = 0
 
     def run(self) -> None:
         try:
-            with connection.execute_wrapper(self._hold):
+            with connection.execute_wrapper(self._pause_after):
                 self.outcome = self._work()
-        except Exception as error:  # noqa: BLE001 - that it was raised is the outcome
+        except Exception as error:  # noqa: BLE001 - the exception is the outcome
             self.outcome = error
         finally:
             connections.close_all()
-            self._reached.set()
+            self._paused.set()
 
-    def _hold(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+    def _pause_after(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         result = execute(sql, params, many, context)
         if self._after and self._after in sql:
             self.attempts += 1
-            self._reached.set()
-            assert self._released.wait(PATIENCE)
+            self._paused.set()
+            assert self._resumed.wait(TIMEOUT)
         return result
 
     def let_go(self) -> None:
-        """Let the work go on, and do not wait for it."""
-        self._released.set()
+        """Resume the thread without waiting for its outcome."""
+        self._resumed.set()
 
     def release(self) -> Any:
-        """Let the work go on, and give back its outcome."""
+        """Resume the thread and return its outcome."""
         self.let_go()
-        self.join(PATIENCE)
+        self.join(TIMEOUT)
         assert not self.is_alive()
         return self.outcome
 
     def __enter__(self) -> PausedThread:
         self.start()
         if self._after:
-            assert self._reached.wait(PATIENCE)
+            assert self._paused.wait(TIMEOUT)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.release()
 
 
-class ForeignWriter(threading.Thread):
+class OtherServiceThread(threading.Thread):
     """
-    Another service: runs one SQL statement in a transaction of its own.
+    Another service that runs one SQL statement in its own transaction.
 
-    ``error`` is the SQLSTATE that ended it, or None.
+    ``error`` is the SQLSTATE of the error that the statement raised, or None.
     """
 
     def __init__(self, statement: tuple[str, list[Any]]) -> None:
@@ -105,19 +112,20 @@ class ForeignWriter(threading.Thread):
             except psycopg.Error as error:
                 self.error = error.sqlstate
 
-    def start(self) -> ForeignWriter:
+    def start(self) -> OtherServiceThread:
         super().start()
-        assert self._connected.wait(PATIENCE)
+        assert self._connected.wait(TIMEOUT)
         return self
 
     def result(self) -> str | None:
-        self.join(PATIENCE)
+        """Wait for the statement and return ``error``."""
+        self.join(TIMEOUT)
         assert not self.is_alive()
         return self.error
 
 
-def foreign_first(batch: CallBatch, sql: str, parameters: list[Any]) -> Any:
-    """Another service has changed one row but not committed when cancel comes and waits; cancel's outcome."""
+def cancel_during_write(batch: CallBatch, sql: str, parameters: list[Any]) -> Any:
+    """Cancel while another service has changed one row but not committed it. Return the cancel's outcome."""
     with plain_connection() as plain, plain.transaction():
         assert plain.execute(sql, parameters).rowcount == 1
         cancelling = PausedThread(lambda: cancel(batch))
@@ -127,15 +135,15 @@ def foreign_first(batch: CallBatch, sql: str, parameters: list[Any]) -> Any:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread or process does."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until ``condition`` is true, which another thread or process makes it."""
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 def wait_for_lock_waiter(pid: int | None = None) -> bool:
-    """Wait until a backend of this test's database waits for a lock: that one, or any. False if none does for 3 s."""
+    """Wait up to 3 s until the backend ``pid``, or any backend of this database, waits for a lock. Return if it did."""
     deadline = time.monotonic() + 3
     with plain_connection() as plain:
         while time.monotonic() < deadline:

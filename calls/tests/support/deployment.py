@@ -1,4 +1,4 @@
-"""All of it at work: the web server, workers, and the provider's stand-in, each a process of its own or a thread."""
+"""A whole deployment on the test's database: a web server, workers and a clock, with the fake provider."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from calls.tests.support.workers import start_worker
 
 
 class Deployment:
-    """A web server, so many workers, and a clock that ticks faster than once a minute."""
+    """gunicorn, ``workers`` worker processes, and a thread that starts due batches every ``tick`` seconds."""
 
     def __init__(self, provider, agency, *, workers, tick=0.2, **variables):
         self.provider, self.port = provider, free_port()
@@ -43,12 +43,12 @@ class Deployment:
         provider.webhook = f"{self.address}/functions/v1/webhook-ingest/{agency.pk}/{agency.webhook_secret}"
         self.server = self.start_server()
         self.workers = [start_worker(**self.variables) for _ in range(workers)]
-        self.tick, self.over = tick, threading.Event()
+        self.tick, self.stopped = tick, threading.Event()
         self.clock = threading.Thread(target=self.keep_ticking, daemon=True)
 
     def start_server(self):
         gunicorn = [Path(sys.executable).parent / "gunicorn", "agency_backend.wsgi", "--bind", f"127.0.0.1:{self.port}"]
-        # A group of its own, to be killed as one.
+        # In its own process group, so that kill_server() kills gunicorn's workers too.
         return subprocess.Popen(
             [*gunicorn, "--log-level", "critical"],
             cwd=ROOT,
@@ -57,26 +57,26 @@ class Deployment:
         )
 
     def keep_ticking(self):
-        while not self.over.wait(self.tick):
+        while not self.stopped.wait(self.tick):
             tasks.dial_due_batches(0)
         connections.close_all()
 
-    def kill_a_worker(self):
-        """-9, in the middle of whatever it does, and another in its place."""
+    def kill_random_worker(self):
+        """Kill a worker with SIGKILL and start another one."""
         number = random.randrange(len(self.workers))
         self.workers[number].kill()
         self.workers[number].wait()
         self.workers[number] = start_worker(**self.variables)
 
-    def kill_the_server(self):
-        """Likewise."""
+    def kill_server(self):
+        """Kill the web server with SIGKILL and start another one."""
         os.killpg(self.server.pid, signal.SIGKILL)
         self.server.wait()
         self.server = self.start_server()
         wait_until_it_listens(self.port)
 
     def cancel(self, batch, owner):
-        """Cancel through the API, asked until there is an answer; its JSON."""
+        """Cancel through the API and return the JSON of the answer. Repeat the request until there is an answer."""
         headers = {"Authorization": f"Bearer {issue_token(owner)}"}
         while True:
             try:
@@ -88,7 +88,7 @@ class Deployment:
                 return answer.json()
 
     def stop(self):
-        self.over.set()
+        self.stopped.set()
         self.clock.join()
         for process in self.workers:
             process.terminate()
@@ -98,7 +98,7 @@ class Deployment:
 
 
 @contextmanager
-def deployed(provider, agency, **options):
+def running_deployment(provider, agency, **options):
     deployment = Deployment(provider, agency, **options)
     try:
         wait_until_it_listens(deployment.port)
@@ -109,17 +109,23 @@ def deployed(provider, agency, **options):
 
 
 @dataclass(frozen=True)
-class Cancelled:
-    """How a batch stood when its cancel had been answered: what was said, when, and how often each had been claimed."""
+class AnsweredCancel:
+    """
+    The answer to a cancel, and the batch's contacts right after it.
+
+    ``attempts`` maps the id of each contact to its number of attempts. ``not_placed`` has the ids of the contacts whose
+    latest call the provider did not accept.
+    """
 
     batch: CallBatch
     answer: dict
     at: float
-    claims: dict
-    given_back: frozenset
+    attempts: dict
+    not_placed: frozenset
 
     @classmethod
-    def now(cls, batch, answer):
+    def record(cls, batch, answer):
+        """Record the state of the batch. Call this right after the answer has arrived."""
         at = time.time()
         contacts = {str(pk): row for pk, *row in batch.contacts.values_list("pk", "attempts", "outcome")}
         return cls(
@@ -130,29 +136,29 @@ class Cancelled:
             frozenset(contact for contact, (_, outcome) in contacts.items() if outcome == "not_placed"),
         )
 
-    def claimed_since(self):
-        """Contacts that have been claimed once more since then."""
+    def claimed_later(self):
+        """Return the contacts that were claimed after the answer."""
         attempts = self.batch.contacts.values_list("pk", "attempts")
-        return [contact for contact, now in attempts if (now or 0) > self.claims[str(contact)]]
+        return [contact for contact, now in attempts if (now or 0) > self.attempts[str(contact)]]
 
-    def asked_for(self, provider):
-        """What the provider's own log says of the batch."""
+    def requests(self, provider):
+        """Return the placement requests for the batch that the provider recorded."""
         with provider.lock:
             return [asked for asked in provider.asked if asked.metadata["batch_id"] == str(self.batch.pk)]
 
-    def asked_since(self, provider):
-        """Calls that were asked for since then, for somebody who had not been claimed."""
+    def requests_without_claim(self, provider):
+        """Return the placement requests that arrived after the answer, for attempts not claimed before it."""
         return [
             asked
-            for asked in self.asked_for(provider)
+            for asked in self.requests(provider)
             for contact, attempt in [asked.attempt]
-            # An attempt that the provider did not take is not counted, and may have been in hand at that moment.
-            if asked.at > self.at and attempt > self.claims[contact] + (contact in self.given_back)
+            # A claim that was released meanwhile is not in ``attempts``, but it was made before the answer.
+            if asked.at > self.at and attempt > self.attempts[contact] + (contact in self.not_placed)
         ]
 
 
-def called_twice(provider):
-    """Attempts for which there is more than one call."""
+def attempts_called_twice(provider):
+    """Return the attempts for which the provider has more than one call."""
     with provider.lock:
         attempts = Counter(
             (call["metadata"]["contact_id"], call["metadata"]["attempt"]) for call in provider.calls.values()
@@ -160,6 +166,6 @@ def called_twice(provider):
     return [attempt for attempt, count in attempts.items() if count > 1]
 
 
-def settled():
-    """Whether nobody is being called any more."""
-    return not CampaignContact.objects.filter(status="in_progress").exists()
+def calls_in_progress():
+    """Return whether any contact is in progress."""
+    return CampaignContact.objects.filter(status="in_progress").exists()

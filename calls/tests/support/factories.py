@@ -1,4 +1,4 @@
-"""The fixed cast of the tests, and what they do to batches from outside this code."""
+"""Agencies, users, batches and contacts for tests, and short forms of what tests do with them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from django.contrib.auth.models import Permission, User
 from django.db import connection
+from django.db.models import F
 from rest_framework.test import APIClient
 
 from calls.api.authentication import issue_token
@@ -42,7 +44,7 @@ STAFF_ACTOR = Actor(ActorKind.STAFF, "7", "somebody")
 
 @dataclass
 class Tenant:
-    """An agency with all that a batch needs."""
+    """An agency with everything that a batch needs."""
 
     agency: Agency
     campaign: Campaign
@@ -70,13 +72,13 @@ class Tenant:
         return self.users[Role.AGENCY_OWNER]
 
     def batch(self, status: BatchStatus = BatchStatus.PROCESSING, /, **contacts: int) -> CallBatch:
-        """A batch with so many contacts of each status: ``batch(queued=3, completed=1)``. Counters agree."""
+        """Create a batch with contacts by status and matching counters: ``batch(queued=3, completed=1)``."""
         batch = CallBatch.objects.create(
             agency=self.agency,
             campaign=self.campaign,
             agent_mapping=self.agent,
             from_number=CALLER_ID,
-            # Limits that are in nobody's way.
+            # High enough not to delay any test.
             calls_per_minute=1000,
             max_concurrent=1000,
             total_contacts=sum(contacts.values()),
@@ -87,13 +89,13 @@ class Tenant:
             self.contact(batch, status=status) for status, count in contacts.items() for _ in range(count)
         )
         if status != batch.status:
-            # Only now: a batch that has ended takes no contact that waits or is being called.
+            # Only now: a guard lets no dialable contact, and none in progress, into a finished batch.
             batch.status = status
             batch.save(update_fields=["status"])
         return batch
 
     def wanted(self, *numbers: str, **fields: Any) -> dict[str, Any]:
-        """What a client sends to create a batch of this tenant's: with these numbers, or one."""
+        """Return the body of a request that creates a batch of this tenant, with these numbers or with one."""
         return {
             "agent_mapping_id": str(self.agent.pk),
             "campaign_id": str(self.campaign.pk),
@@ -102,32 +104,32 @@ class Tenant:
         } | fields
 
     def contact(self, batch: CallBatch | None, **fields: Any) -> CampaignContact:
-        """A contact of this tenant, not saved."""
+        """Return a contact of this tenant that is not saved."""
         fields = {"status": ContactStatus.QUEUED, "phone_number": PHONE} | fields
         return CampaignContact(agency=self.agency, campaign=self.campaign, batch=batch, **fields)
 
 
 def client_of(user: AgencyUser) -> APIClient:
-    """An API client that sends the user's token."""
+    """Return an API client that sends the user's token."""
     client = APIClient(raise_request_exception=False)
     client.credentials(HTTP_AUTHORIZATION=f"Bearer {issue_token(user)}")
     return client
 
 
 def staff(name: str, *permissions: str) -> User:
-    """Somebody who may sign in to the admin, with these permissions of the app."""
+    """Create a user who can sign in to the admin and has these permissions of the app."""
     user = User.objects.create_user(name, is_staff=True)
     user.user_permissions.set(Permission.objects.filter(content_type__app_label="calls", codename__in=permissions))
     return user
 
 
 def new_contacts(count: int) -> list[NewContact]:
-    """So many people to call, each with a number of their own."""
+    """Return ``count`` contacts to add to a batch, each with a different number."""
     return [NewContact(phone_number=f"+1212555{index:07d}") for index in range(count)]
 
 
 def call(client: APIClient, function: str, body: Any = None, **headers: str) -> Any:
-    """POST to a function: ``call(owner, "pause", {"batch_id": …})``."""
+    """Send a POST request to an API function: ``call(owner, "pause", {"batch_id": …})``."""
     return client.generic("POST", f"{FUNCTIONS}{function}", json.dumps(body), headers=headers)
 
 
@@ -144,7 +146,7 @@ def resume(batch: CallBatch) -> PauseResult:
 
 
 def checked_counters(batch: CallBatch) -> dict[str, int]:
-    """The counters that are not 0, after a look that they are what a fresh count says."""
+    """Assert that the counters match a fresh count of the contacts. Return those that are not 0."""
     counters = batch.contacts.counters()
     assert CallBatch.objects.values(*counters).get(pk=batch.pk) == counters
     return {name: number for name, number in counters.items() if number}
@@ -155,7 +157,7 @@ def count(batch: CallBatch, *statuses: ContactStatus) -> int:
 
 
 def batch_snapshot(batch: CallBatch) -> list[Any]:
-    """The batch, its contacts and its history, to compare before and after."""
+    """Return all columns of the batch, its contacts and its history, to compare before and after."""
     return [
         list(CallBatch.objects.filter(pk=batch.pk).values()),
         list(batch.contacts.order_by("pk").values()),
@@ -163,8 +165,13 @@ def batch_snapshot(batch: CallBatch) -> list[Any]:
     ]
 
 
+def backdate_attempts(batch: CallBatch, by: timedelta) -> None:
+    """Move the latest attempts of all contacts of the batch into the past."""
+    batch.contacts.update(last_attempt_at=F("last_attempt_at") - by)
+
+
 def address() -> dict[str, Any]:
-    """Where the test's database is, as psycopg takes it."""
+    """Return psycopg's connection parameters for the test's database."""
     parameters = connection.get_connection_params()
     names = ("dbname", "user", "password", "host", "port")
     return {name: parameters[name] for name in names if parameters.get(name)}
@@ -172,6 +179,6 @@ def address() -> dict[str, Any]:
 
 @contextmanager
 def plain_connection(**settings: Any) -> Iterator[psycopg.Connection]:
-    """A second connection to the test's database that knows nothing of Django: what another service has."""
+    """Open a connection to the test's database without Django, as another service would."""
     with psycopg.connect(autocommit=True, **address() | settings) as plain:
         yield plain

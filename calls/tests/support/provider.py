@@ -1,4 +1,4 @@
-"""The voice provider's stand-in: a small HTTP server that speaks Ultravox's protocol and records what it is asked."""
+"""A fake of the voice provider: an HTTP server that speaks Ultravox's protocol and records the requests it gets."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import httpx
 KEY = "the-provider-s-key"
 
 
-def iso(at):
-    return datetime.fromtimestamp(at, UTC).isoformat()
+def _iso(timestamp):
+    return datetime.fromtimestamp(timestamp, UTC).isoformat()
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request to place a call."""
+class PlacementRequest:
+    """A request to place a call. ``at`` is the time at which it arrived."""
 
     at: float
     path: str
@@ -38,32 +38,39 @@ class Asked:
 
     @property
     def attempt(self):
-        """Whose attempt it is."""
+        """The contact's id and the number of the attempt."""
         return self.metadata["contact_id"], int(self.metadata["attempt"])
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How to answer one request: ``places`` says whether there is a call from then on, whatever the answer says."""
+    """
+    The answer to one placement request.
+
+    ``places_call`` says whether the request creates a call, whatever ``status`` tells the client. ``delay`` is in
+    seconds. With ``drops_connection`` no answer is sent.
+    """
 
     status: int = 201
     body: str | None = None
     headers: dict = field(default_factory=dict)
-    places: bool = True
-    after: float = 0
-    hangs_up: bool = False
+    places_call: bool = True
+    delay: float = 0
+    drops_connection: bool = False
 
 
-class Provider(ThreadingHTTPServer):
+class FakeProvider(ThreadingHTTPServer):
     """
-    ``asked`` has every request to place a call, ``calls`` every call there is.
+    ``asked`` has every placement request, and ``calls`` has every call by its id.
 
-    Answers are taken from ``answers``, then from ``otherwise``, and none is given while ``open`` is not set. With
-    ``webhook`` set to an address, each call has a life of its own, whose events are delivered there until they are
-    taken.
+    Each placement request gets the next of ``next_answers``, or ``default_answer`` when there is none. No placement
+    request is answered while ``may_answer`` is not set.
+
+    With ``webhook`` set to a URL, each call starts, is joined and ends by itself, and each event is delivered to the
+    URL until it is accepted.
     """
 
-    # Its threads end when their clients do, and are waited for.
+    # server_close() waits for the threads of the requests.
     daemon_threads = False
     request_queue_size = 128
 
@@ -71,23 +78,26 @@ class Provider(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.asked, self.calls = [], {}
-        self.answers, self.otherwise = deque(), Answer()
-        self.open = threading.Event()
-        self.open.set()
-        self.lists_everything, self.page_size, self.listed = False, 100, None
-        self.webhook, self.lasts, self.unanswered, self.late = None, (0.2, 1.0), 0.2, 0.0
+        self.next_answers, self.default_answer = deque(), Answer()
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        # The list of calls: whether it ignores the metadata filter, and a body that it answers instead of the calls.
+        self.ignores_filter, self.page_size, self.listed = False, 100, None
+        # Calls with a webhook: their shortest and longest duration, the share that is not answered, and the longest
+        # delay of the last event. All times are in seconds.
+        self.webhook, self.call_seconds, self.unanswered_share, self.webhook_delay = None, (0.2, 1.0), 0.2, 0.0
         self.lock = threading.Lock()
         self.client = httpx.Client(timeout=10)
 
     def handle_error(self, request, client_address):
-        """A client that has gone is nothing to tell."""
+        """Do not print a traceback when a client disconnects."""
 
-    def place(self, body):
-        """There is a call now."""
+    def add_call(self, body):
+        """Create the call that ``body`` requests."""
         now = time.time()
         call = {
             "callId": str(uuid.uuid4()),
-            "created": iso(now),
+            "created": _iso(now),
             "joined": None,
             "ended": None,
             "endReason": None,
@@ -96,43 +106,43 @@ class Provider(ThreadingHTTPServer):
         with self.lock:
             self.calls[call["callId"]] = call
         if self.webhook:
-            self.live(call)
+            self._schedule_events(call)
         return call
 
-    def live(self, call):
-        lasts = random.uniform(*self.lasts)
-        answered = random.random() >= self.unanswered
-        self.later(0, "call.started", call)
-        if answered:
-            self.later(lasts / 3, "call.joined", call, joined=True)
-        end = {"ended": True, "endReason": "hangup" if answered else "unjoined"}
-        self.later(lasts + random.uniform(0, self.late), "call.ended", call, **end)
+    def end_call(self, call, reason="hangup", *, joined=True):
+        """End the call without delivering an event."""
+        call.update(joined=_iso(time.time() - 30) if joined else None, ended=_iso(time.time()), endReason=reason)
 
-    def later(self, after, event, call, **changes):
-        """Deliver an event, until it is taken, after so many seconds."""
+    def _schedule_events(self, call):
+        duration = random.uniform(*self.call_seconds)
+        is_answered = random.random() >= self.unanswered_share
+        self._deliver_later(0, "call.started", call)
+        if is_answered:
+            self._deliver_later(duration / 3, "call.joined", call, joined=True)
+        end = {"ended": True, "endReason": "hangup" if is_answered else "unjoined"}
+        self._deliver_later(duration + random.uniform(0, self.webhook_delay), "call.ended", call, **end)
+
+    def _deliver_later(self, seconds, event, call, **changes):
+        """After so many seconds, change the call and deliver an event until it is accepted. True means the time."""
 
         def deliver():
-            call.update({key: iso(time.time()) if value is True else value for key, value in changes.items()})
-            said = json.dumps({"event": event, "call": call})
-            delay, taken = 0.05, False
-            while not taken and self.webhook:
+            call.update({key: _iso(time.time()) if value is True else value for key, value in changes.items()})
+            body = json.dumps({"event": event, "call": call})
+            delay, is_accepted = 0.05, False
+            while not is_accepted and self.webhook:
                 with suppress(httpx.HTTPError):
-                    taken = self.client.post(self.webhook, content=said).is_success
-                if not taken:
+                    is_accepted = self.client.post(self.webhook, content=body).is_success
+                if not is_accepted:
                     time.sleep(delay)
                     delay = min(delay * 2, 1)
 
-        timer = threading.Timer(after, deliver)
+        timer = threading.Timer(seconds, deliver)
         timer.daemon = True
         timer.start()
 
-    def end(self, call, reason="hangup", *, joined=True):
-        """The call is over, and nobody has been told."""
-        call.update(joined=iso(time.time() - 30) if joined else None, ended=iso(time.time()), endReason=reason)
-
 
 class Handler(BaseHTTPRequestHandler):
-    server: Provider
+    server: FakeProvider
     protocol_version = "HTTP/1.1"
     timeout = 5
 
@@ -140,15 +150,15 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         provider = self.server
         with provider.lock:
-            provider.asked.append(Asked(time.time(), self.path, self.headers["X-API-Key"], body))
-            answer = provider.answers.popleft() if provider.answers else provider.otherwise
-        call = provider.place(body) if answer.places else None
-        time.sleep(answer.after)
-        provider.open.wait()
-        if answer.hangs_up:
+            provider.asked.append(PlacementRequest(time.time(), self.path, self.headers["X-API-Key"], body))
+            answer = provider.next_answers.popleft() if provider.next_answers else provider.default_answer
+        call = provider.add_call(body) if answer.places_call else None
+        time.sleep(answer.delay)
+        provider.may_answer.wait()
+        if answer.drops_connection:
             self.close_connection = True
             return
-        self.answer(answer.status, answer.body or json.dumps(call), answer.headers)
+        self._send(answer.status, answer.body or json.dumps(call), answer.headers)
 
     def do_GET(self):
         address = urlsplit(self.path)
@@ -160,23 +170,23 @@ class Handler(BaseHTTPRequestHandler):
                 for name, values in parse_qs(address.query).items()
                 if name.startswith("metadata.")
             }
-            if not self.server.lists_everything:
+            if not self.server.ignores_filter:
                 calls = [
                     call
                     for call in calls
                     if all(call["metadata"].get(name) in values for name, values in wanted.items())
                 ]
-            return self.answer(200, self.server.listed or self.page(calls, address))
+            return self._send(200, self.server.listed or self._page(calls, address))
         call = self.server.calls.get(address.path.removeprefix("/api/calls/"))
-        return self.answer(200, json.dumps(call)) if call else self.answer(404, "{}")
+        return self._send(200, json.dumps(call)) if call else self._send(404, "{}")
 
-    def page(self, calls, address):
+    def _page(self, calls, address):
         start = int(parse_qs(address.query).get("cursor", ["0"])[0])
         end = start + self.server.page_size
         following = f"{self.server.url}{self.path.partition('&cursor')[0]}&cursor={end}" if end < len(calls) else None
         return json.dumps({"next": following, "results": calls[start:end], "total": len(calls)})
 
-    def answer(self, status, body, headers=None):
+    def _send(self, status, body, headers=None):
         content = body.encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
@@ -186,19 +196,20 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *arguments):
-        """What it was asked is in ``asked``."""
+        """Do not print requests: tests read ``asked``."""
 
 
 @contextmanager
-def provider_running():
-    provider = Provider()
+def fake_provider():
+    """Run a fake provider in a thread."""
+    provider = FakeProvider()
     thread = threading.Thread(target=provider.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
         yield provider
     finally:
         provider.webhook = None
-        provider.open.set()
+        provider.may_answer.set()
         provider.shutdown()
         provider.server_close()
         provider.client.close()

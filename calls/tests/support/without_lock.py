@@ -1,4 +1,4 @@
-"""A control: whoever reads a batch in order to change it does not lock it, and takes its time before it claims."""
+"""Settings for controls: no batch is locked, and each claim waits a moment between reading a contact and writing it."""
 
 import random
 import time
@@ -10,7 +10,7 @@ from agency_backend.settings import *  # noqa: F403
 first = QuerySet.first
 
 
-def hesitating(self):
+def first_and_wait(self):
     found = first(self)
     if self.model.__name__ == "CampaignContact":
         time.sleep(random.uniform(0, 0.2))
@@ -18,4 +18,4 @@ def hesitating(self):
 
 
 QuerySet.select_for_update = lambda self, *args, **kwargs: self
-QuerySet.first = hesitating
+QuerySet.first = first_and_wait
