@@ -81,6 +81,6 @@ def sweep(timestamp: int) -> None:
 @app.periodic(cron="*/10 * * * *")
 @app.task(queueing_lock="remove_stalled_jobs", priority=BEFORE_CALLS)
 async def remove_stalled_jobs(timestamp: int) -> None:
-    """Delete jobs whose worker has died. New jobs are queued every minute, and the sweep settles the claimed contacts."""
+    """Delete the jobs of dead workers. New jobs are queued every minute, and the sweep settles claimed contacts."""
     for job in await app.job_manager.get_stalled_jobs():
         await app.job_manager.finish_job(job, status=Status.FAILED, delete_job=True)

@@ -257,8 +257,8 @@ class CallBatch(BaseModel):
         """
         Pause the batch: no new call starts until it is resumed. Calls in progress continue until they end.
 
-        Our own dialler starts no call after this has returned. Another service may still commit a claim whose transaction began
-        before the pause; the database refuses claims that begin later.
+        Our own dialler starts no call after this has returned. Another service may still commit a claim whose
+        transaction began before the pause; the database refuses claims that begin later.
 
         :raises BatchNotPausable: the batch is neither processing nor scheduled.
         :raises BatchNotFound: the row is gone.

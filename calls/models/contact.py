@@ -113,7 +113,7 @@ class CampaignContact(BaseModel):
         """
         Record that the call failed or was not answered.
 
-        The contact is queued again while attempts are left and the batch has not ended, otherwise it becomes ``failed``.
+        It is queued again while attempts are left and the batch has not ended. Otherwise it becomes ``failed``.
 
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
         :raises BatchNotFound: the batch is gone.

@@ -17,8 +17,8 @@ class SimulatedProvider:
     """
     Simulate calls of 20 seconds. One call in five is not answered.
 
-    Nothing is stored: the state of a call follows from its id and the time. Unless DEBUG is on, :meth:`find` cannot say that
-    there is no call, because another process may have placed a real one.
+    Nothing is stored: the state of a call follows from its id and the time. Unless DEBUG is on, :meth:`find` cannot
+    say that there is no call, because another process may have placed a real one.
     """
 
     lookup_after = timedelta(seconds=20)
