@@ -1,7 +1,7 @@
 """
-Where everything is.
+The project's URLs.
 
-Handlers and the last pattern answer JSON: whoever asks for a path that is nobody's is more likely a program.
+Unknown paths and errors outside of a view are answered in JSON, because most clients are programs.
 """
 
 from csp.constants import SELF, UNSAFE_INLINE
@@ -13,19 +13,23 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
 from calls.api import errors as api_errors
-from calls.api.views import AlwaysFirst
+from calls.api.base import IgnoreClientContentNegotiation
 
-# Swagger UI's page has a style of its own in it.
+# Swagger UI's page has an inline style.
 docs = csp_update({"style-src": [SELF, UNSAFE_INLINE]})(
-    SpectacularSwaggerSplitView.as_view(url_name="schema", content_negotiation_class=AlwaysFirst)
+    SpectacularSwaggerSplitView.as_view(url_name="schema", content_negotiation_class=IgnoreClientContentNegotiation)
 )
 
 urlpatterns = [
     path("functions/v1/", include("calls.api.urls")),
-    path("openapi.json", SpectacularJSONAPIView.as_view(content_negotiation_class=AlwaysFirst), name="schema"),
+    path(
+        "openapi.json",
+        SpectacularJSONAPIView.as_view(content_negotiation_class=IgnoreClientContentNegotiation),
+        name="schema",
+    ),
     path("docs", docs, name="docs"),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
-    # Django's way from an object to its public page: there is none, and it fails on ids that are no numbers.
+    # Disable the admin's "View on site" redirect: no model has a public page, and it fails on ids that are not numbers.
     re_path("^admin/r/", api_errors.not_found),
     path("admin/", admin.site.urls),
     re_path("", csrf_exempt(api_errors.not_found)),

@@ -42,7 +42,7 @@ class FieldRequired(CallsError):
 
 
 class FieldInvalid(CallsError):
-    """A field has a wrong value. ``rule`` completes the sentence that the field's name begins: "must be …"."""
+    """A field has a wrong value. ``rule`` follows the field's name in the text: "must be …"."""
 
     def __init__(self, field: str, rule: str) -> None:
         super().__init__(field, rule)

@@ -1,4 +1,4 @@
-"""What a batch is created with, checked in the same way whoever makes one: a request, or code."""
+"""The input of a new batch, validated in the same way for requests and for callers in Python."""
 
 from __future__ import annotations
 
@@ -29,25 +29,24 @@ from calls.parsing import E164, parse_uuid
 from calls.statuses import Mode
 
 MAX_CONTACTS = 10_000
-MAX_CUSTOM_DATA = 64 * 1024
-MAX_DEPTH = 100
-# How many invalid contacts an answer names.
-NAMED = 20
+MAX_CUSTOM_DATA_BYTES = 64 * 1024
+MAX_CUSTOM_DATA_DEPTH = 100
+MAX_REPORTED_CONTACTS = 20
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
-_TIME = re.compile(r"[0-9TWZtwz:.,+ -]+")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_JSON_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_TIME_CHARACTERS = re.compile(r"[0-9TWZtwz:.,+ -]+")
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _BRACKET = re.compile(r"[\[\]{}]")
-# jsonb writes out in digits what JSON says with an exponent.
-_FAR_EXPONENT = re.compile(r"e[+-]?(?:[3-9][0-9]|[0-9]{3})")
+# jsonb returns numbers without an exponent: 1e9999 would come back as ten thousand digits.
+_LARGE_EXPONENT = re.compile(r"e[+-]?(?:[3-9][0-9]|[0-9]{3})")
 _ESCAPED_NULL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _NULL_CHARACTER = PydanticCustomError("null_character", "must not contain the character U+0000")
-_HALF_A_CHARACTER = PydanticCustomError("surrogate", "must be valid Unicode")
-_TOO_DEEP = PydanticCustomError("depth", f"must not be nested more than {MAX_DEPTH} levels deep")
-_FAR_NUMBER = PydanticCustomError("number", "must not contain a number as far out as 1e30 or 1e-30")
+_INVALID_UNICODE = PydanticCustomError("surrogate", "must be valid Unicode")
+_TOO_DEEPLY_NESTED = PydanticCustomError("depth", f"must not be nested more than {MAX_CUSTOM_DATA_DEPTH} levels deep")
+_NUMBER_OUT_OF_RANGE = PydanticCustomError("number", "must not contain a number as far out as 1e30 or 1e-30")
 
-# What a value must be, where pydantic's own words would not say it as one who fills in a form needs it.
-_RULES = {
+# Messages by pydantic's error type. They follow the field's name, and replace pydantic's own texts.
+_MESSAGES = {
     "missing": "is required",
     "string_type": "must be a string",
     "string_unicode": "must be valid Unicode",
@@ -62,39 +61,39 @@ _RULES = {
 }
 
 
-def _given(value: Any) -> Any:
+def _require_value(value: Any) -> Any:
     if value == "":
         raise PydanticCustomError("missing", "is required")
     return value
 
 
-def _uuid(value: Any) -> UUID:
+def _to_uuid(value: Any) -> UUID:
     try:
         return value if isinstance(value, UUID) else parse_uuid(value)
     except ValueError:
         raise PydanticCustomError("uuid", "must be a valid UUID") from None
 
 
-def _e164(value: str) -> str:
+def _check_e164(value: str) -> str:
     if not E164.fullmatch(value):
         raise PydanticCustomError("e164", "must be in E.164: a plus sign, then 7 to 15 digits and nothing else")
     return value
 
 
-def _text(value: str) -> str:
+def _check_text(value: str) -> str:
     if "\0" in value:
         raise _NULL_CHARACTER
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _HALF_A_CHARACTER from None
+        raise _INVALID_UNICODE from None
     return value
 
 
-def _time(value: Any) -> datetime:
-    """In UTC, since only there is it certain to fit into the database."""
+def _to_utc(value: Any) -> datetime:
+    """Convert to UTC. A time that is out of range there could not be stored or read back, so it is refused."""
     try:
-        if isinstance(value, str) and not _TIME.fullmatch(value):
+        if isinstance(value, str) and not _TIME_CHARACTERS.fullmatch(value):
             raise ValueError
         time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         if time.tzinfo is None:
@@ -106,57 +105,57 @@ def _time(value: Any) -> datetime:
         ) from None
 
 
-def _is_ahead(time: datetime | None) -> bool:
+def _is_in_future(time: datetime | None) -> bool:
     return time is not None and time > timezone.now()
 
 
-def _storable(value: dict[str, Any]) -> dict[str, Any]:
-    """What jsonb takes, and what every reader of JSON can read again."""
+def _check_custom_data(value: dict[str, Any]) -> dict[str, Any]:
+    """Check that jsonb can store the value and that every JSON parser can read it."""
     try:
-        text = _ENCODER.encode(value)
+        text = _JSON_ENCODER.encode(value)
         size = len(text.encode())
     except RecursionError:
-        raise _TOO_DEEP from None
+        raise _TOO_DEEPLY_NESTED from None
     except UnicodeEncodeError:
-        raise _HALF_A_CHARACTER from None
+        raise _INVALID_UNICODE from None
     except ValueError:
-        raise _FAR_NUMBER from None
-    if size > MAX_CUSTOM_DATA:
-        raise PydanticCustomError("size", f"must have at most {MAX_CUSTOM_DATA // 1024} KB as JSON")
+        raise _NUMBER_OUT_OF_RANGE from None
+    if size > MAX_CUSTOM_DATA_BYTES:
+        raise PydanticCustomError("size", f"must have at most {MAX_CUSTOM_DATA_BYTES // 1024} KB as JSON")
     if _ESCAPED_NULL.search(text):
         raise _NULL_CHARACTER
-    structure = _STRING.sub("", text)
-    if _FAR_EXPONENT.search(structure):
-        raise _FAR_NUMBER
-    steps = (1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(structure))
-    if max(accumulate(steps)) > MAX_DEPTH:
-        raise _TOO_DEEP
+    structure = _JSON_STRING.sub("", text)
+    if _LARGE_EXPONENT.search(structure):
+        raise _NUMBER_OUT_OF_RANGE
+    depth_changes = (1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(structure))
+    if max(accumulate(depth_changes)) > MAX_CUSTOM_DATA_DEPTH:
+        raise _TOO_DEEPLY_NESTED
     return value
 
 
 PhoneNumber = Annotated[
     str,
-    BeforeValidator(_given),
-    AfterValidator(_e164),
+    BeforeValidator(_require_value),
+    AfterValidator(_check_e164),
     Field(description="E.164, such as +12125550100", json_schema_extra={"pattern": E164.pattern}),
 ]
-Text = Annotated[str, AfterValidator(_text)]
-Id = Annotated[UUID, BeforeValidator(_uuid), BeforeValidator(_given)]
+Text = Annotated[str, AfterValidator(_check_text)]
+Id = Annotated[UUID, BeforeValidator(_to_uuid), BeforeValidator(_require_value)]
 
 
 class _Input(BaseModel):
-    """Strict: no number is taken for a text, and no text for a number. What is null counts as not given."""
+    """Strict: a number is not accepted as a string, nor a string as a number. A null value counts as absent."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _without_null(cls, data: Any) -> Any:
+    def _drop_nulls(cls, data: Any) -> Any:
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class NewContact(_Input):
-    """Somebody to call."""
+    """A contact to call."""
 
     phone_number: PhoneNumber
     first_name: Text = ""
@@ -165,14 +164,15 @@ class NewContact(_Input):
     company: Text = ""
     title: Text = ""
     timezone: Text = ""
-    custom_data: Annotated[dict[str, Any], AfterValidator(_storable)] = Field(
-        default={}, description=f"At most {MAX_CUSTOM_DATA // 1024} KB as JSON, {MAX_DEPTH} levels deep."
+    custom_data: Annotated[dict[str, Any], AfterValidator(_check_custom_data)] = Field(
+        default={},
+        description=f"At most {MAX_CUSTOM_DATA_BYTES // 1024} KB as JSON, {MAX_CUSTOM_DATA_DEPTH} levels deep.",
     )
     max_attempts: int = Field(default=3, ge=1, le=10)
 
 
 class NewBatch(_Input):
-    """A list of people to call, who calls them, and when."""
+    """A new batch: its contacts, the agent that calls them, the limits and the start time."""
 
     agent_mapping_id: Id
     campaign_id: Id
@@ -180,68 +180,68 @@ class NewBatch(_Input):
     contacts: list[NewContact] = Field(min_length=1, max_length=MAX_CONTACTS)
     calls_per_minute: int = Field(default=30, ge=1, le=60)
     max_concurrent: int = Field(default=10, ge=1, le=100)
-    scheduled_for: Annotated[datetime | None, BeforeValidator(_time)] = Field(
+    scheduled_for: Annotated[datetime | None, BeforeValidator(_to_utc)] = Field(
         default=None, description="ISO 8601 with an offset. A time in the past means now."
     )
     mode: Mode | None = Field(
-        default=None, strict=False, validate_default=True, description="Follows from scheduled_for when absent."
+        default=None, strict=False, validate_default=True, description="Derived from scheduled_for if absent."
     )
 
     @field_validator("mode")
     @classmethod
-    def _follow(cls, mode: Mode | None, others: ValidationInfo) -> Mode:
-        time = others.data.get("scheduled_for")
-        ahead = _is_ahead(time)
-        if mode == Mode.IMMEDIATE and ahead:
+    def _check_mode(cls, mode: Mode | None, info: ValidationInfo) -> Mode:
+        scheduled_for = info.data.get("scheduled_for")
+        is_future = _is_in_future(scheduled_for)
+        if mode == Mode.IMMEDIATE and is_future:
             raise PydanticCustomError("contradiction", "cannot be immediate where scheduled_for is ahead")
-        if mode == Mode.SCHEDULED and time is None:
+        if mode == Mode.SCHEDULED and scheduled_for is None:
             raise PydanticCustomError("contradiction", "cannot be scheduled without scheduled_for")
-        return mode or (Mode.SCHEDULED if ahead else Mode.IMMEDIATE)
+        return mode or (Mode.SCHEDULED if is_future else Mode.IMMEDIATE)
 
     @classmethod
     def parse(cls, data: Any) -> NewBatch:
         """
-        What a request has asked for.
+        Validate the body of a request.
 
-        :raises FieldRequired: a field is absent, null or empty that must be given.
-        :raises FieldInvalid: a field is not what it must be, or ``data`` is no object.
-        :raises InvalidContacts: the batch is right, but some of its contacts are not.
+        :raises FieldRequired: a required field is absent, null or empty.
+        :raises FieldInvalid: a field has a wrong value, or ``data`` is not an object.
+        :raises InvalidContacts: only contacts are invalid.
         """
         if not isinstance(data, dict):
             raise FieldInvalid("body", "must be a JSON object")
         try:
             return cls.model_validate(data)
         except ValidationError as invalid:
-            raise _refusal(invalid, data) from None
+            raise _as_calls_error(invalid, data) from None
 
     @property
     def fingerprint(self) -> str:
-        """The same for everybody who asks for the same, and whenever they do."""
+        """A hash of the fields that were sent. Equal for two requests that ask for the same batch."""
         return hashlib.sha256(self.model_dump_json(exclude_unset=True).encode()).hexdigest()
 
     @property
-    def is_ahead(self) -> bool:
-        """Whether the time to begin is still to come."""
-        return _is_ahead(self.scheduled_for)
+    def starts_in_future(self) -> bool:
+        """Whether the scheduled time is in the future."""
+        return _is_in_future(self.scheduled_for)
 
     @property
     def distinct_contacts(self) -> list[NewContact]:
-        """The contacts in their order; of several with one number the first."""
+        """The contacts in their order. Of several with the same number, only the first one."""
         first: dict[str, NewContact] = {}
         for contact in self.contacts:
             first.setdefault(contact.phone_number, contact)
         return list(first.values())
 
 
-def _refusal(invalid: ValidationError, data: dict[str, Any]) -> FieldRequired | FieldInvalid | InvalidContacts:
+def _as_calls_error(invalid: ValidationError, data: dict[str, Any]) -> FieldRequired | FieldInvalid | InvalidContacts:
     reasons: dict[int, str] = {}
     for error in invalid.errors(include_url=False, include_input=False):
-        kind, rule = error["type"], error["msg"]
-        if kind in _RULES:
-            rule = _RULES[kind].format(**error.get("ctx", {}))
+        error_type, message = error["type"], error["msg"]
+        if error_type in _MESSAGES:
+            message = _MESSAGES[error_type].format(**error.get("ctx", {}))
         match error["loc"]:
-            case ("contacts", int(index), *within):
-                reasons.setdefault(index, f"{within[0]} {rule}" if within else "must be an object")
+            case ("contacts", int(index), *path):
+                reasons.setdefault(index, f"{path[0]} {message}" if path else "must be an object")
             case (str(field), *_):
-                return FieldRequired(field) if kind == "missing" else FieldInvalid(field, rule)
-    return InvalidContacts(len(reasons), len(data["contacts"]), list(reasons.items())[:NAMED])
+                return FieldRequired(field) if error_type == "missing" else FieldInvalid(field, message)
+    return InvalidContacts(len(reasons), len(data["contacts"]), list(reasons.items())[:MAX_REPORTED_CONTACTS])

@@ -1,4 +1,4 @@
-"""One spelling of an id, a phone number or a time, wherever one comes in from outside."""
+"""Parsers of ids, phone numbers and times that come from outside."""
 
 import re
 import uuid
@@ -6,19 +6,19 @@ from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
-# What people, and the programs they copy from, put between digits: dashes of every kind, marks that are not seen.
+# Characters between digits in numbers that people type or paste: dashes of every kind and invisible characters.
 _PUNCTUATION = re.compile(r"^tel:|[\s().\-/\u00ad\u200b-\u200f\u2010-\u2015\u202a-\u202e\u2060-\u2069\ufeff]")
 E164 = re.compile(r"^\+[1-9][0-9]{6,14}$")
-# An id of a call that is longer is none: it could not be looked up.
-LONGEST_CALL_ID = 255
+# A longer value is not a call id: it could not be looked up.
+MAX_CALL_ID_LENGTH = 255
 
 
 def parse_uuid(value: Any) -> uuid.UUID:
     """
-    The UUID written as 8-4-4-4-12 hexadecimal digits, in either case.
+    Return the UUID that is written as 8-4-4-4-12 hexadecimal digits, in either case.
 
-    :raises ValueError: ``value`` is anything else, also a spelling that :class:`uuid.UUID` would take
-        (braces, ``urn:uuid:``, 32 digits, surrounding spaces).
+    :raises ValueError: ``value`` is anything else, including the other forms that :class:`uuid.UUID` accepts
+        (braces, ``urn:uuid:``, 32 digits).
     """
     if isinstance(value, str) and _UUID.fullmatch(value):
         return uuid.UUID(value)
@@ -26,15 +26,15 @@ def parse_uuid(value: Any) -> uuid.UUID:
 
 
 def is_call_id(value: Any) -> TypeGuard[str]:
-    """Whether the provider may have named a call so: with up to 255 characters, each of which can be stored."""
-    return isinstance(value, str) and 0 < len(value) <= LONGEST_CALL_ID and value.isprintable()
+    """Return whether ``value`` can be a call's id at the provider: 1 to 255 printable characters."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_CALL_ID_LENGTH and value.isprintable()
 
 
 def parse_phone_number(value: str) -> str:
     """
-    The number in E.164, from however a person writes one: with spaces, dashes, dots, brackets, 00 or nothing for +.
+    Return the number in E.164. Accepts spaces, dashes, dots and brackets, and 00 or nothing instead of +.
 
-    :raises ValueError: ``value`` is not a whole international number.
+    :raises ValueError: ``value`` is not a complete international number.
     """
     number = "+" + _PUNCTUATION.sub("", value).removeprefix("+").removeprefix("00")
     if E164.fullmatch(number):
@@ -44,9 +44,9 @@ def parse_phone_number(value: str) -> str:
 
 def parse_time(value: Any) -> datetime:
     """
-    The time that is written in ISO 8601, in UTC; without an offset it is taken for that.
+    Return the ISO 8601 time in UTC. A time without an offset is taken as UTC.
 
-    :raises ValueError: ``value`` is no such time, or one that cannot be told in UTC.
+    :raises ValueError: ``value`` is not such a time, or is out of range in UTC.
     """
     try:
         time = datetime.fromisoformat(value)

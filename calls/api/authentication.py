@@ -1,4 +1,4 @@
-"""Who the caller is: a Supabase access token, and the ``users`` row it names."""
+"""Authentication with Supabase access tokens. The token names a row of ``users``, which has the agency and role."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from calls.parsing import parse_uuid
 
 _BEARER = re.compile(rb"bearer +([^\s]+)", re.IGNORECASE)
 
-# Supabase sends none of these. They have the verifier fetch or trust a key that the token brings along, or (crit)
-# understand what it does not.
+# Supabase does not use these header parameters. They make a verifier fetch or trust a key that the token brings along,
+# or require extensions (crit) that this one does not implement.
 _REFUSED_HEADERS = frozenset({"crit", "jku", "jwk", "x5c", "x5u"})
 
 
 class SupabaseTokenBackend(TokenBackend):
     """
-    Verifies access tokens of both of Supabase's signing schemes, live at once while a project rotates its keys.
+    Verifies access tokens of both of Supabase's signing schemes. A project uses both while it rotates its keys.
 
-    HS256 goes with the project's legacy secret, ES256 and RS256 with the published key that ``kid`` names. The
-    algorithm that is accepted is the key's, whatever else the token claims.
+    HS256 tokens are verified with the project's legacy secret, ES256 and RS256 tokens with the published key that
+    ``kid`` names. The key determines the accepted algorithm, not the token.
     """
 
     def decode(self, token: Any, verify: bool = True) -> dict[str, Any]:
         """
-        The claims of a valid token.
+        Return the claims of a valid token.
 
-        :raises TokenBackendError: it is malformed, forged, expired, not yet valid, or meant for somebody else.
+        :raises TokenBackendError: the token is malformed, forged, expired, not yet valid, or for another audience.
         """
         try:
             header = jwt.get_unverified_header(token)
@@ -69,9 +69,9 @@ class SupabaseTokenBackend(TokenBackend):
 
 
 class SupabaseAccessToken(Token):
-    """A verified access token. ``sub`` is the UUID of a user; every other claim is Supabase's own business."""
+    """A verified access token. ``sub`` is the id of a user; no other claim is used."""
 
-    token_type = "access"  # noqa: S105 - a kind, not a secret
+    token_type = "access"  # noqa: S105 - not a secret
     lifetime = timedelta(hours=1)
 
     def get_token_backend(self) -> SupabaseTokenBackend:
@@ -85,7 +85,7 @@ class SupabaseAccessToken(Token):
         )
 
     def verify(self) -> None:
-        """:raises TokenError: ``sub`` is not the UUID of a user. The backend has checked the rest."""
+        """:raises TokenError: ``sub`` is not a UUID. The backend has checked the other claims."""
         try:
             parse_uuid(self.payload["sub"])
         except ValueError as error:
@@ -94,17 +94,17 @@ class SupabaseAccessToken(Token):
 
 class SupabaseJWTAuthentication(JWTAuthentication):
     """
-    ``Authorization: Bearer <Supabase access token>`` makes ``request.user`` an :class:`AgencyUser`.
+    Authenticates ``Authorization: Bearer <Supabase access token>``. ``request.user`` is an :class:`AgencyUser`.
 
-    Agency and role come from the ``users`` row on every request, so a demotion works at once. A valid token without
-    such a row is somebody without an agency, not nobody: the permissions say so.
+    Agency and role are read from the ``users`` row on every request, so a demotion takes effect at once. The user of a
+    valid token without such a row has no agency, which the permissions refuse.
     """
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
 
     def get_raw_token(self, header: bytes) -> bytes | None:
-        """The one token after ``Bearer`` (in any case) and one or more spaces."""
+        """Return the only token after ``Bearer`` (in any case) and one or more spaces."""
         match = _BEARER.fullmatch(header)
         if match is None:
             raise AuthenticationFailed
@@ -117,7 +117,11 @@ class SupabaseJWTAuthentication(JWTAuthentication):
 
 
 def issue_token(user: AgencyUser, lifetime: timedelta = SupabaseAccessToken.lifetime) -> str:
-    """An access token for ``user`` as Supabase shapes it, signed with ``SUPABASE_JWT_SECRET``. For local work."""
+    """
+    Return an access token for ``user`` with the claims that Supabase sets, signed with ``SUPABASE_JWT_SECRET``.
+
+    For local development and tests.
+    """
     configured, now = settings.SIMPLE_JWT, datetime.now(UTC)
     claims = {
         "iss": configured["ISSUER"] or "http://127.0.0.1:54321/auth/v1",

@@ -1,4 +1,4 @@
-"""The one place where refusals become HTTP: ``{"error": "<text>", "code": "<machine code>"}`` and a status."""
+"""Translates exceptions into HTTP: a status and ``{"error": "<text>", "code": "<machine code>"}``."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class InternalError(CallsError):
 
 
 class NotStored(CallsError):
-    """Somebody else has the batch, or the database is gone. Whoever delivers it will deliver it again."""
+    """The webhook event was not stored: a lock timeout or another database error. The provider delivers it again."""
 
     code = "not_stored"
     text = "Nothing was stored. Try again later"
 
 
-_STATUS: dict[type[CallsError], HTTPStatus] = {
+_HTTP_STATUS: dict[type[CallsError], HTTPStatus] = {
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
     NoAgency: HTTPStatus.FORBIDDEN,
@@ -93,14 +93,18 @@ _STATUS: dict[type[CallsError], HTTPStatus] = {
 }
 
 
-def status_of(error: CallsError | type[CallsError]) -> HTTPStatus:
-    """The HTTP status that says this refusal."""
+def http_status(error: CallsError | type[CallsError]) -> HTTPStatus:
     kind = error if isinstance(error, type) else type(error)
-    return next(status for refusal, status in _STATUS.items() if issubclass(kind, refusal))
+    return next(status for base, status in _HTTP_STATUS.items() if issubclass(kind, base))
 
 
 def error_body(error: CallsError | type[CallsError]) -> dict[str, Any]:
-    """What a client gets to read; of a batch also how it is, so that a lost first answer can be told."""
+    """
+    Return the JSON body of the answer.
+
+    When a batch's status does not allow the request, the body has that status: a client that lost its first answer can
+    tell whether the first request succeeded.
+    """
     body: dict[str, Any] = {"error": error.text, "code": error.code}
     if isinstance(error, BatchRefused):
         body |= {
@@ -114,8 +118,12 @@ def error_body(error: CallsError | type[CallsError]) -> dict[str, Any]:
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
-    """Answer every exception of a function in the contract's shape. What nobody foresaw is logged, never shown."""
-    # Under ATOMIC_REQUESTS an answer, even an error, would commit what was written before it.
+    """
+    Answer every exception that a view raises as ``{"error", "code"}``. DRF's ``EXCEPTION_HANDLER``.
+
+    Unexpected exceptions are logged with their traceback; the client gets "Internal server error".
+    """
+    # With ATOMIC_REQUESTS the transaction would otherwise be committed, because the exception ends here.
     set_rollback()
     headers: dict[str, str] = {}
     if isinstance(error, drf.MethodNotAllowed):
@@ -129,21 +137,21 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     elif isinstance(error, SuspiciousOperation):
         error = BadRequest()
     elif not isinstance(error, CallsError):
-        logger.error("unforeseen error in %s", context["request"].path, exc_info=error)
+        logger.error("unexpected error in %s", context["request"].path, exc_info=error)
         error = InternalError()
-    return Response(error_body(error), status=status_of(error), headers=headers)
+    return Response(error_body(error), status=http_status(error), headers=headers)
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
-    """Django's ``handler400``: a request that no view gets to see, such as one for a host that is not allowed."""
-    return JsonResponse(error_body(BadRequest), status=status_of(BadRequest))
+    """Django's ``handler400``, for requests that reach no view, such as one with a host that is not allowed."""
+    return JsonResponse(error_body(BadRequest), status=http_status(BadRequest))
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
-    """Django's ``handler404``, and the view of every path that is nobody else's."""
-    return JsonResponse(error_body(NotFound), status=status_of(NotFound))
+    """Django's ``handler404``, also used as the view of all paths that have no other view."""
+    return JsonResponse(error_body(NotFound), status=http_status(NotFound))
 
 
 def internal_error(request: HttpRequest) -> JsonResponse:
-    """Django's ``handler500``: the traceback is in the log."""
-    return JsonResponse(error_body(InternalError), status=status_of(InternalError))
+    """Django's ``handler500``. Django has logged the traceback."""
+    return JsonResponse(error_body(InternalError), status=http_status(InternalError))

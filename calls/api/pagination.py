@@ -1,4 +1,4 @@
-"""A page of a list, as clients of the functions ask for it."""
+"""Pagination with ``limit`` and ``offset``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from calls.exceptions import FieldInvalid
 
 
 class ClampedPagination(LimitOffsetPagination):
-    """``limit`` and ``offset``: out of range they are clamped, and only what is no number is refused."""
+    """Clamps ``limit`` and ``offset`` to their range and refuses values that are not integers."""
 
     default_limit: int
     max_limit: int
@@ -18,14 +18,14 @@ class ClampedPagination(LimitOffsetPagination):
     count: int
 
     def get_limit(self, request: Request) -> int:
-        """:raises FieldInvalid: it is no integer."""
-        return min(max(1, self._integer(request, self.limit_query_param, self.default_limit)), self.max_limit)
+        """:raises FieldInvalid: the parameter is not an integer."""
+        return min(max(1, self._read_integer(request, self.limit_query_param, self.default_limit)), self.max_limit)
 
     def get_offset(self, request: Request) -> int:
-        """:raises FieldInvalid: it is no integer."""
-        return max(0, self._integer(request, self.offset_query_param, 0))
+        """:raises FieldInvalid: the parameter is not an integer."""
+        return max(0, self._read_integer(request, self.offset_query_param, 0))
 
-    def _integer(self, request: Request, name: str, default: int) -> int:
+    def _read_integer(self, request: Request, name: str, default: int) -> int:
         value = request.query_params.get(name)
         if not value:
             return default

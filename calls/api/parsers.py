@@ -1,4 +1,4 @@
-"""How a function reads its body."""
+"""Parsers of request bodies, with a size limit."""
 
 from __future__ import annotations
 
@@ -9,70 +9,76 @@ from rest_framework.parsers import BaseParser
 
 from calls.api.errors import BadRequest, BodyTooLarge
 
-CHUNK = 64 * 1024
-MAX_DISCARDED = 16 * 1024 * 1024
+CHUNK_SIZE = 64 * 1024
+MAX_DISCARDED_BYTES = 16 * 1024 * 1024
 
 
-def _integer(digits: str) -> int | float:
+def _parse_integer(digits: str) -> int | float:
     try:
         return int(digits)
     except ValueError:
-        # Python refuses thousands of digits, but JSON does not: it is a number all the same.
+        # Python refuses integers with thousands of digits, which are valid JSON.
         return float(digits)
 
 
-def _refuse(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
 class AnyJSONParser(BaseParser):
-    """Reads JSON whatever the ``Content-Type`` says: clients of edge functions send all kinds, and none."""
+    """Parses JSON with any ``Content-Type``, or none: clients of Edge Functions send all of these."""
 
     media_type = "*/*"
-    max_body = 64 * 1024
-    too_large = "Request body too large"
+    max_bytes = 64 * 1024
+    too_large_text = "Request body too large"
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
         """
-        The value, or None for a body that is not JSON, which counts as absent.
+        Return the JSON value, or None if the body is not JSON: views treat it like an absent body.
 
-        :raises BodyTooLarge: more than ``max_body`` bytes.
-        :raises BadRequest: the client has gone before all of it was there.
+        :raises BodyTooLarge: the body has more than ``max_bytes`` bytes.
+        :raises BadRequest: the client disconnected before it had sent the whole body.
         """
         try:
-            return json.loads(self.read(stream).decode("utf-8-sig"), parse_int=_integer, parse_constant=_refuse)
+            text = self.read(stream).decode("utf-8-sig")
+            return json.loads(text, parse_int=_parse_integer, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             return None
 
     def read(self, stream: IO[bytes]) -> bytes:
-        """All of it, refused as :meth:`parse` does."""
+        """
+        Return the whole body.
+
+        :raises CallsError: BodyTooLarge or BadRequest, see :meth:`parse`.
+        """
         try:
-            body = stream.read(self.max_body + 1)
-            if len(body) > self.max_body:
-                # Take the rest, up to a point: who is still sending when the connection closes reads no answer.
-                for _ in range(MAX_DISCARDED // CHUNK):
-                    if not stream.read(CHUNK):
+            body = stream.read(self.max_bytes + 1)
+            if len(body) > self.max_bytes:
+                # Read the rest, up to a limit: a client that is still sending when the connection closes does not read
+                # the answer.
+                for _ in range(MAX_DISCARDED_BYTES // CHUNK_SIZE):
+                    if not stream.read(CHUNK_SIZE):
                         break
-                raise BodyTooLarge(self.too_large)
+                raise BodyTooLarge(self.too_large_text)
             return body
         except OSError:
-            # Whoever sent it has gone.
+            # The client disconnected.
             raise BadRequest from None
 
 
-class LongJSONParser(AnyJSONParser):
-    """For a list of contacts."""
+class LargeJSONParser(AnyJSONParser):
+    """Parses JSON of up to 16 MB, for lists of contacts."""
 
-    max_body = 16 * 1024 * 1024
-    too_large = "Request body too large: at most 16 MB"
+    max_bytes = 16 * 1024 * 1024
+    too_large_text = "Request body too large: at most 16 MB"
 
 
 class RawParser(AnyJSONParser):
-    """Gives the body as it came, byte for byte: for what is signed."""
+    """Returns the body as bytes: the signature of a webhook is that of the raw body."""
 
-    max_body = 1024 * 1024
-    too_large = "Request body too large: at most 1 MB"
+    max_bytes = 1024 * 1024
+    too_large_text = "Request body too large: at most 1 MB"
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
-        """:raises CallsError: as above."""
+        """:raises CallsError: BodyTooLarge or BadRequest."""
         return self.read(stream)

@@ -1,4 +1,4 @@
-"""Who may do what. Agency and role are those of the ``users`` row, never the token's."""
+"""Permissions of the API. Agency and role are those of the ``users`` row, never those of the token."""
 
 import re
 from typing import Any
@@ -14,10 +14,10 @@ from calls.exceptions import InsufficientRole, NoAgency
 
 
 class HasAgency(BasePermission):
-    """Lets in whoever belongs to an agency."""
+    """Allows users that belong to an agency."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """:raises NoAgency: no ``users`` row, or one without an agency."""
+        """:raises NoAgency: the user has no ``users`` row, or the row has no agency."""
         user: Any = request.user
         if user.agency_id is None:
             raise NoAgency
@@ -25,15 +25,10 @@ class HasAgency(BasePermission):
 
 
 class HasAgencyRole(HasAgency):
-    """Lets in whoever has one of the view's ``required_roles`` in their agency; None there is any role."""
+    """Allows users with an agency and one of the view's ``required_roles``. If these are None, any role is allowed."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """
-        Whether to let them in.
-
-        :raises NoAgency: as above.
-        :raises InsufficientRole: theirs is another role than those that the view asks for.
-        """
+        """:raises CallsError: NoAgency or InsufficientRole."""
         super().has_permission(request, view)
         required_roles = getattr(view, "required_roles", None)
         user: Any = request.user
@@ -43,10 +38,10 @@ class HasAgencyRole(HasAgency):
 
 
 class HasCronSecret(BasePermission):
-    """Lets in whoever sends ``Authorization: Bearer`` and ``CRON_SECRET``."""
+    """Allows requests with ``Authorization: Bearer <CRON_SECRET>``."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """:raises NotAuthenticated: they do not."""
+        """:raises NotAuthenticated: the secret is missing or wrong."""
         sent = re.fullmatch(r"bearer +(\S+)", request.headers.get("Authorization", ""), re.IGNORECASE)
         if not constant_time_compare(sent[1] if sent else "", settings.CRON_SECRET):
             raise NotAuthenticated

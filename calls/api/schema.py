@@ -1,4 +1,4 @@
-"""What ``/openapi.json`` says beyond what the code itself shows: every answer, with an example."""
+"""Decorators that describe the batch endpoints in ``/openapi.json``: texts, error answers and examples."""
 
 from __future__ import annotations
 
@@ -20,23 +20,21 @@ from rest_framework import serializers
 
 from calls import exceptions
 from calls.api import errors as api_errors
-from calls.api.parsers import LongJSONParser, RawParser
+from calls.api.parsers import LargeJSONParser
 from calls.api.serializers import (
     BatchIdSerializer,
     BatchPageSerializer,
     BatchWithContactsSerializer,
     CancelledBatchSerializer,
     CreatedBatchSerializer,
-    PassSerializer,
     PausedBatchSerializer,
     ResumedBatchSerializer,
-    StoredSerializer,
 )
 from calls.exceptions import CallsError
 from calls.inputs import NewBatch
 from calls.models import CancelResult, PauseResult
 from calls.roles import WRITER_ROLES
-from calls.statuses import BatchStatus, ContactStatus
+from calls.statuses import FINAL, BatchStatus, ContactStatus
 
 FUNCTIONS_TAG = "functions"
 JSON = "application/json"
@@ -52,19 +50,20 @@ class SupabaseJWTScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unty
         return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 
-# The batch of the examples, its campaign and its agent. The demo has them, so that what the docs page shows can be
-# tried there.
+# Ids of the batch, campaign and agent in the examples. The demo creates them, so the examples on /docs work there.
 EXAMPLE_BATCH_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10")
 EXAMPLE_CAMPAIGN_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e11")
 EXAMPLE_AGENT_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e12")
-_AT = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+_EXAMPLE_TIME = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
 _ERROR = inline_serializer(
     "Error",
     {
         "error": serializers.CharField(),
         "code": serializers.CharField(),
-        "batch_id": serializers.UUIDField(required=False, help_text="Only where the batch's status is in the way."),
+        "batch_id": serializers.UUIDField(
+            required=False, help_text="Present if the batch's status does not allow this."
+        ),
         "status": serializers.ChoiceField(choices=BatchStatus.choices, required=False),
         "completed_at": serializers.DateTimeField(required=False, allow_null=True),
         "invalid_contacts": inline_serializer(
@@ -72,22 +71,21 @@ _ERROR = inline_serializer(
             {"index": serializers.IntegerField(), "reason": serializers.CharField()},
             many=True,
             required=False,
-            help_text="Only where contacts are invalid: the first 20 of them, by their place in the list.",
+            help_text="Present if contacts are invalid: the first 20, by their index in the list.",
         ),
     },
 )
 
 
-def _refused(refusal: type[exceptions.BatchRefused], status: BatchStatus) -> CallsError:
-    ended = status in (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
-    return refusal(EXAMPLE_BATCH_ID, status, _AT if ended else None)
+def _batch_refused(refusal: type[exceptions.BatchRefused], status: BatchStatus) -> CallsError:
+    return refusal(EXAMPLE_BATCH_ID, status, _EXAMPLE_TIME if status in FINAL else None)
 
 
-def _errors(*errors: CallsError | type[CallsError]) -> dict[int, OpenApiResponse]:
-    """One response for each status, with one example for each refusal that it stands for."""
+def error_responses(*errors: CallsError | type[CallsError]) -> dict[int, OpenApiResponse]:
+    """Return one response for each HTTP status, with one example for each error."""
     by_status = defaultdict(list)
     for error in errors:
-        by_status[api_errors.status_of(error)].append(error() if isinstance(error, type) else error)
+        by_status[api_errors.http_status(error)].append(error() if isinstance(error, type) else error)
     return {
         status: OpenApiResponse(
             _ERROR,
@@ -98,38 +96,38 @@ def _errors(*errors: CallsError | type[CallsError]) -> dict[int, OpenApiResponse
     }
 
 
-_FOR_READERS = (api_errors.MethodNotAllowed, api_errors.Unauthorized, exceptions.NoAgency)
-_FOR_WRITERS = (*_FOR_READERS, exceptions.InsufficientRole)
-_BATCH_NAMED = (
+_READ_ERRORS = (api_errors.MethodNotAllowed, api_errors.Unauthorized, exceptions.NoAgency)
+_WRITE_ERRORS = (*_READ_ERRORS, exceptions.InsufficientRole)
+_BATCH_ID_ERRORS = (
     exceptions.FieldRequired("batch_id"),
     exceptions.FieldInvalid("batch_id", "must be a valid UUID"),
     exceptions.BatchNotFound,
 )
-_OWNERS = f"\n\nNeeds the role {' or '.join(f'`{role}`' for role in WRITER_ROLES)}."
-_EVERYBODY = "\n\nFor everybody who belongs to an agency."
+_WRITERS_ONLY = f"\n\nRequires the role {' or '.join(f'`{role}`' for role in WRITER_ROLES)}."
+_ANY_AGENCY_USER = "\n\nAvailable to every user with an agency."
 
 
-def _verb(
+def _batch_verb(
     name: str, summary: str, description: str, answer: Any, example: Any, *refusals: CallsError
 ) -> Callable[[F], F]:
-    """A function that takes a ``batch_id`` and does something to that batch."""
+    """Return the decorator of an endpoint that takes a ``batch_id`` and changes that batch."""
     return extend_schema(
         operation_id=f"calls-batch-{name}",
         summary=summary,
-        description=description + _OWNERS,
+        description=description + _WRITERS_ONLY,
         tags=[FUNCTIONS_TAG],
         request={JSON: BatchIdSerializer},
         examples=[OpenApiExample("a batch", value={"batch_id": str(EXAMPLE_BATCH_ID)}, request_only=True)],
         responses={
             200: OpenApiResponse(
                 answer,
-                description="It is done, and holds.",
+                description="The change is committed.",
                 examples=[OpenApiExample(example.status, value=answer(example).data)],
             ),
-            **_errors(
-                *_FOR_WRITERS,
+            **error_responses(
+                *_WRITE_ERRORS,
                 api_errors.BodyTooLarge,
-                *_BATCH_NAMED,
+                *_BATCH_ID_ERRORS,
                 *refusals,
                 exceptions.BatchUpdateFailed,
                 api_errors.InternalError,
@@ -142,33 +140,34 @@ def _paused(status: BatchStatus, paused_at: datetime | None) -> PauseResult:
     return PauseResult(EXAMPLE_BATCH_ID, EXAMPLE_BATCH_ID, status, paused_at, queued=342, in_progress=5)
 
 
-cancel = _verb(
+cancel = _batch_verb(
     "cancel",
     "Cancel a batch",
-    "Cancels a batch of the caller's agency and marks all of its contacts not yet called as skipped. Calls in "
-    "progress go on until they end; no new call is initiated. Irreversible.",
+    "Cancels a batch of the caller's agency and marks its remaining contacts (`pending`, `queued` or `scheduled`) as "
+    "`skipped`. Calls in progress continue until they end; no new call starts. A cancel cannot be undone.",
     CancelledBatchSerializer,
     CancelResult(EXAMPLE_BATCH_ID, EXAMPLE_BATCH_ID, BatchStatus.CANCELLED, contacts_skipped=342, in_progress=5),
-    _refused(exceptions.BatchAlreadyCompleted, BatchStatus.COMPLETED),
-    _refused(exceptions.BatchAlreadyCancelled, BatchStatus.CANCELLED),
+    _batch_refused(exceptions.BatchAlreadyCompleted, BatchStatus.COMPLETED),
+    _batch_refused(exceptions.BatchAlreadyCancelled, BatchStatus.CANCELLED),
 )
 
-pause = _verb(
+pause = _batch_verb(
     "pause",
     "Pause a batch",
-    "Stops a batch that is processing or scheduled until it is resumed. Calls in progress go on until they end.",
+    "Pauses a `processing` or `scheduled` batch. Calls in progress continue until they end; no new call starts until "
+    "the batch is resumed.",
     PausedBatchSerializer,
-    _paused(BatchStatus.PAUSED, _AT),
-    _refused(exceptions.BatchNotPausable, BatchStatus.PAUSED),
+    _paused(BatchStatus.PAUSED, _EXAMPLE_TIME),
+    _batch_refused(exceptions.BatchNotPausable, BatchStatus.PAUSED),
 )
 
-resume = _verb(
+resume = _batch_verb(
     "resume",
     "Resume a paused batch",
-    "Lets a paused batch go on: at its scheduled time while that is ahead, else now.",
+    "Resumes a `paused` batch: at its scheduled time if that is in the future, otherwise now.",
     ResumedBatchSerializer,
     _paused(BatchStatus.PROCESSING, None),
-    _refused(exceptions.BatchNotPaused, BatchStatus.PROCESSING),
+    _batch_refused(exceptions.BatchNotPaused, BatchStatus.PROCESSING),
 )
 
 _CREATED = {
@@ -191,15 +190,15 @@ create = extend_schema(
     operation_id="calls-batch-create",
     summary="Create a batch",
     description=(
-        "Creates a batch with its contacts, all or nothing. Of several contacts with one number the first counts. "
-        "What is null counts as not given; unknown keys are ignored.\n\n"
-        "With an `Idempotency-Key` a request can be sent again when its answer was lost: the same key with the same "
-        "body is answered as it was the first time, and nobody is called twice. Keys are kept for good." + _OWNERS
+        "Creates a batch with its contacts, all or nothing. If several contacts have the same phone number, the first "
+        "one is kept. A null value counts as absent; unknown keys are ignored.\n\n"
+        "Send an `Idempotency-Key` to be able to repeat the request when its answer was lost: the same key with the "
+        "same body returns the first answer and creates no second batch. Keys do not expire." + _WRITERS_ONLY
     ),
     tags=[FUNCTIONS_TAG],
     parameters=[
         OpenApiParameter(
-            "Idempotency-Key", str, "header", description="1 to 255 visible ASCII characters, such as a UUID."
+            "Idempotency-Key", str, "header", description="1 to 255 visible ASCII characters, for example a UUID."
         )
     ],
     request={JSON: NewBatch},
@@ -224,9 +223,9 @@ create = extend_schema(
             description="The batch is stored with all of its contacts.",
             examples=[OpenApiExample("created", value=_CREATED)],
         ),
-        **_errors(
-            *_FOR_WRITERS,
-            api_errors.BodyTooLarge(LongJSONParser.too_large),
+        **error_responses(
+            *_WRITE_ERRORS,
+            api_errors.BodyTooLarge(LargeJSONParser.too_large_text),
             exceptions.FieldInvalid("body", "must be a JSON object"),
             exceptions.FieldRequired("campaign_id"),
             exceptions.FieldInvalid("from_number", "must be an active phone number of the agency"),
@@ -242,28 +241,30 @@ create = extend_schema(
 )
 
 
-def _page(prefix: str, default: int, largest: int) -> list[OpenApiParameter]:
+def _page_parameters(prefix: str, default: int, maximum: int) -> list[OpenApiParameter]:
     return [
-        OpenApiParameter(f"{prefix}limit", int, description=f"1 to {largest}, by default {default}."),
-        OpenApiParameter(f"{prefix}offset", int, description="How many to leave out before them."),
+        OpenApiParameter(
+            f"{prefix}limit", int, description=f"Page size. Default: {default}. Clamped to 1 to {maximum}."
+        ),
+        OpenApiParameter(f"{prefix}offset", int, description="How many to skip. Default: 0."),
     ]
 
 
 list_batches = extend_schema(
     operation_id="calls-batch-list",
     summary="List batches",
-    description="The batches of the caller's agency, newest first." + _EVERYBODY,
+    description="The batches of the caller's agency, newest first." + _ANY_AGENCY_USER,
     tags=[FUNCTIONS_TAG],
     filters=False,
     parameters=[
-        OpenApiParameter("status", str, enum=BatchStatus.values, description="Any other finds nothing."),
+        OpenApiParameter("status", str, enum=BatchStatus.values, description="Another value matches nothing."),
         OpenApiParameter("campaign_id", UUID),
-        *_page("", 25, 100),
+        *_page_parameters("", 25, 100),
     ],
     responses={
-        200: OpenApiResponse(BatchPageSerializer, description="A page of them."),
-        **_errors(
-            *_FOR_READERS,
+        200: OpenApiResponse(BatchPageSerializer, description="A page of batches."),
+        **error_responses(
+            *_READ_ERRORS,
             exceptions.FieldInvalid("campaign_id", "must be a valid UUID"),
             exceptions.FieldInvalid("limit", "must be an integer"),
             exceptions.BatchReadFailed,
@@ -275,99 +276,17 @@ list_batches = extend_schema(
 read = extend_schema(
     operation_id="calls-batch-get",
     summary="Get a batch",
-    description="A batch of the caller's agency and a page of its contacts, oldest first." + _EVERYBODY,
+    description="A batch of the caller's agency and a page of its contacts, oldest first." + _ANY_AGENCY_USER,
     tags=[FUNCTIONS_TAG],
     parameters=[
         OpenApiParameter("batch_id", UUID, required=True),
-        OpenApiParameter("contact_status", str, enum=ContactStatus.values, description="Any other finds nothing."),
-        *_page("contact_", 50, 200),
+        OpenApiParameter(
+            "contact_status", str, enum=ContactStatus.values, description="Another value matches nothing."
+        ),
+        *_page_parameters("contact_", 50, 200),
     ],
     responses={
         200: OpenApiResponse(BatchWithContactsSerializer, description="The batch and its contacts."),
-        **_errors(*_FOR_READERS, *_BATCH_NAMED, exceptions.BatchReadFailed, api_errors.InternalError),
-    },
-)
-
-process = extend_schema(
-    operation_id="calls-batch-process",
-    summary="Dial what is due",
-    description=(
-        "One pass of the dialler, for cron services; a worker does the same every minute. Any number of them at once "
-        "are safe. Needs `Authorization: Bearer` and the server's `CRON_SECRET`; without one it is not there."
-    ),
-    tags=[FUNCTIONS_TAG],
-    request=None,
-    responses={
-        200: OpenApiResponse(
-            PassSerializer,
-            description="What the pass did.",
-            examples=[OpenApiExample("done", value={"batches_processed": 2, "calls_initiated": 40, "calls_failed": 1})],
-        ),
-        **_errors(
-            api_errors.MethodNotAllowed,
-            api_errors.Unauthorized,
-            api_errors.NotFound,
-            exceptions.BatchReadFailed,
-            api_errors.InternalError,
-        ),
-    },
-)
-
-ingest = extend_schema(
-    operation_id="webhook-ingest",
-    summary="Hear of a call",
-    description=(
-        "Where the provider delivers its events, `call.started`, `call.joined`, `call.ended` and `call.billed`, in any "
-        "order and as often as it likes; each has its effect once. Anything else is stored and has none. The address "
-        "is the secret. An agency with a signing secret has each delivery's signature checked as well."
-    ),
-    tags=[FUNCTIONS_TAG],
-    parameters=[
-        OpenApiParameter("agency_id", UUID, "path"),
-        OpenApiParameter("secret", str, "path", description="The agency's `webhook_secret`."),
-        OpenApiParameter("X-Ultravox-Webhook-Timestamp", str, "header", description="ISO 8601, at most 60 s ago."),
-        OpenApiParameter(
-            "X-Ultravox-Webhook-Signature",
-            str,
-            "header",
-            description="Hexadecimal HMAC-SHA256 of the raw body and the timestamp; of several with commas, one.",
-        ),
-    ],
-    request={
-        JSON: inline_serializer(
-            "WebhookEvent", {"event": serializers.CharField(), "call": serializers.DictField(required=False)}
-        )
-    },
-    examples=[
-        OpenApiExample(
-            "a call has ended",
-            value={
-                "event": "call.ended",
-                "call": {
-                    "callId": str(EXAMPLE_BATCH_ID),
-                    "created": "2026-01-31T09:30:00Z",
-                    "joined": "2026-01-31T09:30:10Z",
-                    "ended": "2026-01-31T09:31:00Z",
-                    "endReason": "hangup",
-                },
-            },
-            request_only=True,
-        )
-    ],
-    responses={
-        200: OpenApiResponse(
-            StoredSerializer,
-            description="It is stored.",
-            examples=[OpenApiExample("stored", value={"success": True})],
-        ),
-        **_errors(
-            api_errors.MethodNotAllowed,
-            api_errors.Unauthorized,
-            api_errors.BodyTooLarge(RawParser.too_large),
-            exceptions.FieldInvalid("body", "must be a JSON object"),
-            exceptions.FieldRequired("event"),
-            api_errors.NotStored,
-            api_errors.InternalError,
-        ),
+        **error_responses(*_READ_ERRORS, *_BATCH_ID_ERRORS, exceptions.BatchReadFailed, api_errors.InternalError),
     },
 )

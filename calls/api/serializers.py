@@ -1,4 +1,4 @@
-"""What the functions read and answer. What a batch is created with is in ``calls.inputs``."""
+"""Serializers of the answers, and of a ``batch_id``. The body of calls-batch-create is parsed by ``calls.inputs``."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from calls.statuses import BatchStatus, Mode
 
 
 class BatchIdSerializer(serializers.Serializer[Any]):
-    """The body, or the query, with a ``batch_id``. Other keys are ignored."""
+    """The id of a batch. Other keys are ignored."""
 
     batch_id = serializers.UUIDField()
 
     def run_validation(self, data: Any = serializers.empty) -> dict[str, UUID]:
         """
-        The id, as a UUID.
+        Return ``{"batch_id": <UUID>}``.
 
-        :raises FieldRequired: it is absent, null or ``""``, or the body is no object.
-        :raises FieldInvalid: it is anything else than a UUID.
+        :raises FieldRequired: the id is absent, null or ``""``, or ``data`` is not an object.
+        :raises FieldInvalid: the id is not a UUID.
         """
         value = data.get("batch_id") if isinstance(data, dict) else None
         if value is None or value == "":
             raise FieldRequired("batch_id")
-        return {"batch_id": uuid_of("batch_id", value)}
+        return {"batch_id": validate_uuid("batch_id", value)}
 
 
-def uuid_of(field: str, value: Any) -> UUID:
-    """:raises FieldInvalid: ``value`` is no UUID."""
+def validate_uuid(field: str, value: Any) -> UUID:
+    """:raises FieldInvalid: ``value`` is not a UUID."""
     try:
         return parse_uuid(value)
     except ValueError:
@@ -41,12 +41,12 @@ def uuid_of(field: str, value: Any) -> UUID:
 
 
 class CancelledBatchSerializer(serializers.Serializer[CancelResult]):
-    """The answer to a cancel, exactly these five keys."""
+    """The answer to a cancel: exactly these five keys."""
 
     success = serializers.BooleanField(default=True)
     batch_id = serializers.UUIDField()
     status = serializers.ChoiceField(choices=[BatchStatus.CANCELLED])
-    contacts_skipped = serializers.IntegerField(help_text="How many contacts this cancel skipped; 0 is a valid answer.")
+    contacts_skipped = serializers.IntegerField(help_text="How many contacts this cancel skipped. 0 is a valid answer.")
     message = serializers.CharField(
         default="Batch cancelled. In-progress calls will complete but no new calls will be initiated."
     )
@@ -78,8 +78,8 @@ class CreatedBatchSerializer(serializers.Serializer[CreateResult]):
 
     batch_id = serializers.UUIDField(source="batch.id")
     status = serializers.ChoiceField(choices=[BatchStatus.PENDING, BatchStatus.SCHEDULED], source="batch.status")
-    total_contacts = serializers.IntegerField(source="batch.total_contacts", help_text="Without the duplicates.")
-    duplicates_removed = serializers.IntegerField(help_text="Contacts whose number an earlier one has.")
+    total_contacts = serializers.IntegerField(source="batch.total_contacts", help_text="Without duplicates.")
+    duplicates_removed = serializers.IntegerField(help_text="Contacts with the phone number of an earlier contact.")
     agent_mapping_id = serializers.UUIDField(source="batch.agent_mapping_id")
     agent_name = serializers.CharField(source="batch.agent_mapping.ultravox_agent_name", allow_null=True)
     campaign_id = serializers.UUIDField(source="batch.campaign_id")
@@ -92,27 +92,30 @@ class CreatedBatchSerializer(serializers.Serializer[CreateResult]):
 
 
 class CounterField(serializers.IntegerField):
-    """A counter, which another service may have left empty."""
+    """A counter. Another service may have left it NULL, which is shown as 0."""
 
     def get_attribute(self, instance: Any) -> int:
         return super().get_attribute(instance) or 0
 
 
 class BatchSerializer(serializers.ModelSerializer[CallBatch]):
-    """A batch as lists show it, of a query ``with_names``."""
+    """A batch with its counters and its progress."""
 
     agency_id = serializers.UUIDField()
     campaign_id = serializers.UUIDField()
+    # The names are annotations of the queryset with_names().
     campaign_name = serializers.CharField(allow_null=True)
     agent_mapping_id = serializers.UUIDField()
     agent_name = serializers.CharField(allow_null=True)
     total_contacts = CounterField()
-    queued = CounterField(help_text="Contacts left to dial.")
+    queued = CounterField(help_text="Contacts left to call.")
     in_progress = CounterField()
     completed = CounterField()
     failed = CounterField()
     skipped = CounterField()
-    progress_percentage = serializers.FloatField(help_text="What is over and done with; one decimal.")
+    progress_percentage = serializers.FloatField(
+        help_text="Completed, failed and skipped contacts in percent of the total, with one decimal."
+    )
     remaining_count = serializers.IntegerField()
 
     class Meta:
@@ -126,7 +129,7 @@ class BatchSerializer(serializers.ModelSerializer[CallBatch]):
 
 
 class ContactSerializer(serializers.ModelSerializer[CampaignContact]):
-    """A contact, and how far it got."""
+    """A contact with its attempts and its outcome."""
 
     class Meta:
         model = CampaignContact
@@ -145,14 +148,14 @@ class PaginationSerializer(serializers.Serializer[Any]):
 
 
 class BatchPageSerializer(serializers.Serializer[Any]):
-    """A page of an agency's batches, newest first."""
+    """A page of the agency's batches, newest first."""
 
     batches = BatchSerializer(many=True)
     pagination = PaginationSerializer()
 
 
 class BatchWithContactsSerializer(serializers.Serializer[Any]):
-    """A batch, and a page of its contacts, oldest first."""
+    """A batch and a page of its contacts, oldest first."""
 
     batch = BatchSerializer()
     contacts = ContactSerializer(many=True)
@@ -164,10 +167,10 @@ class PassSerializer(serializers.Serializer[PassResult]):
 
     batches_processed = serializers.IntegerField()
     calls_initiated = serializers.IntegerField()
-    calls_failed = serializers.IntegerField(help_text="That the provider refused, or whose answer told nothing.")
+    calls_failed = serializers.IntegerField(help_text="Calls that the provider refused, or whose answer was unclear.")
 
 
 class StoredSerializer(serializers.Serializer[Any]):
-    """The answer to a delivery of the provider's."""
+    """The answer to a webhook event."""
 
     success = serializers.BooleanField()

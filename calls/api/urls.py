@@ -10,7 +10,7 @@ router.register("", ProcessViewSet, basename="calls-batch-process")
 
 urlpatterns = [
     *router.urls,
-    # A secret may have a slash in it, but not at its end.
+    # A secret may contain slashes, but a trailing slash is not found.
     re_path(
         r"^webhook-ingest/(?P<agency_id>[^/]+)/(?P<secret>.*[^/])$",
         WebhookViewSet.as_view({"post": "ingest"}),

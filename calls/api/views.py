@@ -1,29 +1,26 @@
-"""The functions. Each reads its input, finds the batch the caller may touch, calls its method, says the result."""
+"""
+Batch endpoints.
+
+Each validates its input, finds the batch in the caller's agency, calls the model method and serializes the result.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
-from django.http import HttpRequest
-from rest_framework import exceptions
 from rest_framework.decorators import action
-from rest_framework.negotiation import BaseContentNegotiation
-from rest_framework.permissions import IsAuthenticated
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.viewsets import GenericViewSet
 
-from calls.api import schema
-from calls.api.authentication import SupabaseJWTAuthentication
+from calls.api import dialler_schema, schema
+from calls.api.base import EdgeFunctionViewSet
 from calls.api.errors import NotFound
 from calls.api.pagination import BatchPagination, ClampedPagination, ContactPagination
-from calls.api.parsers import AnyJSONParser, LongJSONParser
-from calls.api.permissions import HasAgencyRole, HasCronSecret
+from calls.api.parsers import LargeJSONParser
+from calls.api.permissions import HasCronSecret
 from calls.api.serializers import (
     BatchIdSerializer,
     BatchPageSerializer,
@@ -33,7 +30,7 @@ from calls.api.serializers import (
     PassSerializer,
     PausedBatchSerializer,
     ResumedBatchSerializer,
-    uuid_of,
+    validate_uuid,
 )
 from calls.audit import Source
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
@@ -42,43 +39,11 @@ from calls.exceptions import BatchNotFound, BatchReadFailed
 from calls.inputs import NewBatch
 from calls.models import AgencyUser, CallBatch, CampaignContact, IdempotencyKey
 from calls.models.querysets import CallBatchQuerySet
-from calls.roles import WRITER_ROLES, Role
-
-
-class AlwaysFirst(BaseContentNegotiation):
-    """``Accept`` and ``?format=`` are ignored: a view answers in the one way it has, as a function does in JSON."""
-
-    def select_parser(self, request: Request, parsers: Any) -> Any:
-        return parsers[0]
-
-    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
-        return renderers[0], renderers[0].media_type
-
-
-class EdgeFunctionViewSet(GenericViewSet[CallBatch]):
-    """What all functions share: JSON in and out, and the order in which a request is checked."""
-
-    authentication_classes = [SupabaseJWTAuthentication]
-    permission_classes = [IsAuthenticated, HasAgencyRole]
-    parser_classes = [AnyJSONParser]
-    renderer_classes = [JSONRenderer]
-    content_negotiation_class = AlwaysFirst
-    required_roles: Collection[Role] | None = None
-    """Who may call it besides having an agency; None is anybody with one."""
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Refuse a wrong method before asking who is there; a plain ``OPTIONS`` needs no token."""
-        if request.method not in self.allowed_methods:
-            raise exceptions.MethodNotAllowed(str(request.method))
-        if request.method != "OPTIONS":
-            super().initial(request, *args, **kwargs)
-
-    def options(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Response:
-        return Response(status=HTTPStatus.NO_CONTENT, headers={"Allow": ", ".join(self.allowed_methods)})
+from calls.roles import WRITER_ROLES
 
 
 class CallBatchViewSet(EdgeFunctionViewSet):
-    """The batches of the caller's agency. Another agency's batch is not found."""
+    """The batches of the caller's agency. A batch of another agency is answered like one that does not exist."""
 
     paginator: ClampedPagination
 
@@ -95,11 +60,11 @@ class CallBatchViewSet(EdgeFunctionViewSet):
 
     def find_batch(self) -> CallBatch:
         """
-        The batch that the body names, of the caller's agency.
+        Return the batch that the body's ``batch_id`` names.
 
         :raises CallsError: FieldRequired, FieldInvalid, BatchNotFound or BatchUpdateFailed.
         """
-        return self.get_queryset().find(batch_id_in(self.request.data))
+        return self.get_queryset().find(validate_batch_id(self.request.data))
 
     @schema.create
     @action(
@@ -107,26 +72,30 @@ class CallBatchViewSet(EdgeFunctionViewSet):
         methods=["post"],
         url_path="calls-batch-create",
         required_roles=WRITER_ROLES,
-        parser_classes=[LongJSONParser],
+        parser_classes=[LargeJSONParser],
     )
     def create_batch(self, request: Request) -> Response:
         new = NewBatch.parse(request.data)
-
-        def create() -> dict[str, Any]:
-            return CreatedBatchSerializer(
-                CallBatch.create(new, agency_id=self.agency_id, actor=self.caller.as_actor(), source=Source.API)
-            ).data
-
         key = request.headers.get("Idempotency-Key")
-        answer = IdempotencyKey.once(self.agency_id, key, new, create)
+        if key is None:
+            return Response(self._create(new), status=HTTPStatus.CREATED)
+        with IdempotencyKey.reserve(self.agency_id, key, new) as reserved:
+            answer = reserved.stored_answer
+            if answer is None:
+                answer = self._create(new)
+                reserved.store_answer(answer)
         return Response(answer, status=HTTPStatus.CREATED)
+
+    def _create(self, new: NewBatch) -> dict[str, Any]:
+        result = CallBatch.create(new, agency_id=self.agency_id, actor=self.caller.as_actor(), source=Source.API)
+        return CreatedBatchSerializer(result).data
 
     @schema.list_batches
     @action(detail=False, methods=["get"], url_path="calls-batch-list", pagination_class=BatchPagination)
     def list_batches(self, request: Request) -> Response:
         batches = self.get_queryset().with_names().newest_first()
         if campaign_id := request.query_params.get("campaign_id"):
-            batches = batches.filter(campaign_id=uuid_of("campaign_id", campaign_id))
+            batches = batches.filter(campaign_id=validate_uuid("campaign_id", campaign_id))
         if status := request.query_params.get("status"):
             batches = batches.with_status(status)
         with database_errors_as(BatchReadFailed), transaction_with_timeouts():
@@ -137,7 +106,7 @@ class CallBatchViewSet(EdgeFunctionViewSet):
     @schema.read
     @action(detail=False, methods=["get"], url_path="calls-batch-get", pagination_class=ContactPagination)
     def read_batch(self, request: Request) -> Response:
-        batch_id = batch_id_in(request.query_params)
+        batch_id = validate_batch_id(request.query_params)
         contacts = CampaignContact.objects.filter(batch=batch_id).oldest_first()
         if status := request.query_params.get("contact_status"):
             contacts = contacts.with_status(status)
@@ -171,7 +140,7 @@ class CallBatchViewSet(EdgeFunctionViewSet):
 
 
 class ProcessViewSet(EdgeFunctionViewSet):
-    """The dialler, for cron services that call an address. Not there without a ``CRON_SECRET``."""
+    """Run the dialler by HTTP, for cron services. Answers 404 when ``CRON_SECRET`` is not set."""
 
     authentication_classes = []
     permission_classes = [HasCronSecret]
@@ -181,13 +150,13 @@ class ProcessViewSet(EdgeFunctionViewSet):
             raise NotFound
         super().initial(request, *args, **kwargs)
 
-    @schema.process
+    @dialler_schema.process
     @action(detail=False, methods=["post"], url_path="calls-batch-process")
     def process(self, request: Request) -> Response:
         return Response(PassSerializer(run_pass()).data)
 
 
-def batch_id_in(data: Any) -> UUID:
+def validate_batch_id(data: Any) -> UUID:
     """:raises CallsError: FieldRequired or FieldInvalid."""
     serializer = BatchIdSerializer(data=data)
     serializer.is_valid(raise_exception=True)

@@ -158,7 +158,7 @@ class CallBatch(BaseModel):
                     agency_id=agency_id,
                     campaign_id=new.campaign_id,
                     agent_mapping=agent,
-                    status=BatchStatus.SCHEDULED if new.is_ahead else BatchStatus.PENDING,
+                    status=BatchStatus.SCHEDULED if new.starts_in_future else BatchStatus.PENDING,
                     **new.model_dump(
                         include={"from_number", "mode", "calls_per_minute", "max_concurrent", "scheduled_for"}
                     ),

@@ -1,10 +1,11 @@
-"""A request that is sent twice, because its first answer was lost, is done once."""
+"""Idempotency keys: a request that is sent again gets the first answer and is not carried out twice."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -22,12 +23,12 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 class IdempotencyKey(models.Model):
     """
-    What an agency has asked for under a key of its own choice, and what it was answered. Kept for good.
+    The fingerprint and the answer of a request that an agency sent with an ``Idempotency-Key``. Never deleted.
 
-    Written in the transaction of the work itself: either both are there, or neither.
+    The row is written in the transaction that carries out the request, so either both are stored or neither.
     """
 
-    # No constraint in the database, since the agencies may be another service's, which may then not delete one.
+    # Without a database constraint: it would keep another service that owns the agencies from deleting one.
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, db_constraint=False, db_index=False)
     key = models.TextField()
     fingerprint = models.TextField(help_text="Of what was asked for")
@@ -37,7 +38,7 @@ class IdempotencyKey(models.Model):
     class Meta:
         db_table = "call_idempotency_keys"
         constraints = [
-            # For whoever asks again; and of two who ask at the same moment, the second waits for the first.
+            # For repeated requests. Of two at the same moment, the second one waits for the first.
             models.UniqueConstraint(name="idempotency_key_of_agency", fields=["agency", "key"]),
         ]
 
@@ -45,33 +46,35 @@ class IdempotencyKey(models.Model):
         return self.key
 
     @classmethod
-    def once(
-        cls, agency_id: UUID, key: str | None, wanted: NewBatch, work: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
+    @contextmanager
+    def reserve(cls, agency_id: UUID, key: str, new: NewBatch) -> Iterator[IdempotencyKey]:
         """
-        The answer of ``work``, or the one that it gave when this key came first. Without a key: the answer of ``work``.
+        Open a transaction and reserve ``key`` in it. Yields the row of the key.
 
-        What ``work`` refuses leaves no trace, so that the same key may come again with what is right.
+        Inside the block the caller carries out the request and stores its answer, unless the row has one already. If
+        the block raises, the reservation is rolled back with everything else, so that the key can be used again. A
+        second request with the same key waits until the block ends.
 
         :param key: 1 to 255 visible ASCII characters.
-        :param wanted: what is asked for, which is compared with what was.
-        :raises FieldInvalid: ``key`` is no such key.
-        :raises IdempotencyKeyReused: it came before, with another body.
-        :raises BatchCreateFailed: the database refused, failed or took too long; nothing was stored.
+        :param new: the request, which must be the same each time that the key is used.
+        :raises FieldInvalid: ``key`` has another form.
+        :raises IdempotencyKeyReused: the key was used for another request.
+        :raises BatchCreateFailed: a database error or timeout; nothing was stored.
         """
-        if key is None:
-            return work()
         if not _KEY.fullmatch(key):
             raise FieldInvalid("idempotency_key", "must be 1 to 255 visible ASCII characters")
-        fingerprint = wanted.fingerprint
+        fingerprint = new.fingerprint
         with database_errors_as(BatchCreateFailed), transaction_with_timeouts():
-            first, is_first = cls.objects.get_or_create(
-                agency_id=agency_id, key=key, defaults={"fingerprint": fingerprint}
-            )
-            if first.fingerprint != fingerprint:
+            row, _ = cls.objects.get_or_create(agency_id=agency_id, key=key, defaults={"fingerprint": fingerprint})
+            if row.fingerprint != fingerprint:
                 raise IdempotencyKeyReused
-            if is_first:
-                first.answer = json.dumps(work())
-                first.save(update_fields=["answer"])
-            answer: dict[str, Any] = json.loads(first.answer)
-            return answer
+            yield row
+
+    @property
+    def stored_answer(self) -> dict[str, Any] | None:
+        """The answer to the first request with this key, or None if this is the first request."""
+        return json.loads(self.answer) if self.answer else None
+
+    def store_answer(self, answer: dict[str, Any]) -> None:
+        self.answer = json.dumps(answer)
+        self.save(update_fields=["answer"])

@@ -1,4 +1,4 @@
-"""POST /functions/v1/calls-batch-cancel: the contract's table, row by row and in its order."""
+"""POST /functions/v1/calls-batch-cancel: the error table of the contract, row by row."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def post(client, content, content_type="application/json", **headers):
     return client.generic("POST", URL, content, content_type=content_type, **headers)
 
 
-def refusal(response):
+def status_and_body(response):
     assert response["Content-Type"] == "application/json"
     return response.status_code, response.json()
 
@@ -78,7 +78,7 @@ def test_the_owner_cancels_a_batch(harbour, owner):
     }
 
 
-def test_the_history_says_who_it_was(harbour, owner):
+def test_the_history_names_the_user_who_cancelled(harbour, owner):
     batch = harbour.batch(queued=3)
 
     post(owner, body(batch.pk))
@@ -101,7 +101,7 @@ def test_an_upper_case_id_is_answered_in_lower_case(harbour, owner):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"])
 @pytest.mark.parametrize("signed_in", [True, False])
-def test_row_1_another_method_is_refused_signed_in_or_not(harbour, owner, client, method, signed_in):
+def test_row_1_methods_other_than_post_are_refused_with_or_without_a_token(harbour, owner, client, method, signed_in):
     response = (owner if signed_in else client).generic(method, URL)
 
     assert response.status_code == 405
@@ -113,81 +113,87 @@ def test_row_1_another_method_is_refused_signed_in_or_not(harbour, owner, client
 def test_row_2_a_missing_header_is_refused(harbour, client):
     response = post(client, body(harbour.batch().pk))
 
-    assert refusal(response) == (401, {"error": "Missing or invalid authorization header", "code": "unauthorized"})
+    assert status_and_body(response) == (
+        401,
+        {"error": "Missing or invalid authorization header", "code": "unauthorized"},
+    )
     assert response["WWW-Authenticate"] == "Bearer"
 
 
-def test_row_3_somebody_without_a_users_row_has_no_agency(harbour, bluebell):
+def test_row_3_a_token_without_a_users_row_is_refused(harbour, bluebell):
     batch = harbour.batch(queued=1)
-    stranger = AgencyUser(id=uuid.uuid4(), role=Role.AGENCY_OWNER, email="stranger@example.com")
+    unknown_user = AgencyUser(id=uuid.uuid4(), role=Role.AGENCY_OWNER, email="unknown@example.com")
 
-    response = post(client_of(stranger), body(batch.pk))
+    response = post(client_of(unknown_user), body(batch.pk))
 
-    assert refusal(response) == (403, {"error": "User is not associated with an agency", "code": "no_agency"})
+    assert status_and_body(response) == (403, {"error": "User is not associated with an agency", "code": "no_agency"})
 
 
-def test_row_3_a_row_without_an_agency_has_none(harbour):
+def test_row_3_a_users_row_without_an_agency_is_refused(harbour):
     AgencyUser.objects.filter(pk=harbour.owner.pk).update(agency=None)
 
     response = post(client_of(harbour.owner), body(harbour.batch().pk))
 
-    assert refusal(response) == (403, {"error": "User is not associated with an agency", "code": "no_agency"})
+    assert status_and_body(response) == (403, {"error": "User is not associated with an agency", "code": "no_agency"})
 
 
-def test_row_4_a_member_may_not(harbour):
+def test_row_4_an_agency_member_is_refused(harbour):
     batch = harbour.batch(queued=1)
     before = batch_snapshot(batch)
 
     response = post(client_of(harbour.users[Role.AGENCY_MEMBER]), body(batch.pk))
 
-    assert refusal(response) == (
+    assert status_and_body(response) == (
         403,
         {"error": "User role is not agency_owner or agency_admin", "code": "insufficient_role"},
     )
     assert batch_snapshot(batch) == before
 
 
-def test_row_4_a_demotion_works_at_once(harbour, owner):
+def test_row_4_a_demotion_takes_effect_at_once(harbour, owner):
     AgencyUser.objects.filter(pk=harbour.owner.pk).update(role=Role.AGENCY_MEMBER)
 
     assert post(owner, body(harbour.batch().pk)).status_code == 403
 
 
 @pytest.mark.parametrize("content", NO_BATCH_ID, ids=lambda content: content[:24].decode(errors="replace"))
-def test_row_5_a_body_without_a_batch_id(owner, content):
-    assert refusal(post(owner, content)) == (400, {"error": "batch_id is required", "code": "batch_id_required"})
+def test_row_5_a_body_without_a_batch_id_is_refused(owner, content):
+    assert status_and_body(post(owner, content)) == (
+        400,
+        {"error": "batch_id is required", "code": "batch_id_required"},
+    )
 
 
 @pytest.mark.parametrize("batch_id", INVALID_IDS, ids=lambda batch_id: repr(batch_id)[:40])
-def test_row_6_anything_else_than_a_uuid(owner, batch_id):
-    assert refusal(post(owner, body(batch_id))) == (
+def test_row_6_a_batch_id_that_is_not_a_uuid_is_refused(owner, batch_id):
+    assert status_and_body(post(owner, body(batch_id))) == (
         400,
         {"error": "batch_id must be a valid UUID", "code": "batch_id_invalid"},
     )
 
 
-def test_row_6_a_number_too_long_for_python_is_a_number_still(owner):
+def test_row_6_a_number_too_long_for_python_is_refused_like_any_number(owner):
     response = post(owner, '{"batch_id": ' + "9" * 5000 + "}")
 
-    assert refusal(response) == (400, {"error": "batch_id must be a valid UUID", "code": "batch_id_invalid"})
+    assert status_and_body(response) == (400, {"error": "batch_id must be a valid UUID", "code": "batch_id_invalid"})
 
 
-def test_row_7_an_unknown_batch_and_another_agencys_cannot_be_told_apart(owner, bluebell):
-    foreign = bluebell.batch(queued=1)
-    before = batch_snapshot(foreign)
+def test_row_7_an_unknown_batch_and_one_of_another_agency_get_the_same_answer(owner, bluebell):
+    other = bluebell.batch(queued=1)
+    before = batch_snapshot(other)
 
-    answers = [refusal(post(owner, body(batch_id))) for batch_id in (foreign.pk, uuid.uuid4())]
+    answers = [status_and_body(post(owner, body(batch_id))) for batch_id in (other.pk, uuid.uuid4())]
 
     assert answers == [(404, {"error": "Batch not found", "code": "batch_not_found"})] * 2
-    assert batch_snapshot(foreign) == before
+    assert batch_snapshot(other) == before
 
 
-def test_row_8_a_cancelled_batch_says_when_it_ended(harbour, owner):
+def test_row_8_a_cancelled_batch_is_refused_with_the_time_of_the_cancel(harbour, owner):
     batch = harbour.batch(queued=1)
     cancel(batch)
     batch.refresh_from_db()
 
-    status, answer = refusal(post(owner, body(batch.pk)))
+    status, answer = status_and_body(post(owner, body(batch.pk)))
 
     assert status == 400
     assert answer == {
@@ -200,10 +206,10 @@ def test_row_8_a_cancelled_batch_says_when_it_ended(harbour, owner):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", answer["completed_at"])
 
 
-def test_row_8_a_completed_batch_may_not_know_when(harbour, owner):
+def test_row_8_a_completed_batch_without_a_time_is_refused_with_null(harbour, owner):
     batch = harbour.batch(BatchStatus.COMPLETED)
 
-    assert refusal(post(owner, body(batch.pk))) == (
+    assert status_and_body(post(owner, body(batch.pk))) == (
         400,
         {
             "error": "Batch is already completed",
@@ -217,43 +223,45 @@ def test_row_8_a_completed_batch_may_not_know_when(harbour, owner):
 
 @pytest.mark.parametrize("error", [DatabaseError, OperationalError, InterfaceError])
 @pytest.mark.parametrize("verb", ["get", "select_for_update", "update"])
-def test_row_9_any_database_error_once_the_id_is_valid(harbour, owner, monkeypatch, caplog, error, verb):
+def test_row_9_a_database_error_is_answered_with_500_and_changes_nothing(
+    harbour, owner, monkeypatch, caplog, error, verb
+):
     batch = harbour.batch(queued=1)
     before = batch_snapshot(batch)
 
-    def fails(*args, **kwargs):
+    def fail(*args, **kwargs):
         raise error("with +12125550100 in it")
 
-    monkeypatch.setattr(type(CallBatch.objects.all()), verb, fails)
+    monkeypatch.setattr(type(CallBatch.objects.all()), verb, fail)
     response = post(owner, body(batch.pk))
     monkeypatch.undo()
 
-    assert refusal(response) == (500, {"error": "Failed to update batch status", "code": "update_failed"})
+    assert status_and_body(response) == (500, {"error": "Failed to update batch status", "code": "update_failed"})
     assert batch_snapshot(batch) == before
     assert f"database error: {error.__name__}" in caplog.text
     assert "+12125550100" not in caplog.text
 
 
-def test_an_unforeseen_error_is_logged_and_never_shown(harbour, owner, monkeypatch, caplog):
-    def breaks(*args, **kwargs):
+def test_an_unexpected_error_is_logged_and_not_shown_to_the_client(harbour, owner, monkeypatch, caplog):
+    def fail(*args, **kwargs):
         raise RuntimeError("the reason")
 
-    monkeypatch.setattr(CallBatch, "cancel", breaks)
+    monkeypatch.setattr(CallBatch, "cancel", fail)
     response = post(owner, body(harbour.batch().pk))
 
-    assert refusal(response) == (500, {"error": "Internal server error", "code": "internal_error"})
+    assert status_and_body(response) == (500, {"error": "Internal server error", "code": "internal_error"})
     assert "RuntimeError: the reason" in caplog.text
 
 
-def test_an_error_rolls_back_what_was_written_before_it_under_atomic_requests(harbour, owner, monkeypatch, settings):
+def test_with_atomic_requests_an_error_rolls_back_what_was_written_before_it(harbour, owner, monkeypatch, settings):
     batch = harbour.batch(queued=1)
     cancel_batch = CallBatch.cancel
 
-    def cancels_and_breaks(self, **kwargs):
+    def cancel_and_fail(self, **kwargs):
         cancel_batch(self, **kwargs)
         raise RuntimeError
 
-    monkeypatch.setattr(CallBatch, "cancel", cancels_and_breaks)
+    monkeypatch.setattr(CallBatch, "cancel", cancel_and_fail)
     monkeypatch.setitem(settings.DATABASES["default"], "ATOMIC_REQUESTS", True)
     post(owner, body(batch.pk))
 
@@ -273,14 +281,14 @@ def test_the_method_is_checked_before_the_token_and_the_role_before_the_body(har
 def test_a_body_over_64_kb_is_refused(owner):
     response = post(owner, b" " * (64 * 1024 + 1))
 
-    assert refusal(response) == (413, {"error": "Request body too large", "code": "body_too_large"})
+    assert status_and_body(response) == (413, {"error": "Request body too large", "code": "body_too_large"})
 
 
-def test_a_byte_order_mark_is_no_harm(harbour, owner):
+def test_a_byte_order_mark_is_ignored(harbour, owner):
     assert post(owner, body(harbour.batch().pk).encode("utf-8-sig")).status_code == 200
 
 
-def test_a_body_of_64_kb_is_read(harbour, owner):
+def test_a_body_of_64_kb_is_accepted(harbour, owner):
     content = body(harbour.batch().pk)
 
     assert post(owner, content + " " * (64 * 1024 - len(content))).status_code == 200
@@ -290,12 +298,12 @@ def test_a_body_of_64_kb_is_read(harbour, owner):
     "content_type",
     ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "nonsense", "a/b/c;;"],
 )
-def test_the_body_is_json_whatever_its_content_type_says(harbour, owner, content_type):
+def test_the_body_is_parsed_as_json_with_any_content_type(harbour, owner, content_type):
     assert post(owner, body(harbour.batch().pk), content_type).status_code == 200
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/png", "nonsense", "application/json; indent=8"])
-def test_the_answer_is_json_whatever_the_client_accepts(harbour, owner, accept):
+def test_the_answer_is_json_with_any_accept_header(harbour, owner, accept):
     response = post(owner, body(harbour.batch().pk), HTTP_ACCEPT=accept)
 
     assert response.status_code == 200
@@ -318,7 +326,7 @@ def test_unknown_parameters_keys_and_headers_are_ignored(harbour, owner):
 def test_an_unknown_path_and_a_trailing_slash_are_not_found(path, method):
     response = Client(enforce_csrf_checks=True).generic(method, path)
 
-    assert refusal(response) == (404, {"error": "Not found", "code": "not_found"})
+    assert status_and_body(response) == (404, {"error": "Not found", "code": "not_found"})
 
 
 def test_a_plain_options_needs_no_token(client, db):
@@ -327,24 +335,22 @@ def test_a_plain_options_needs_no_token(client, db):
     assert (response.status_code, response["Allow"], response.content) == (204, "POST, OPTIONS", b"")
 
 
-def breaks(get_response):
-    """A middleware that does."""
-
-    def broken(request):
+def failing_middleware(get_response):
+    def middleware(request):
         raise RuntimeError
 
-    return broken
+    return middleware
 
 
-def test_an_error_that_no_view_has_seen_is_answered_in_json(owner, settings):
-    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.breaks"]
+def test_an_error_in_a_middleware_is_answered_in_json(owner, settings):
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.failing_middleware"]
 
     response = post(owner, b"")
 
-    assert refusal(response) == (500, {"error": "Internal server error", "code": "internal_error"})
+    assert status_and_body(response) == (500, {"error": "Internal server error", "code": "internal_error"})
 
 
-def test_what_another_column_holds_does_not_keep_a_batch_from_being_cancelled(harbour, owner):
+def test_a_batch_whose_scheduled_time_is_infinity_can_be_cancelled(harbour, owner):
     batch = harbour.batch(BatchStatus.SCHEDULED, scheduled=1)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE call_batches SET scheduled_for = 'infinity'")
@@ -352,7 +358,7 @@ def test_what_another_column_holds_does_not_keep_a_batch_from_being_cancelled(ha
     assert post(owner, body(batch.pk)).status_code == 200
 
 
-def test_a_host_that_is_not_ours_is_told_so_in_json(owner):
+def test_a_request_for_a_host_that_is_not_allowed_is_refused_in_json(owner):
     response = post(owner, b"", HTTP_HOST="evil.example.com")
 
-    assert refusal(response) == (400, {"error": "Bad request", "code": "bad_request"})
+    assert status_and_body(response) == (400, {"error": "Bad request", "code": "bad_request"})

@@ -1,4 +1,4 @@
-"""Browsers on other origins: what a preflight is told, and what every answer carries."""
+"""CORS: preflights, and the headers of every answer."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def preflight(client, origin=APP, **headers):
     return client.options(URL, HTTP_ORIGIN=origin, HTTP_ACCESS_CONTROL_REQUEST_METHOD="POST", **headers)
 
 
-def test_a_preflight_needs_no_token_and_lists_the_headers_of_supabases_clients(client):
+def test_a_preflight_needs_no_token_and_allows_the_headers_of_supabase_clients(client):
     response = preflight(client, HTTP_ACCESS_CONTROL_REQUEST_HEADERS=", ".join(HEADERS))
 
     assert response.status_code == 200
@@ -35,24 +35,24 @@ def test_a_preflight_needs_no_token_and_lists_the_headers_of_supabases_clients(c
     assert "POST" in response["Access-Control-Allow-Methods"].split(", ")
 
 
-def test_another_origin_is_not_let_in(client):
+def test_an_origin_that_is_not_configured_is_not_allowed(client):
     assert "Access-Control-Allow-Origin" not in preflight(client, origin="https://evil.example")
 
 
-def test_every_origin_is_let_in_where_configured_so(client, settings):
+def test_all_origins_can_be_allowed(client, settings):
     settings.CORS_ALLOW_ALL_ORIGINS = True
 
     assert preflight(client, origin="https://any.example")["Access-Control-Allow-Origin"] == "*"
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 405, 500, "unknown path", "plain OPTIONS", "wrong host"])
-def test_every_answer_carries_them_errors_included(harbour, owner, client, monkeypatch, status):
-    def breaks(*args, **kwargs):
+def test_every_answer_has_cors_headers_including_errors(harbour, owner, client, monkeypatch, status):
+    def fail(*args, **kwargs):
         raise RuntimeError
 
     batch_id = "00000000-0000-0000-0000-000000000000" if status == 404 else str(harbour.batch().pk)
     if status == 500:
-        monkeypatch.setattr(CallBatch, "cancel", breaks)
+        monkeypatch.setattr(CallBatch, "cancel", fail)
     response = {
         401: lambda: client.post(URL, HTTP_ORIGIN=APP),
         400: lambda: owner.post(URL, HTTP_ORIGIN=APP),

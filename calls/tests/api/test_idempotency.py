@@ -1,4 +1,4 @@
-"""Idempotency-Key: whoever asks again because an answer was lost calls nobody twice."""
+"""Idempotency-Key: a client that repeats a create because the answer was lost creates one batch."""
 
 import json
 
@@ -15,19 +15,19 @@ KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 
 
 @pytest.fixture
-def create(owner):
-    """Ask for a batch under a key: the status of the answer and its JSON."""
+def create_with_key(owner):
+    """Send calls-batch-create with a key. Returns the status and the JSON of the answer."""
 
-    def create(body, key=KEY):
+    def create_with_key(body, key=KEY):
         response = call(owner, "create", body, **{"Idempotency-Key": key})
         return response.status_code, response.json()
 
-    return create
+    return create_with_key
 
 
 @pytest.mark.django_db
-class TestOneAfterAnother:
-    def test_the_same_request_again_gets_the_first_answer_to_the_letter_and_makes_no_second_batch(self, harbour, owner):
+class TestRepeatedRequests:
+    def test_a_repeated_request_gets_exactly_the_first_answer_and_creates_no_second_batch(self, harbour, owner):
         answers = [
             call(owner, "create", harbour.wanted(PHONE, PHONE), **{"Idempotency-Key": KEY}).content for _ in range(3)
         ]
@@ -35,21 +35,21 @@ class TestOneAfterAnother:
         assert len(set(answers)) == 1
         assert CallBatch.objects.count() == CampaignContact.objects.count() == 1
 
-    def test_the_first_answer_stays_whatever_has_become_of_the_batch(self, harbour, create):
-        first = create(harbour.wanted())
+    def test_the_answer_stays_the_same_after_the_batch_has_changed(self, harbour, create_with_key):
+        first = create_with_key(harbour.wanted())
         CallBatch.objects.update(status=BatchStatus.PROCESSING)
         harbour.campaign.name = "Renamed"
         harbour.campaign.save()
 
-        assert create(harbour.wanted()) == first
+        assert create_with_key(harbour.wanted()) == first
 
-    def test_it_stays_also_when_its_time_has_come_meanwhile(self, harbour, create, monkeypatch):
+    def test_the_answer_stays_the_same_after_the_scheduled_time_has_passed(self, harbour, create_with_key, monkeypatch):
         body = harbour.wanted(scheduled_for="2099-01-01T00:00:00Z")
-        first = create(body)
+        first = create_with_key(body)
 
-        monkeypatch.setattr("calls.inputs._is_ahead", lambda time: False)
+        monkeypatch.setattr("calls.inputs._is_in_future", lambda time: False)
 
-        assert create(body) == first
+        assert create_with_key(body) == first
 
     @pytest.mark.parametrize(
         "change",
@@ -64,104 +64,102 @@ class TestOneAfterAnother:
         ],
         ids=str,
     )
-    def test_another_body_under_the_same_key_is_refused(self, harbour, create, change):
-        create(harbour.wanted())
+    def test_another_body_with_the_same_key_is_refused(self, harbour, create_with_key, change):
+        create_with_key(harbour.wanted())
 
-        status, answer = create(harbour.wanted(**change))
+        status, answer = create_with_key(harbour.wanted(**change))
 
         assert (status, answer["code"]) == (422, "idempotency_key_reused")
         assert CallBatch.objects.count() == CampaignContact.objects.count() == 1
 
-    def test_the_order_of_keys_and_blanks_make_no_other_body(self, harbour, create, owner):
-        first = create(harbour.wanted())
+    def test_key_order_and_whitespace_do_not_make_another_body(self, harbour, create_with_key, owner):
+        first = create_with_key(harbour.wanted())
         body = json.dumps(dict(reversed(harbour.wanted().items())), indent=4)
 
         again = owner.generic("POST", f"{FUNCTIONS}create", body, headers={"Idempotency-Key": KEY})
 
         assert (again.status_code, again.json()) == first
 
-    def test_whatever_can_be_created_can_be_created_under_a_key(self, harbour, create):
+    def test_every_valid_body_can_be_sent_with_a_key(self, harbour, create_with_key):
         data = {"n": 10**400, "f": 1.5e22, "t": "\U0001f469", "l": [None, True, {"deep": [[]]}]}
         body = harbour.wanted(contacts=[{"phone_number": PHONE, "custom_data": data}])
 
-        assert create(body)[0] == 201
-        assert create(body)[0] == 201
+        assert create_with_key(body)[0] == 201
+        assert create_with_key(body)[0] == 201
         assert CampaignContact.objects.get().custom_data == data
 
-    def test_another_key_or_none_makes_another_batch(self, harbour, create, owner):
-        create(harbour.wanted())
-        create(harbour.wanted(), "another")
+    def test_another_key_or_no_key_creates_another_batch(self, harbour, create_with_key, owner):
+        create_with_key(harbour.wanted())
+        create_with_key(harbour.wanted(), "another")
         call(owner, "create", harbour.wanted())
         call(owner, "create", harbour.wanted())
 
         assert CallBatch.objects.count() == 4
 
-    def test_agencies_do_not_share_their_keys(self, harbour, bluebell, create):
-        create(harbour.wanted())
+    def test_agencies_do_not_share_keys(self, harbour, bluebell, create_with_key):
+        create_with_key(harbour.wanted())
 
         response = call(client_of(bluebell.owner), "create", bluebell.wanted(), **{"Idempotency-Key": KEY})
 
         assert response.status_code == 201
         assert CallBatch.objects.count() == 2
 
-    def test_what_was_refused_leaves_the_key_free(self, harbour, create):
-        assert create(harbour.wanted("nonsense"))[0] == 400
-        assert create(harbour.wanted(campaign_id=str(harbour.agency.pk)))[0] == 404
+    def test_a_refused_request_leaves_the_key_unused(self, harbour, create_with_key):
+        assert create_with_key(harbour.wanted("nonsense"))[0] == 400
+        assert create_with_key(harbour.wanted(campaign_id=str(harbour.agency.pk)))[0] == 404
 
-        assert create(harbour.wanted())[0] == 201
+        assert create_with_key(harbour.wanted())[0] == 201
         assert IdempotencyKey.objects.count() == 1
 
     @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "schl\u00fcssel"])
-    def test_what_is_no_key_is_refused(self, harbour, create, key):
-        status, answer = create(harbour.wanted(), key)
+    def test_a_malformed_key_is_refused(self, harbour, create_with_key, key):
+        status, answer = create_with_key(harbour.wanted(), key)
 
         assert (status, answer["code"]) == (400, "idempotency_key_invalid")
         assert not CallBatch.objects.exists()
 
-    def test_the_key_and_the_batch_are_stored_together_or_not_at_all(self, harbour, create, monkeypatch):
+    def test_the_key_and_the_batch_are_stored_together_or_not_at_all(self, harbour, create_with_key, monkeypatch):
         save = IdempotencyKey.save
 
-        def fails_with_an_answer(self, **options):
+        def fail_when_the_answer_is_saved(self, **options):
             if self.answer:
                 raise OperationalError
             save(self, **options)
 
-        monkeypatch.setattr(IdempotencyKey, "save", fails_with_an_answer)
+        monkeypatch.setattr(IdempotencyKey, "save", fail_when_the_answer_is_saved)
 
-        assert create(harbour.wanted())[1]["code"] == "create_failed"
+        assert create_with_key(harbour.wanted())[1]["code"] == "create_failed"
         assert not IdempotencyKey.objects.exists()
         assert not CallBatch.objects.exists()
 
 
-# Two at the same moment
-
-AT_ONCE = pytest.mark.django_db(transaction=True)
+SIMULTANEOUS = pytest.mark.django_db(transaction=True)
 
 
-def two_at_once(harbour):
-    """The second asks while the first has stored its batch and not yet committed; both answers."""
+def send_two_simultaneously(harbour):
+    """Send the second request while the first has stored its batch but not committed. Return both answers."""
 
-    def ask():
+    def send():
         return call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
 
-    with PausedThread(ask, after='INSERT INTO "call_batches"') as first:
-        second = PausedThread(ask)
+    with PausedThread(send, after='INSERT INTO "call_batches"') as first:
+        second = PausedThread(send)
         second.start()
         assert wait_for_lock_waiter()
         return first.release(), second.release()
 
 
-@AT_ONCE
-def test_of_two_at_the_same_moment_one_makes_the_batch_and_both_get_its_answer(harbour):
-    first, second = two_at_once(harbour)
+@SIMULTANEOUS
+def test_two_simultaneous_requests_create_one_batch_and_get_the_same_answer(harbour):
+    first, second = send_two_simultaneously(harbour)
 
     assert (first.status_code, second.status_code) == (201, 201)
     assert first.content == second.content
     assert CallBatch.objects.count() == CampaignContact.objects.count() == 1
 
 
-@AT_ONCE
-def test_control_a_key_that_is_only_looked_for_makes_two_batches(harbour, monkeypatch):
+@SIMULTANEOUS
+def test_control_looking_up_the_key_without_inserting_it_creates_two_batches(harbour, monkeypatch):
     def look_then_create(self, defaults=None, **key):
         found = self.filter(**key).first()
         return (found, False) if found else (self.model(**key, **defaults), True)
@@ -169,11 +167,11 @@ def test_control_a_key_that_is_only_looked_for_makes_two_batches(harbour, monkey
     monkeypatch.setattr(QuerySet, "get_or_create", look_then_create)
     monkeypatch.setattr(IdempotencyKey, "save", lambda self, **options: None)
 
-    def ask():
+    def send():
         return call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
 
-    with PausedThread(ask, after='INSERT INTO "call_batches"') as first:
-        second = PausedThread(ask)
+    with PausedThread(send, after='INSERT INTO "call_batches"') as first:
+        second = PausedThread(send)
         second.start()
         second.release()
     first.release()
@@ -181,10 +179,10 @@ def test_control_a_key_that_is_only_looked_for_makes_two_batches(harbour, monkey
     assert CallBatch.objects.count() == 2
 
 
-@AT_ONCE
-def test_when_the_first_fails_the_one_that_waits_makes_the_batch(harbour):
+@SIMULTANEOUS
+def test_when_the_first_request_fails_the_waiting_one_creates_the_batch(harbour):
     with transaction.atomic():
-        IdempotencyKey.objects.create(agency=harbour.agency, key=KEY, fingerprint="of one that will not commit")
+        IdempotencyKey.objects.create(agency=harbour.agency, key=KEY, fingerprint="of a request that will not commit")
         second = PausedThread(
             lambda: call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
         )
@@ -196,14 +194,14 @@ def test_when_the_first_fails_the_one_that_waits_makes_the_batch(harbour):
     assert CallBatch.objects.count() == 1
 
 
-@AT_ONCE
-def test_a_client_that_hangs_up_after_the_commit_and_asks_again_calls_nobody_twice(harbour):
-    def lost():
+@SIMULTANEOUS
+def test_a_client_that_disconnects_after_the_commit_and_repeats_the_request_creates_one_batch(harbour):
+    def send_and_disconnect():
         call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
         connection.close()
         raise ConnectionResetError
 
-    PausedThread(lost).run()
+    PausedThread(send_and_disconnect).run()
 
     again = call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
 

@@ -1,4 +1,4 @@
-"""The published keys: rotation, and every way in which they cannot be had."""
+"""The published keys: rotation, and outages of every kind."""
 
 import json
 import logging
@@ -10,39 +10,40 @@ import pytest
 
 from calls.api import jwks
 from calls.api.jwks import KeySet
-from calls.tests.support.supabase import SigningKey, project
+from calls.tests.support.supabase import SigningKey, supabase_project
 
 OLD, NEW = SigningKey("ES256", kid="old"), SigningKey("RS256", kid="new")
 
 
 @pytest.fixture
 def supabase():
-    with project() as served:
+    with supabase_project() as served:
         served.publish(OLD)
         yield served
 
 
 @pytest.fixture
 def key_set(supabase):
-    """Make a key set of the project, in which time passes faster than in production."""
-    made = []
+    """Make a key set of the project with shorter times than in production."""
+    key_sets = []
 
     def key_set(**times):
         keys = KeySet(
-            f"{supabase.url}/auth/v1/.well-known/jwks.json", **{"lifetime": 600, "pause": 0.2, "timeout": 0.5} | times
+            f"{supabase.url}/auth/v1/.well-known/jwks.json",
+            **{"lifetime": 600, "fetch_interval": 0.2, "fetch_timeout": 0.5} | times,
         )
-        made.append(keys)
+        key_sets.append(keys)
         return keys
 
     yield key_set
-    for keys in made:
+    for keys in key_sets:
         keys.close()
 
 
 def wait_until(condition, seconds=5):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.01)
 
 
@@ -84,15 +85,15 @@ def test_a_key_is_found_by_its_kid(key_set):
     assert jwt.decode(OLD.sign({"a": 1}), key.key, algorithms=["ES256"]) == {"a": 1}
 
 
-def test_a_key_for_encryption_signs_nothing(key_set, supabase):
+def test_an_encryption_key_is_not_used(key_set, supabase):
     supabase.answer(200, json.dumps({"keys": [OLD.jwk | {"use": "enc"}, NEW.jwk]}))
     keys = key_set()
 
     assert (keys.find("old"), keys.find("new").key_id) == (None, "new")
 
 
-def test_the_times_are_the_contracts():
-    assert (jwks.LIFETIME, jwks.PAUSE, jwks.TIMEOUT) == (600, 30, 3)
+def test_the_default_times_are_those_of_the_contract():
+    assert (jwks.LIFETIME, jwks.FETCH_INTERVAL, jwks.FETCH_TIMEOUT) == (600, 30, 3)
 
 
 def test_the_set_is_fetched_once_for_many_tokens(key_set, supabase):
@@ -115,37 +116,37 @@ def test_threads_that_start_together_fetch_once(key_set, supabase):
     assert len(supabase.requests) == 1
 
 
-def test_an_unknown_kid_has_the_set_fetched_again(key_set, supabase):
-    keys = key_set(pause=0)
+def test_an_unknown_kid_causes_a_fetch(key_set, supabase):
+    keys = key_set(fetch_interval=0)
     keys.find("old")
     supabase.publish(OLD, NEW)
 
     assert keys.find("new").key_id == "new"
 
 
-def test_unknown_kids_do_not_have_it_fetched_more_often_than_the_pause_allows(key_set, supabase):
-    keys = key_set(pause=0.3)
+def test_unknown_kids_do_not_cause_fetches_more_often_than_the_interval(key_set, supabase):
+    keys = key_set(fetch_interval=0.3)
     deadline = time.monotonic() + 1
     while time.monotonic() < deadline:
         assert keys.find("forged") is None
 
     gaps = [later - earlier for earlier, later in zip(supabase.requests, supabase.requests[1:], strict=False)]
     assert 2 <= len(supabase.requests) <= 4
-    # They are told when they arrive, and one may be longer on its way than the next.
+    # The times are those of arrival, and one request may take longer than the next.
     assert min(gaps) > 0.2
 
 
-def test_failed_fetches_are_not_more_frequent_either(key_set, supabase):
+def test_failed_fetches_are_not_repeated_within_the_interval(key_set, supabase):
     down(supabase)
-    keys = key_set(pause=0.3)
+    keys = key_set(fetch_interval=0.3)
     for _ in range(50):
         assert keys.find("old") is None
 
     assert len(supabase.requests) == 1
 
 
-def test_a_revoked_key_is_forgotten_when_the_set_is_renewed(key_set, supabase):
-    keys = key_set(lifetime=1.5, pause=0.2, timeout=0.5)
+def test_a_revoked_key_is_removed_when_the_set_is_refreshed(key_set, supabase):
+    keys = key_set(lifetime=1.5, fetch_interval=0.2, fetch_timeout=0.5)
     keys.find("old")
     supabase.publish(NEW)
 
@@ -153,48 +154,48 @@ def test_a_revoked_key_is_forgotten_when_the_set_is_renewed(key_set, supabase):
     assert keys.find("new")
 
 
-def test_renewal_goes_on_while_nobody_asks(key_set, supabase):
-    key_set(lifetime=1.4, pause=0.2, timeout=0.5).find("old")
+def test_the_set_is_refreshed_without_any_request(key_set, supabase):
+    key_set(lifetime=1.4, fetch_interval=0.2, fetch_timeout=0.5).find("old")
 
     wait_until(lambda: len(supabase.requests) >= 3)
 
 
-def test_nobody_who_has_a_key_waits_for_a_fetch(key_set, supabase):
-    keys = key_set(timeout=3)
+def test_a_request_with_a_known_key_does_not_wait_for_a_fetch(key_set, supabase):
+    keys = key_set(fetch_timeout=3)
     keys.find("old")
     supabase.delay = 1
     time.sleep(0.25)
-    stranger = threading.Thread(target=keys.find, args=["new"])
-    stranger.start()
+    waiting = threading.Thread(target=keys.find, args=["new"])
+    waiting.start()
     wait_until(lambda: len(supabase.requests) == 2)
 
     started = time.monotonic()
     assert keys.find("old")
 
     assert time.monotonic() - started < 0.5
-    assert stranger.is_alive()
-    stranger.join()
+    assert waiting.is_alive()
+    waiting.join()
 
 
-def test_forged_tokens_keep_two_threads_waiting_at_most(key_set, supabase):
-    keys = key_set(pause=0.1, timeout=4)
+def test_forged_tokens_make_at_most_two_threads_wait(key_set, supabase):
+    keys = key_set(fetch_interval=0.1, fetch_timeout=4)
     keys.find("old")
     supabase.delay = 2
     time.sleep(0.15)
-    strangers = [threading.Thread(target=keys.find, args=["forged"]) for _ in range(8)]
-    for stranger in strangers:
-        stranger.start()
+    threads = [threading.Thread(target=keys.find, args=["forged"]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
     time.sleep(1)
 
-    assert sum(stranger.is_alive() for stranger in strangers) == 2
-    for stranger in strangers:
-        stranger.join()
+    assert sum(thread.is_alive() for thread in threads) == 2
+    for thread in threads:
+        thread.join()
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_without_any_set_no_key_is_found_and_nobody_waits_longer_than_the_limit(key_set, supabase, outage):
+def test_without_any_set_no_key_is_found_and_the_timeout_holds(key_set, supabase, outage):
     outage(supabase)
-    keys = key_set(timeout=0.5)
+    keys = key_set(fetch_timeout=0.5)
 
     started = time.monotonic()
     assert keys.find("old") is None
@@ -203,18 +204,18 @@ def test_without_any_set_no_key_is_found_and_nobody_waits_longer_than_the_limit(
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_the_last_good_set_serves_on_through_an_outage_with_a_warning(key_set, supabase, outage, caplog):
-    keys = key_set(lifetime=1.3, pause=0.1, timeout=0.5)
+def test_the_last_good_set_stays_in_use_during_an_outage_with_a_warning(key_set, supabase, outage, caplog):
+    keys = key_set(lifetime=1.3, fetch_interval=0.1, fetch_timeout=0.5)
     keys.find("old")
     outage(supabase)
 
-    wait_until(lambda: "the last good one serves on" in caplog.text)
+    wait_until(lambda: "the last good one stays in use" in caplog.text)
     assert keys.find("old")
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-def test_a_set_that_comes_back_is_taken(key_set, supabase):
-    keys = key_set(lifetime=1.3, pause=0.1, timeout=0.5)
+def test_a_new_set_is_used_after_an_outage(key_set, supabase):
+    keys = key_set(lifetime=1.3, fetch_interval=0.1, fetch_timeout=0.5)
     keys.find("old")
     down(supabase)
     time.sleep(0.8)
@@ -223,7 +224,7 @@ def test_a_set_that_comes_back_is_taken(key_set, supabase):
     wait_until(lambda: keys.find("new"))
 
 
-def test_nobody_listening_is_an_outage_too(key_set, supabase):
+def test_a_refused_connection_is_an_outage(key_set, supabase):
     keys = KeySet("http://127.0.0.1:9/nothing")
 
     assert keys.find("old") is None

@@ -1,4 +1,4 @@
-"""/openapi.json and /docs: every answer of the contract's table, and nothing from elsewhere."""
+"""/openapi.json and /docs: every answer of the contract has an example."""
 
 import re
 from io import StringIO
@@ -8,26 +8,27 @@ from django.core.management import call_command
 
 from calls.tests.support.factories import FUNCTIONS, URL, call
 
-READ = {
+READ_ERRORS = {
     "401": {"unauthorized"},
     "403": {"no_agency"},
     "405": {"method_not_allowed"},
     "500": {"read_failed", "internal_error"},
 }
-WRITE = READ | {
+WRITE_ERRORS = READ_ERRORS | {
     "403": {"no_agency", "insufficient_role"},
     "404": {"batch_not_found"},
     "413": {"body_too_large"},
     "500": {"update_failed", "internal_error"},
 }
-NAMED = {"batch_id_required", "batch_id_invalid"}
+BATCH_ID_ERRORS = {"batch_id_required", "batch_id_invalid"}
 
-# Every row of the contract's tables, and what stands below them.
+# The error codes of each endpoint by status, as in the contract.
 ANSWERS = {
-    ("post", "cancel"): WRITE | {"200": {None}, "400": NAMED | {"batch_already_completed", "batch_already_cancelled"}},
-    ("post", "pause"): WRITE | {"200": {None}, "400": NAMED | {"batch_not_pausable"}},
-    ("post", "resume"): WRITE | {"200": {None}, "400": NAMED | {"batch_not_paused"}},
-    ("post", "create"): WRITE
+    ("post", "cancel"): WRITE_ERRORS
+    | {"200": {None}, "400": BATCH_ID_ERRORS | {"batch_already_completed", "batch_already_cancelled"}},
+    ("post", "pause"): WRITE_ERRORS | {"200": {None}, "400": BATCH_ID_ERRORS | {"batch_not_pausable"}},
+    ("post", "resume"): WRITE_ERRORS | {"200": {None}, "400": BATCH_ID_ERRORS | {"batch_not_paused"}},
+    ("post", "create"): WRITE_ERRORS
     | {
         "201": {None},
         "400": {"body_invalid", "campaign_id_required", "from_number_invalid", "contacts_invalid"}
@@ -36,8 +37,8 @@ ANSWERS = {
         "422": {"idempotency_key_reused"},
         "500": {"create_failed", "internal_error"},
     },
-    ("get", "list"): READ | {"200": {None}, "400": {"campaign_id_invalid", "limit_invalid"}},
-    ("get", "get"): READ | {"200": {None}, "400": NAMED, "404": {"batch_not_found"}},
+    ("get", "list"): READ_ERRORS | {"200": {None}, "400": {"campaign_id_invalid", "limit_invalid"}},
+    ("get", "get"): READ_ERRORS | {"200": {None}, "400": BATCH_ID_ERRORS, "404": {"batch_not_found"}},
     ("post", "process"): {
         "200": {None},
         "401": {"unauthorized"},
@@ -57,7 +58,7 @@ ANSWERS = {
 }
 
 
-def path_of(name):
+def endpoint_path(name):
     return f"/functions/v1/{name}" if "/" in name else f"{FUNCTIONS}{name}"
 
 
@@ -68,44 +69,44 @@ def schema(client):
     return response.json()
 
 
-def test_it_is_valid_and_generates_without_warnings(capsys):
+def test_the_schema_is_valid_and_generates_without_warnings(capsys):
     call_command("spectacular", "--validate", "--fail-on-warn", stdout=StringIO())
 
     assert capsys.readouterr().err == ""
 
 
-def test_it_shows_every_function_and_no_other(schema):
+def test_the_schema_has_every_endpoint_and_no_other(schema):
     functions = {(method, path) for path, methods in schema["paths"].items() for method in methods}
 
-    assert functions == {(method, path_of(name)) for method, name in ANSWERS}
+    assert functions == {(method, endpoint_path(name)) for method, name in ANSWERS}
 
 
 @pytest.mark.parametrize(("method", "name"), ANSWERS)
-def test_it_shows_every_answer_and_every_refusal_with_an_example(schema, method, name):
-    responses = schema["paths"][path_of(name)][method]["responses"]
+def test_every_answer_and_every_error_has_an_example(schema, method, name):
+    responses = schema["paths"][endpoint_path(name)][method]["responses"]
 
     examples = {
         status: answer["content"]["application/json"].get("examples", {"": {"value": {}}})
         for status, answer in responses.items()
     }
     assert {
-        status: {example["value"].get("code") for example in named.values()} for status, named in examples.items()
+        status: {example["value"].get("code") for example in by_name.values()} for status, by_name in examples.items()
     } == ANSWERS[method, name]
 
 
-def test_an_example_of_a_create_can_be_tried_and_has_the_keys_of_the_answer(schema, harbour, owner):
+def test_the_create_example_works_and_its_answer_has_the_documented_keys(schema, harbour, owner):
     create = schema["paths"][f"{FUNCTIONS}create"]["post"]
-    (asked,) = create["requestBody"]["content"]["application/json"]["examples"].values()
-    (answered,) = create["responses"]["201"]["content"]["application/json"]["examples"].values()
+    (request_example,) = create["requestBody"]["content"]["application/json"]["examples"].values()
+    (answer_example,) = create["responses"]["201"]["content"]["application/json"]["examples"].values()
     own = {name: harbour.wanted()[name] for name in ("agent_mapping_id", "campaign_id", "from_number")}
 
-    response = call(owner, "create", asked["value"] | own)
+    response = call(owner, "create", request_example["value"] | own)
 
     assert response.status_code == 201
-    assert list(response.json()) == list(answered["value"])
+    assert list(response.json()) == list(answer_example["value"])
 
 
-def test_a_contact_is_described_with_its_limits(schema):
+def test_the_schema_of_a_contact_has_its_limits(schema):
     contact = schema["components"]["schemas"]["NewContact"]
 
     assert contact["required"] == ["phone_number"]
@@ -119,33 +120,33 @@ def test_a_contact_is_described_with_its_limits(schema):
     }
 
 
-def test_an_example_is_what_the_function_answers(schema, client, db):
+def test_the_example_of_an_error_is_the_real_answer(schema, client, db):
     response = client.generic("POST", URL)
 
     answer = schema["paths"][URL]["post"]["responses"]["401"]["content"]["application/json"]["examples"]
     assert [example["value"] for example in answer.values()] == [response.json()]
 
 
-def test_the_example_of_success_has_exactly_the_five_keys(schema):
+def test_the_example_of_a_cancel_has_exactly_the_five_keys(schema):
     (example,) = schema["paths"][URL]["post"]["responses"]["200"]["content"]["application/json"]["examples"].values()
 
     assert list(example["value"]) == ["success", "batch_id", "status", "contacts_skipped", "message"]
 
 
-def test_it_needs_a_bearer_token(schema):
+def test_the_schema_requires_a_bearer_token(schema):
     assert schema["paths"][URL]["post"]["security"] == [{"SupabaseAccessToken": []}]
     assert schema["components"]["securitySchemes"] == {
         "SupabaseAccessToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     }
 
 
-def test_the_docs_page_and_all_that_it_loads_come_from_here(client, db):
+def test_the_docs_page_loads_only_files_of_this_server(client, db):
     page = client.get("/docs", secure=True)
-    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.content.decode())
+    addresses = re.findall(r'(?:src|href)="([^"]+)"', page.content.decode())
 
     assert page.status_code == 200
-    assert len(loaded) >= 4
-    for address in loaded:
+    assert len(addresses) >= 4
+    for address in addresses:
         assert address.startswith("/")
         asset = client.get(address.replace("&amp;", "&"), secure=True)
         assert asset.status_code == 200
@@ -154,7 +155,7 @@ def test_the_docs_page_and_all_that_it_loads_come_from_here(client, db):
 
 @pytest.mark.parametrize(("path", "content_type"), [("/docs", "text/html"), ("/openapi.json", "openapi+json")])
 @pytest.mark.parametrize("accept", ["application/json", "text/html", "image/png", "nonsense"])
-def test_they_come_whatever_is_accepted(client, db, path, content_type, accept):
+def test_docs_and_schema_are_served_with_any_accept_header(client, db, path, content_type, accept):
     answer = client.get(path, secure=True, headers={"Accept": accept})
 
     assert answer.status_code == 200

@@ -1,4 +1,4 @@
-"""Who may do what to whose batches, through which door: one list, which allows and refuses."""
+"""Permissions: which users may do what to which agency's batches, through each entry point."""
 
 import contextlib
 import json
@@ -17,79 +17,77 @@ from calls.tests.support.factories import FUNCTIONS, call, client_of, staff
 
 pytestmark = pytest.mark.django_db
 
-DONE = None
+ALLOWED = None
 NOT_FOUND = "batch_not_found"
 WRONG_ROLE = "insufficient_role"
 NO_AGENCY = "no_agency"
-NOBODY = "unauthorized"
+UNAUTHORIZED = "unauthorized"
 FORBIDDEN = 403
 SIGN_IN = "/admin/login/"
 
 VERBS = ["cancel", "pause", "resume"]
 BEFORE = {"cancel": BatchStatus.PROCESSING, "pause": BatchStatus.PROCESSING, "resume": BatchStatus.PAUSED}
 
-EVERYTHING = {f"{verb}_callbatch" for verb in ("view", "add", "change", "delete", *VERBS)}
-# Their permissions, where what is asked for is a verb's own.
-STAFF = {
-    "staff who may view and do it": lambda own: {"view_callbatch", own},
-    "staff who may do all but it": lambda own: EVERYTHING - {own},
-    "staff who may do it but not view": lambda own: {own},
-    "a user who is not of the staff": lambda own: {"view_callbatch", own},
+ALL_PERMISSIONS = {f"{verb}_callbatch" for verb in ("view", "add", "change", "delete", *VERBS)}
+# The permissions of each kind of admin user, given the permission of the verb.
+STAFF_PERMISSIONS = {
+    "staff with the permission": lambda permission: {"view_callbatch", permission},
+    "staff with all permissions but this one": lambda permission: ALL_PERMISSIONS - {permission},
+    "staff without the view permission": lambda permission: {permission},
+    "a user who is not staff": lambda permission: {"view_callbatch", permission},
 }
 
-# Who comes to the API; how they are refused when they would change a batch of Harbour's, and one of Bluebell's; and how
-# when they would only look at one of Harbour's. Everybody but the last three belongs to Harbour.
-API = [
-    (Role.AGENCY_OWNER, DONE, NOT_FOUND, DONE),
-    (Role.AGENCY_ADMIN, DONE, NOT_FOUND, DONE),
-    (Role.AGENCY_MEMBER, WRONG_ROLE, WRONG_ROLE, DONE),
-    (Role.CLIENT_ADMIN, WRONG_ROLE, WRONG_ROLE, DONE),
-    (Role.CLIENT_VIEWER, WRONG_ROLE, WRONG_ROLE, DONE),
-    (Role.ADMIN, WRONG_ROLE, WRONG_ROLE, DONE),
-    pytest.param("a role nobody knows", WRONG_ROLE, WRONG_ROLE, DONE, marks=pytest.mark.not_adopted),
+# A user of the API and three expected results: of changing a batch of Harbour, of changing a batch of Bluebell, and of
+# reading a batch of Harbour. All users but the last three belong to Harbour.
+API_USERS = [
+    (Role.AGENCY_OWNER, ALLOWED, NOT_FOUND, ALLOWED),
+    (Role.AGENCY_ADMIN, ALLOWED, NOT_FOUND, ALLOWED),
+    (Role.AGENCY_MEMBER, WRONG_ROLE, WRONG_ROLE, ALLOWED),
+    (Role.CLIENT_ADMIN, WRONG_ROLE, WRONG_ROLE, ALLOWED),
+    (Role.CLIENT_VIEWER, WRONG_ROLE, WRONG_ROLE, ALLOWED),
+    (Role.ADMIN, WRONG_ROLE, WRONG_ROLE, ALLOWED),
+    pytest.param("an unknown role", WRONG_ROLE, WRONG_ROLE, ALLOWED, marks=pytest.mark.not_adopted),
     ("without a users row", NO_AGENCY, NO_AGENCY, NO_AGENCY),
     ("an owner without an agency", NO_AGENCY, NO_AGENCY, NO_AGENCY),
-    ("nobody", NOBODY, NOBODY, NOBODY),
+    ("no token", UNAUTHORIZED, UNAUTHORIZED, UNAUTHORIZED),
 ]
 
-# The other doors likewise. Staff and the command's operator belong to no agency; with the command one may say whose
-# batches are meant.
-OTHER_DOORS = [
-    (Source.ADMIN, "staff who may view and do it", DONE, DONE),
-    (Source.ADMIN, "staff who may do all but it", FORBIDDEN, FORBIDDEN),
-    (Source.ADMIN, "staff who may do it but not view", FORBIDDEN, FORBIDDEN),
-    (Source.ADMIN, "staff who may do nothing", FORBIDDEN, FORBIDDEN),
-    (Source.ADMIN, "a superuser", DONE, DONE),
-    (Source.ADMIN, "a user who is not of the staff", SIGN_IN, SIGN_IN),
+# An entry point, its user or option, and the expected result of changing a batch of Harbour and of Bluebell. Staff and
+# operators belong to no agency; the command's --agency restricts it to one.
+ADMIN_AND_COMMAND = [
+    (Source.ADMIN, "staff with the permission", ALLOWED, ALLOWED),
+    (Source.ADMIN, "staff with all permissions but this one", FORBIDDEN, FORBIDDEN),
+    (Source.ADMIN, "staff without the view permission", FORBIDDEN, FORBIDDEN),
+    (Source.ADMIN, "staff without permissions", FORBIDDEN, FORBIDDEN),
+    (Source.ADMIN, "a superuser", ALLOWED, ALLOWED),
+    (Source.ADMIN, "a user who is not staff", SIGN_IN, SIGN_IN),
     (Source.ADMIN, "an agency's owner", SIGN_IN, SIGN_IN),
-    (Source.COMMAND, "for any agency", DONE, DONE),
-    (Source.COMMAND, "--agency=harbour", DONE, NOT_FOUND),
-    (Source.COMMAND, "--agency=bluebell", NOT_FOUND, DONE),
+    (Source.COMMAND, "without --agency", ALLOWED, ALLOWED),
+    (Source.COMMAND, "--agency=harbour", ALLOWED, NOT_FOUND),
+    (Source.COMMAND, "--agency=bluebell", NOT_FOUND, ALLOWED),
 ]
 
 
-def client_for(who, harbour):
-    """The API as this caller sees it."""
-    if who in list(Role):
-        return client_of(harbour.users[who])
-    if who == "nobody":
+def api_client(user_kind, harbour):
+    if user_kind in list(Role):
+        return client_of(harbour.users[user_kind])
+    if user_kind == "no token":
         return APIClient()
     user = AgencyUser(id=uuid.uuid4(), role=Role.AGENCY_OWNER, email="someone@example.com")
-    if who == "a role nobody knows":
+    if user_kind == "an unknown role":
         user.agency, user.role = harbour.agency, "superhero"
-    if who != "without a users row":
+    if user_kind != "without a users row":
         user.save()
     return client_of(user)
 
 
-def admin_for(who, harbour, verb):
-    """The admin as this person sees it."""
-    if who == "an agency's owner":
+def admin_client(user_kind, harbour, verb):
+    if user_kind == "an agency's owner":
         return client_of(harbour.owner)
-    permissions = STAFF[who](f"{verb}_callbatch") if who in STAFF else ()
-    user = staff(f"somebody {uuid.uuid4()}", *permissions)
-    user.is_superuser = who == "a superuser"
-    user.is_staff = who != "a user who is not of the staff"
+    permissions = STAFF_PERMISSIONS[user_kind](f"{verb}_callbatch") if user_kind in STAFF_PERMISSIONS else ()
+    user = staff(f"user {uuid.uuid4()}", *permissions)
+    user.is_superuser = user_kind == "a superuser"
+    user.is_staff = user_kind != "a user who is not staff"
     user.save()
     client = Client()
     client.force_login(user)
@@ -97,69 +95,73 @@ def admin_for(who, harbour, verb):
 
 
 @pytest.fixture
-def do(harbour, capsys):
-    """Do something to a batch through a door: how it is refused, or None."""
+def change_batch(harbour, capsys):
+    """Change a batch through an entry point. Returns the code or status of the refusal, or None."""
 
-    def do(door, who, verb, batch):
-        if door == Source.API:
-            return call(client_for(who, harbour), verb, {"batch_id": str(batch.pk)}).json().get("code")
-        if door == Source.ADMIN:
-            answer = admin_for(who, harbour, verb).post(
+    def change_batch(source, user_kind, verb, batch):
+        if source == Source.API:
+            return call(api_client(user_kind, harbour), verb, {"batch_id": str(batch.pk)}).json().get("code")
+        if source == Source.ADMIN:
+            answer = admin_client(user_kind, harbour, verb).post(
                 f"/admin/calls/callbatch/{verb}/?ids={batch.pk}", {f"confirm-{batch.pk}": "1"}, secure=True
             )
-            led_to = answer.headers.get("Location", "")
-            if led_to.startswith(SIGN_IN):
+            redirect = answer.headers.get("Location", "")
+            if redirect.startswith(SIGN_IN):
                 return SIGN_IN
-            return None if led_to == f"/admin/calls/callbatch/{batch.pk}/change/" else answer.status_code
-        options = [who] if who.startswith("--") else []
+            return None if redirect == f"/admin/calls/callbatch/{batch.pk}/change/" else answer.status_code
+        options = [user_kind] if user_kind.startswith("--") else []
         with contextlib.suppress(SystemExit):
             call_command(f"{verb}_batch", str(batch.pk), "--json", *options)
         return json.loads(capsys.readouterr().out).get("code")
 
-    return do
+    return change_batch
 
 
-def check(do, door, who, verb, expectations):
+def check(change_batch, source, user_kind, verb, expectations):
     for tenant, expected in expectations:
         batch = tenant.batch(BEFORE[verb], queued=1)
 
-        assert do(door, who, verb, batch) == expected
+        assert change_batch(source, user_kind, verb, batch) == expected
 
         batch.refresh_from_db()
-        assert (batch.status != BEFORE[verb]) is (expected is DONE)
+        assert (batch.status != BEFORE[verb]) is (expected is ALLOWED)
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize(("who", "harbours", "bluebells", "_reading"), API)
-def test_who_may_change_whose_batch_through_the_api(harbour, bluebell, do, who, harbours, bluebells, _reading, verb):
-    check(do, Source.API, who, verb, [(harbour, harbours), (bluebell, bluebells)])
-
-
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize(("door", "who", "harbours", "bluebells"), OTHER_DOORS)
-def test_who_may_change_whose_batch_through_the_other_doors(
-    harbour, bluebell, do, door, who, harbours, bluebells, verb
+@pytest.mark.parametrize(("user_kind", "own", "others", "_reading"), API_USERS)
+def test_api_users_may_change_batches_of_their_agency_if_their_role_allows(
+    harbour, bluebell, change_batch, user_kind, own, others, _reading, verb
 ):
-    check(do, door, who, verb, [(harbour, harbours), (bluebell, bluebells)])
+    check(change_batch, Source.API, user_kind, verb, [(harbour, own), (bluebell, others)])
 
 
-@pytest.mark.parametrize(("who", "expected", "_others", "_reading"), API)
-def test_who_may_create_a_batch(harbour, who, expected, _others, _reading):
-    answer = call(client_for(who, harbour), "create", harbour.wanted()).json()
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(("source", "user_kind", "harbours", "bluebells"), ADMIN_AND_COMMAND)
+def test_staff_and_operators_may_change_batches_if_they_are_permitted_to(
+    harbour, bluebell, change_batch, source, user_kind, harbours, bluebells, verb
+):
+    check(change_batch, source, user_kind, verb, [(harbour, harbours), (bluebell, bluebells)])
+
+
+@pytest.mark.parametrize(("user_kind", "expected", "_others", "_reading"), API_USERS)
+def test_only_owners_and_admins_of_an_agency_may_create_batches(harbour, user_kind, expected, _others, _reading):
+    answer = call(api_client(user_kind, harbour), "create", harbour.wanted()).json()
 
     assert answer.get("code") == expected
-    assert CallBatch.objects.exists() is (expected is DONE)
+    assert CallBatch.objects.exists() is (expected is ALLOWED)
 
 
 @pytest.mark.parametrize("function", ["list", "get"])
-@pytest.mark.parametrize(("who", "_writing", "_others", "expected"), API)
-def test_who_may_look_at_batches(harbour, bluebell, who, _writing, _others, expected, function):
-    mine, others = harbour.batch(queued=1), bluebell.batch(queued=1)
-    client = client_for(who, harbour)
+@pytest.mark.parametrize(("user_kind", "_writing", "_others", "expected"), API_USERS)
+def test_every_user_of_an_agency_may_read_its_batches_and_no_others(
+    harbour, bluebell, user_kind, _writing, _others, expected, function
+):
+    own, other = harbour.batch(queued=1), bluebell.batch(queued=1)
+    client = api_client(user_kind, harbour)
 
-    def look(batch):
+    def read(batch):
         return client.get(f"{FUNCTIONS}{function}", {"batch_id": str(batch.pk)})
 
-    assert look(mine).json().get("code") == expected
-    assert (str(mine.pk) in look(mine).content.decode()) is (expected is DONE)
-    assert str(others.pk) not in look(others).content.decode()
+    assert read(own).json().get("code") == expected
+    assert (str(own.pk) in read(own).content.decode()) is (expected is ALLOWED)
+    assert str(other.pk) not in read(other).content.decode()

@@ -1,4 +1,4 @@
-"""Which access tokens are taken, and which are refused: both of Supabase's schemes, and an attack list."""
+"""Access tokens: both of Supabase's signing schemes, and a list of attacks."""
 
 import base64
 import hashlib
@@ -13,21 +13,21 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from calls.roles import Role
 from calls.tests.support.factories import URL
-from calls.tests.support.supabase import SigningKey, claims, project
+from calls.tests.support.supabase import SigningKey, claims, supabase_project
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(scope="module")
 def keys():
-    """The project's keys by algorithm, and a stranger's."""
-    return {"ES256": SigningKey("ES256"), "RS256": SigningKey("RS256"), "stranger": SigningKey("RS256")}
+    """The project's published keys by algorithm, and one that is not published."""
+    return {"ES256": SigningKey("ES256"), "RS256": SigningKey("RS256"), "unpublished": SigningKey("RS256")}
 
 
 @pytest.fixture
 def supabase(settings, keys):
     """A project that publishes an ES256 and an RS256 key and still has its legacy secret."""
-    with project() as served:
+    with supabase_project() as served:
         served.publish(keys["ES256"], keys["RS256"])
         settings.SUPABASE_URL = served.url
         yield served
@@ -43,8 +43,8 @@ def b64(value):
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def status_of(client, authorization):
-    """What the function answers: 400 is somebody who was let in and sent no batch id."""
+def response_status(client, authorization):
+    """Return the status of the answer. An accepted token gets 400, because the body has no batch id."""
     response = client.generic("POST", URL, b"", HTTP_AUTHORIZATION=authorization)
     if response.status_code == 401:
         assert response.json() == {"error": "Missing or invalid authorization header", "code": "unauthorized"}
@@ -52,27 +52,27 @@ def status_of(client, authorization):
     return response.status_code
 
 
-def test_a_token_of_the_legacy_secret_is_taken(client, harbour, supabase, secret):
-    assert status_of(client, f"Bearer {jwt.encode(claims(harbour.owner.pk), secret, 'HS256')}") == 400
+def test_a_token_signed_with_the_legacy_secret_is_accepted(client, harbour, supabase, secret):
+    assert response_status(client, f"Bearer {jwt.encode(claims(harbour.owner.pk), secret, 'HS256')}") == 400
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
-def test_a_token_of_a_published_key_is_taken(client, harbour, supabase, keys, algorithm):
-    assert status_of(client, f"Bearer {keys[algorithm].sign(claims(harbour.owner.pk))}") == 400
+def test_a_token_signed_with_a_published_key_is_accepted(client, harbour, supabase, keys, algorithm):
+    assert response_status(client, f"Bearer {keys[algorithm].sign(claims(harbour.owner.pk))}") == 400
 
 
-def test_both_schemes_are_live_at_once(client, harbour, supabase, keys, secret):
+def test_both_signing_schemes_are_accepted_at_the_same_time(client, harbour, supabase, keys, secret):
     tokens = [
         jwt.encode(claims(harbour.owner.pk), secret, "HS256"),
         *(keys[algorithm].sign(claims(harbour.owner.pk)) for algorithm in ("ES256", "RS256")),
     ]
 
-    assert [status_of(client, f"Bearer {token}") for token in tokens] == [400] * 3
+    assert [response_status(client, f"Bearer {token}") for token in tokens] == [400] * 3
 
 
 @pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", "bEaReR     "])
-def test_bearer_is_written_in_any_case_with_one_or_more_spaces(client, harbour, secret, scheme):
-    assert status_of(client, scheme + jwt.encode(claims(harbour.owner.pk), secret, "HS256")) == 400
+def test_bearer_may_have_any_case_and_one_or_more_spaces(client, harbour, secret, scheme):
+    assert response_status(client, scheme + jwt.encode(claims(harbour.owner.pk), secret, "HS256")) == 400
 
 
 @pytest.mark.parametrize(
@@ -93,47 +93,47 @@ def test_bearer_is_written_in_any_case_with_one_or_more_spaces(client, harbour, 
 def test_a_header_that_is_not_bearer_and_one_token_is_refused(client, harbour, secret, authorization):
     token = jwt.encode(claims(harbour.owner.pk), secret, "HS256")
 
-    assert status_of(client, authorization.replace("{}", token)) == 401
+    assert response_status(client, authorization.replace("{}", token)) == 401
 
 
 @pytest.mark.parametrize("changes", [{"exp": -6}, {"nbf": 9}, {"iat": 9}])
 def test_clocks_may_differ_by_ten_seconds(client, harbour, secret, changes):
     moved = {name: int(time.time()) + seconds for name, seconds in changes.items()}
 
-    assert status_of(client, f"Bearer {jwt.encode(claims(harbour.owner.pk, **moved), secret, 'HS256')}") == 400
+    assert response_status(client, f"Bearer {jwt.encode(claims(harbour.owner.pk, **moved), secret, 'HS256')}") == 400
 
 
 @pytest.mark.parametrize("claim", ["user_metadata", "app_metadata"])
-def test_what_a_token_says_of_role_and_agency_is_never_read(client, harbour, bluebell, secret, claim):
-    said = {"role": "agency_owner", "agency_id": str(bluebell.agency.pk)}
-    member = jwt.encode(claims(harbour.users[Role.AGENCY_MEMBER].pk, role="agency_owner", **{claim: said}), secret)
-    stranger = jwt.encode(claims(uuid.uuid4(), role="agency_owner", **{claim: said}), secret)
+def test_role_and_agency_in_the_token_are_ignored(client, harbour, bluebell, secret, claim):
+    metadata = {"role": "agency_owner", "agency_id": str(bluebell.agency.pk)}
+    member = jwt.encode(claims(harbour.users[Role.AGENCY_MEMBER].pk, role="agency_owner", **{claim: metadata}), secret)
+    unknown = jwt.encode(claims(uuid.uuid4(), role="agency_owner", **{claim: metadata}), secret)
 
-    codes = [client.post(URL, HTTP_AUTHORIZATION=f"Bearer {token}").json()["code"] for token in (member, stranger)]
+    codes = [client.post(URL, HTTP_AUTHORIZATION=f"Bearer {token}").json()["code"] for token in (member, unknown)]
 
     assert codes == ["insufficient_role", "no_agency"]
 
 
-# Each makes a token that must be refused, of: the user's id, the project's keys, its legacy secret.
+# Functions that make a token that must be refused, from the user's id, the project's keys and its legacy secret.
 ATTACKS = {
     "alg none": lambda sub, keys, secret: f"{b64({'alg': 'none', 'typ': 'JWT'})}.{b64(claims(sub))}.",
     "alg None, with a signature": lambda sub, keys, secret: f"{b64({'alg': 'None'})}.{b64(claims(sub))}.{b64(b'x')}",
     "no alg": lambda sub, keys, secret: f"{b64({'typ': 'JWT'})}.{b64(claims(sub))}.{b64(b'x')}",
-    "a list for an alg": lambda sub, keys, secret: f"{b64({'alg': ['HS256']})}.{b64(claims(sub))}.{b64(b'x')}",
+    "alg is a list": lambda sub, keys, secret: f"{b64({'alg': ['HS256']})}.{b64(claims(sub))}.{b64(b'x')}",
     "HS256 signed with the public key": lambda sub, keys, secret: signed_with_public_key(sub, keys["RS256"]),
     "wrong secret": lambda sub, keys, secret: jwt.encode(claims(sub), secret + "x", "HS256"),
     "an empty secret": lambda sub, keys, secret: hs256({"alg": "HS256"}, claims(sub), b""),
     "HS384": lambda sub, keys, secret: jwt.encode(claims(sub), secret + " of the length it needs", "HS384"),
-    "HS512 of the right secret": lambda sub, keys, secret: hs256({"alg": "HS512"}, claims(sub), secret.encode()),
+    "HS512 with the right secret": lambda sub, keys, secret: hs256({"alg": "HS512"}, claims(sub), secret.encode()),
     "expired": lambda sub, keys, secret: jwt.encode(claims(sub, exp=int(time.time()) - 11), secret, "HS256"),
     "not yet valid": lambda sub, keys, secret: jwt.encode(claims(sub, nbf=int(time.time()) + 60), secret, "HS256"),
     "no exp": lambda sub, keys, secret: jwt.encode(claims(sub, exp=None), secret, "HS256"),
-    "exp is no number": lambda sub, keys, secret: hs256({"alg": "HS256"}, claims(sub, exp="soon"), secret.encode()),
+    "exp is a string": lambda sub, keys, secret: hs256({"alg": "HS256"}, claims(sub, exp="soon"), secret.encode()),
     "exp is infinite": lambda sub, keys, secret: hs256(
         {"alg": "HS256"}, claims(sub, exp=float("inf")), secret.encode()
     ),
-    "no sub": lambda sub, keys, secret: jwt.encode(claims(None) | {"sub": None}, secret, "HS256"),
-    "without sub at all": lambda sub, keys, secret: jwt.encode(
+    "sub is null": lambda sub, keys, secret: jwt.encode(claims(None) | {"sub": None}, secret, "HS256"),
+    "sub is missing": lambda sub, keys, secret: jwt.encode(
         {name: value for name, value in claims(sub).items() if name != "sub"}, secret, "HS256"
     ),
     "sub is not a UUID": lambda sub, keys, secret: jwt.encode(claims("admin"), secret, "HS256"),
@@ -143,22 +143,24 @@ ATTACKS = {
     "no audience": lambda sub, keys, secret: jwt.encode(claims(sub, aud=None), secret, "HS256"),
     "wrong issuer": lambda sub, keys, secret: jwt.encode(claims(sub, iss="https://evil.example"), secret, "HS256"),
     "no issuer": lambda sub, keys, secret: jwt.encode(claims(sub, iss=None), secret, "HS256"),
-    "the anon key": lambda sub, keys, secret: project_key("anon", secret),
-    "the service_role key": lambda sub, keys, secret: project_key("service_role", secret),
-    "unknown kid": lambda sub, keys, secret: keys["stranger"].sign(claims(sub)),
+    "the anon key": lambda sub, keys, secret: supabase_key("anon", secret),
+    "the service_role key": lambda sub, keys, secret: supabase_key("service_role", secret),
+    "unknown kid": lambda sub, keys, secret: keys["unpublished"].sign(claims(sub)),
     "no kid": lambda sub, keys, secret: jwt.encode(claims(sub), keys["ES256"].private, "ES256"),
-    "kid is no text": lambda sub, keys, secret: f"{b64({'alg': 'ES256', 'kid': ['x']})}.{b64(claims(sub))}.{b64(b'x')}",
-    "a stranger's key under a known kid": lambda sub, keys, secret: keys["stranger"].sign(
+    "kid is a list": lambda sub, keys, secret: f"{b64({'alg': 'ES256', 'kid': ['x']})}.{b64(claims(sub))}.{b64(b'x')}",
+    "an unpublished key with a published kid": lambda sub, keys, secret: keys["unpublished"].sign(
         claims(sub), kid=keys["RS256"].kid
     ),
-    "ES256 under an RSA kid": lambda sub, keys, secret: keys["ES256"].sign(claims(sub), kid=keys["RS256"].kid),
-    "RS512 of the right key": lambda sub, keys, secret: jwt.encode(
+    "ES256 with the kid of an RSA key": lambda sub, keys, secret: keys["ES256"].sign(
+        claims(sub), kid=keys["RS256"].kid
+    ),
+    "RS512 with a published RSA key": lambda sub, keys, secret: jwt.encode(
         claims(sub), keys["RS256"].private, "RS512", headers={"kid": keys["RS256"].kid}
     ),
     "jku": lambda sub, keys, secret: keys["RS256"].sign(claims(sub), jku="https://evil.example/jwks.json"),
-    "jwk": lambda sub, keys, secret: keys["RS256"].sign(claims(sub), jwk=keys["stranger"].jwk),
-    "jwk of the stranger who signs": lambda sub, keys, secret: keys["stranger"].sign(
-        claims(sub), jwk=keys["stranger"].jwk
+    "jwk": lambda sub, keys, secret: keys["RS256"].sign(claims(sub), jwk=keys["unpublished"].jwk),
+    "jwk of the unpublished key that signs": lambda sub, keys, secret: keys["unpublished"].sign(
+        claims(sub), jwk=keys["unpublished"].jwk
     ),
     "crit": lambda sub, keys, secret: keys["RS256"].sign(claims(sub), crit=["exp"]),
     "truncated": lambda sub, keys, secret: jwt.encode(claims(sub), secret, "HS256")[:-5],
@@ -166,7 +168,7 @@ ATTACKS = {
     "100 KB": lambda sub, keys, secret: "x" * 100_000,
     "100 KB of nested header": lambda sub, keys, secret: f"{b64(b'[' * 70_000)}.{b64(b'{}')}.{b64(b'x')}",
     "not ASCII": lambda sub, keys, secret: "\xe9.\xe9.\xe9",
-    "claims that are no object": lambda sub, keys, secret: hs256({"alg": "HS256"}, ["x"], secret.encode()),
+    "claims are a list": lambda sub, keys, secret: hs256({"alg": "HS256"}, ["x"], secret.encode()),
 }
 
 
@@ -180,7 +182,7 @@ def signed_with_public_key(sub, key):
     return hs256({"alg": "HS256", "kid": key.kid}, claims(sub), pem)
 
 
-def project_key(role, secret):
+def supabase_key(role, secret):
     now = int(time.time())
     return jwt.encode({"iss": "supabase", "ref": "x", "role": role, "iat": now, "exp": now + 3600}, secret, "HS256")
 
@@ -189,31 +191,33 @@ def project_key(role, secret):
 def test_a_forged_token_is_refused(client, harbour, supabase, keys, secret, attack, caplog):
     token = ATTACKS[attack](str(harbour.owner.pk), keys, secret)
 
-    assert status_of(client, f"Bearer {token}") == 401
+    assert response_status(client, f"Bearer {token}") == 401
     assert token not in caplog.text
 
 
-def test_without_a_legacy_secret_no_hs256_token_is_taken(client, harbour, supabase, settings):
+def test_without_a_legacy_secret_no_hs256_token_is_accepted(client, harbour, supabase, settings):
     settings.SIMPLE_JWT = settings.SIMPLE_JWT | {"SIGNING_KEY": ""}
-    assert status_of(client, f"Bearer {jwt.encode(claims(harbour.owner.pk), settings.SUPABASE_JWT_SECRET)}") == 401
+    assert (
+        response_status(client, f"Bearer {jwt.encode(claims(harbour.owner.pk), settings.SUPABASE_JWT_SECRET)}") == 401
+    )
 
-    assert status_of(client, f"Bearer {hs256({'alg': 'HS256'}, claims(harbour.owner.pk), b'')}") == 401
+    assert response_status(client, f"Bearer {hs256({'alg': 'HS256'}, claims(harbour.owner.pk), b'')}") == 401
 
 
-def test_without_a_project_no_published_key_is_asked_for(client, harbour, keys, settings):
+def test_without_a_supabase_url_no_token_of_a_published_key_is_accepted(client, harbour, keys, settings):
     settings.SUPABASE_URL = ""
 
-    assert status_of(client, f"Bearer {keys['ES256'].sign(claims(harbour.owner.pk))}") == 401
+    assert response_status(client, f"Bearer {keys['ES256'].sign(claims(harbour.owner.pk))}") == 401
 
 
-def test_without_a_project_any_issuer_is_taken(client, harbour, secret, settings):
+def test_without_a_configured_issuer_every_issuer_is_accepted(client, harbour, secret, settings):
     settings.SIMPLE_JWT = settings.SIMPLE_JWT | {"ISSUER": None}
     token = jwt.encode(claims(harbour.owner.pk, iss="https://another.example"), secret, "HS256")
 
-    assert status_of(client, f"Bearer {token}") == 400
+    assert response_status(client, f"Bearer {token}") == 400
 
 
-def test_a_users_row_that_is_gone_is_somebody_without_an_agency(client, harbour, secret):
+def test_a_user_whose_users_row_was_deleted_has_no_agency(client, harbour, secret):
     token = jwt.encode(claims(uuid.uuid4()), secret, "HS256")
 
-    assert status_of(client, f"Bearer {token}") == 403
+    assert response_status(client, f"Bearer {token}") == 403

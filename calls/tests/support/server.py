@@ -1,4 +1,4 @@
-"""The real thing: gunicorn as it is started in production, on this test's database."""
+"""gunicorn as it is started in production, on the test's database."""
 
 import http.client
 import json
@@ -36,7 +36,7 @@ def wait_until_it_listens(port):
 
 
 def environment_on(database_url, **variables):
-    """What a process of the project's own gets as its environment, on that database."""
+    """Return the environment of a process of this project that uses that database."""
     return {
         **os.environ,
         "DATABASE_URL": database_url,
@@ -48,7 +48,7 @@ def environment_on(database_url, **variables):
 
 @contextmanager
 def gunicorn(database_url, **variables):
-    """``gunicorn agency_backend.wsgi`` on a free port, configured by its environment alone. Gives its host and port."""
+    """Run ``gunicorn agency_backend.wsgi`` on a free port. Yields its host and port."""
     port = free_port()
     process = subprocess.Popen(
         [Path(sys.executable).parent / "gunicorn", "agency_backend.wsgi", "--bind", f"127.0.0.1:{port}"],
@@ -64,7 +64,7 @@ def gunicorn(database_url, **variables):
 
 
 def request(server, method, path, body=None, **headers):
-    """The status, headers and JSON of one request, sent as a client that has no manners would."""
+    """Send one request. Return the status, headers and JSON of the answer."""
     client = http.client.HTTPConnection(server, timeout=30)
     try:
         client.request(method, path, body, headers)

@@ -1,4 +1,4 @@
-"""A stand-in for a Supabase project: real keys, and a real HTTP server that publishes them."""
+"""A simulated Supabase project: real keys, and an HTTP server that publishes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 
 class SigningKey:
-    """A private key with a ``kid``, as the project holds it, and what it publishes of it."""
+    """A private key of the project, and the JWK that the project publishes for it."""
 
     def __init__(self, algorithm: str, kid: str | None = None) -> None:
         self.algorithm, self.kid = algorithm, kid or str(uuid.uuid4())
@@ -34,7 +34,7 @@ class SigningKey:
 
 
 def claims(sub: object, **changes: Any) -> dict[str, Any]:
-    """An access token's claims; a change to None leaves the claim out."""
+    """Return the claims of an access token. A change to None removes the claim."""
     now = int(time.time())
     complete = {
         "iss": "https://project.supabase.co/auth/v1",
@@ -49,7 +49,7 @@ def claims(sub: object, **changes: Any) -> dict[str, Any]:
 
 
 class Project:
-    """Where a project publishes its keys. What it answers can be changed while it runs."""
+    """The endpoint where a project publishes its keys. The answer can be changed while the server runs."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -66,41 +66,41 @@ class Project:
 
 
 @contextmanager
-def project() -> Iterator[Project]:
-    """A project on a free port of this machine."""
+def supabase_project() -> Iterator[Project]:
+    """Run a project on a free port of this machine."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            served.requests.append(time.monotonic())
-            time.sleep(served.delay)
+            project.requests.append(time.monotonic())
+            time.sleep(project.delay)
             assert self.path == "/auth/v1/.well-known/jwks.json"
-            self.send_response(served.status)
-            self.send_header("Content-Length", str(len(served.body)))
+            self.send_response(project.status)
+            self.send_header("Content-Length", str(len(project.body)))
             self.end_headers()
             try:
-                for byte in served.body if served.drip else ():
+                for byte in project.body if project.drip else ():
                     self.wfile.write(bytes([byte]))
                     time.sleep(0.05)
-                if not served.drip:
-                    self.wfile.write(served.body)
+                if not project.drip:
+                    self.wfile.write(project.body)
             except OSError:
                 return
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that no longer waits is expected here."""
+            """Ignore errors: clients are expected to disconnect."""
 
     server = Server(("127.0.0.1", 0), Handler)
-    served = Project(f"http://127.0.0.1:{server.server_port}")
+    project = Project(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield served
+        yield project
     finally:
         server.shutdown()
         server.server_close()
