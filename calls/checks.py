@@ -1,4 +1,4 @@
-"""Misconfiguration, told before it hurts: each with an id, and a hint that says what to do."""
+"""System checks of the configuration and of the database, each with an id and a hint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pgtrigger.core import INSTALLED, UNINSTALLED
 from calls.database.adoption.survey import survey
 
 MIN_SECRET = 32
-REPAIR = "Put it back: python manage.py repair_database"
+REPAIR = "Restore it: python manage.py repair_database"
 
 
 def _is_origin(url: str) -> bool:
@@ -30,7 +30,7 @@ def _is_origin(url: str) -> bool:
 
 @register
 def check_environment(**kwargs: Any) -> list[CheckMessage]:
-    """Values that could not be used, so that the default stands in for them."""
+    """Report environment variables whose value is invalid, so that the default is used instead."""
     return [
         Error(f"{variable} has a value that cannot be used.", hint=hint, id="calls.E001")
         for variable, hint in settings.INVALID_ENVIRONMENT.items()
@@ -39,7 +39,7 @@ def check_environment(**kwargs: Any) -> list[CheckMessage]:
 
 @register
 def check_tokens(**kwargs: Any) -> list[CheckMessage]:
-    """Whether an access token could be verified at all, and only by what this project's Supabase signs with."""
+    """Check that access tokens can be verified, and that only this project's Supabase can have signed them."""
     messages: list[CheckMessage] = []
     secret, url, issuer = settings.SUPABASE_JWT_SECRET, settings.SUPABASE_URL, settings.SUPABASE_JWT_ISSUER
     if not secret and not url:
@@ -54,7 +54,7 @@ def check_tokens(**kwargs: Any) -> list[CheckMessage]:
         messages.append(
             Error(
                 "SUPABASE_URL is not an http(s) address without a path.",
-                hint="It looks like https://abcdefgh.supabase.co.",
+                hint="Set it to an address such as https://abcdefgh.supabase.co.",
                 id="calls.E003",
             )
         )
@@ -62,7 +62,7 @@ def check_tokens(**kwargs: Any) -> list[CheckMessage]:
         messages.append(
             Warning(
                 "SUPABASE_JWT_ISSUER is not the issuer of SUPABASE_URL.",
-                hint="Leave SUPABASE_JWT_ISSUER unset, unless the project signs in under another domain.",
+                hint="Leave SUPABASE_JWT_ISSUER unset, unless the project's tokens are issued under another domain.",
                 id="calls.W004",
             )
         )
@@ -79,14 +79,14 @@ def check_tokens(**kwargs: Any) -> list[CheckMessage]:
 
 @register
 def check_production(**kwargs: Any) -> list[CheckMessage]:
-    """What a demo may leave open and production may not."""
+    """Check the settings that a demo can do without and production cannot."""
     if settings.DEBUG:
         return []
     messages: list[CheckMessage] = []
     if not settings.DJANGO_SECRET_KEY:
         messages.append(
             Error(
-                "DJANGO_SECRET_KEY is not set: each process has a random one, and sign-ins to the admin do not last.",
+                "DJANGO_SECRET_KEY is not set: each process uses a random key, so sign-ins to the admin do not last.",
                 hint="Set it to 50 or more random characters, the same for every process.",
                 id="calls.E006",
             )
@@ -98,15 +98,15 @@ def check_production(**kwargs: Any) -> list[CheckMessage]:
         if getattr(settings, variable) == demo:
             messages.append(
                 Error(
-                    f"{variable} is the demo value, which everybody knows.",
-                    hint="Set it to the project's own secret.",
+                    f"{variable} is the demo value, which is public.",
+                    hint="Set it to a secret of your own.",
                     id="calls.E007",
                 )
             )
     if not settings.ALLOWED_HOSTS:
         messages.append(
             Error(
-                "DJANGO_ALLOWED_HOSTS is empty: every request is refused.",
+                "DJANGO_ALLOWED_HOSTS is empty, so every request is refused.",
                 hint="Set it to the host names that clients use, separated by commas.",
                 id="calls.E008",
             )
@@ -114,8 +114,8 @@ def check_production(**kwargs: Any) -> list[CheckMessage]:
     if not settings.CORS_ALLOW_ALL_ORIGINS and not settings.CORS_ALLOWED_ORIGINS:
         messages.append(
             Warning(
-                "CORS_ALLOWED_ORIGINS is empty: web clients of other origins cannot call the functions.",
-                hint="Set it to their origins, separated by commas, such as https://app.example.com; or to *.",
+                "CORS_ALLOWED_ORIGINS is empty, so web clients on other origins cannot call the API.",
+                hint="Set it to their origins, such as https://app.example.com, separated by commas, or to *.",
                 id="calls.W009",
             )
         )
@@ -124,12 +124,12 @@ def check_production(**kwargs: Any) -> list[CheckMessage]:
 
 @register
 def check_dialler(**kwargs: Any) -> list[CheckMessage]:
-    """Whether calls are really placed, and nobody but the cron service may have them placed."""
+    """Check that real calls are placed, that the timeouts are long enough, and that CRON_SECRET cannot be guessed."""
     messages: list[CheckMessage] = []
     if not settings.ULTRAVOX_API_KEY and not settings.DEBUG:
         messages.append(
             Warning(
-                "Calls are simulated: nobody is called.",
+                "Calls are simulated: no real call is placed.",
                 hint="Set ULTRAVOX_API_KEY to place real calls.",
                 id="calls.W017",
             )
@@ -145,7 +145,8 @@ def check_dialler(**kwargs: Any) -> list[CheckMessage]:
     if settings.RETRY_PAUSE < 60:
         messages.append(
             Warning(
-                "RETRY_PAUSE is shorter than a minute: whoever is tried twice in one counts once in calls_per_minute.",
+                "RETRY_PAUSE is shorter than a minute: two attempts at one contact within a minute count as one in"
+                " calls_per_minute.",
                 hint="Set it to 60 or more seconds.",
                 id="calls.W020",
             )
@@ -153,8 +154,8 @@ def check_dialler(**kwargs: Any) -> list[CheckMessage]:
     if settings.ULTRAVOX_API_KEY and settings.ULTRAVOX_TIMEOUT < 10:
         messages.append(
             Warning(
-                "ULTRAVOX_TIMEOUT is shorter than 10 seconds: the sweep asks for a call after four times as long, and"
-                " may give back somebody whose call the provider is still making.",
+                "ULTRAVOX_TIMEOUT is shorter than 10 seconds: the sweep looks for a call after four times as long,"
+                " and may release a contact's claim while the provider is still placing the call.",
                 hint="Set it to 10 or more seconds.",
                 id="calls.W021",
             )
@@ -173,34 +174,35 @@ def check_dialler(**kwargs: Any) -> list[CheckMessage]:
 @register(Tags.database)
 def check_database(databases: Collection[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
     """
-    Whether the database has what the promise rests on. Asked with ``check --database default`` and by ``migrate``.
+    Check that the tables, indexes, constraints and triggers are complete.
 
-    Before the app's migrations have run only what is in their way is told.
+    ``check --database default`` and ``migrate`` run it. Before the app's migrations have been applied, it reports only
+    obstacles to adoption.
     """
     if not databases:
         return []
     try:
         migrated = is_migrated()
-        tables = survey(apps)
+        reports = survey(apps)
         messages: list[CheckMessage] = [
-            Error(f"{table.name}: {what}.", hint=remedy, id="calls.E010")
-            for table in tables
-            for what, remedy in table.obstacles
+            Error(f"{report.name}: {obstacle.problem}.", hint=obstacle.remedy, id="calls.E010")
+            for report in reports
+            for obstacle in report.obstacles
         ]
         if migrated:
             messages += [
-                Error(f"{table.name} lacks the {step.what}.", hint=REPAIR, id="calls.E011")
-                for table in tables
-                for step in table.additions
+                Error(f"{report.name}: missing {step.description}.", hint=REPAIR, id="calls.E011")
+                for report in reports
+                for step in report.missing_steps
             ]
             messages += _check_triggers()
     except DatabaseError as error:
-        return [Error(f"The database cannot be asked: {type(error).__name__}.", id="calls.E012")]
+        return [Error(f"The database cannot be checked: {type(error).__name__}.", id="calls.E012")]
     return messages
 
 
 def is_migrated() -> bool:
-    """Whether every migration of the app has been applied."""
+    """Return whether every migration of the app has been applied."""
     executor = MigrationExecutor(connection)
     return not executor.migration_plan(executor.loader.graph.leaf_nodes("calls"))
 
@@ -211,28 +213,32 @@ def _check_triggers() -> list[CheckMessage]:
         name = f"The trigger {trigger.name} of {model._meta.db_table}"
         status, enabled = trigger.get_installation_status(model)
         if status != INSTALLED:
-            what = "is missing" if status == UNINSTALLED else "is not the one that this version has"
+            what = "is missing" if status == UNINSTALLED else "does not match this version of the app"
             messages.append(Error(f"{name} {what}.", hint=REPAIR, id="calls.E013"))
             continue
         if not enabled:
             messages.append(Error(f"{name} is disabled.", hint=REPAIR, id="calls.E014"))
-        body, as_owner = _function_of(trigger.get_pgid(model))
+        body, as_owner = _trigger_function(trigger.get_pgid(model))
         if not as_owner:
             messages.append(
-                Error(f"{name} does not run as its owner: others' rights can blind it.", hint=REPAIR, id="calls.E015")
+                Error(
+                    f"{name} does not run as the table's owner, so it depends on the rights of the role that writes.",
+                    hint=REPAIR,
+                    id="calls.E015",
+                )
             )
-        if _flat(body) not in _flat(str(trigger.compile(model).install_sql)):
-            messages.append(Error(f"{name} does something else.", hint=REPAIR, id="calls.E016"))
+        if _without_whitespace(body) not in _without_whitespace(str(trigger.compile(model).install_sql)):
+            messages.append(Error(f"{name} runs a function that was changed.", hint=REPAIR, id="calls.E016"))
     return messages
 
 
-def _flat(source: str) -> str:
-    """Without the white space, which migrations indent otherwise."""
+def _without_whitespace(source: str) -> str:
+    """Return the source without white space, because migrations indent it differently."""
     return "".join(source.split())
 
 
-def _function_of(trigger: str) -> tuple[str, bool]:
-    """The body of a trigger's function, and whether it runs as the table's owner, with a search path of its own."""
+def _trigger_function(trigger: str) -> tuple[str, bool]:
+    """Return the function's body, and whether it runs as the table's owner with a fixed search path."""
     with connection.cursor() as cursor:
         cursor.execute(
             """

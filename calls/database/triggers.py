@@ -1,16 +1,16 @@
 """
-The database's share of the promise: triggers that hold for every writer, also for those that never heard of us.
+Guards: triggers that keep the promise of a cancel for every writer of the tables, including other services.
 
-- ``batch_final``: a completed or cancelled batch stays as it ended.
-- ``contact_batch_live``: no contact becomes dialable or in progress, or enters a batch as such, where the batch
-  is completed or cancelled; none becomes in progress where it is paused.
+- ``batch_final``: a completed or cancelled batch keeps its status, ``completed_at`` and ``error_message``.
+- ``contact_batch_live``: in a completed or cancelled batch, no contact becomes dialable or in progress, and no contact
+  that is one of these enters the batch. In a paused batch, no contact becomes in progress.
 
-A refusal has SQLSTATE 23514 and one of these names as its constraint. The triggers run as their owner (the
-migration that creates them sees to it), so neither row level security nor missing grants of the writer's role
-blind them. Their conditions leave out everything a cancel does, which therefore pays nothing for them.
+A refused write fails with SQLSTATE 23514 and the guard's name as its constraint. The guards run as the owner of the
+tables (``RUN_AS_OWNER``), so neither row level security nor missing grants of the writing role affect them. Their
+conditions exclude all that a cancel writes, so they add nothing to its cost.
 
-Where they lock the batch, they take KEY SHARE: it waits for a cancel's FOR UPDATE, and for nothing less. FOR
-SHARE would let two foreign writers deadlock who each retry a contact and then count it on the batch.
+A guard that locks the batch uses FOR KEY SHARE, which waits for the FOR UPDATE of a cancel but for no weaker lock. With
+FOR SHARE, two other services that each retry a contact and then count it on the batch would deadlock.
 """
 
 import pgtrigger
@@ -18,20 +18,25 @@ import pgtrigger
 from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
 
 
-def _sql(*statuses: str) -> str:
+def _sql_list(*statuses: str) -> str:
     return "(" + ", ".join(f"'{status}'" for status in statuses) + ")"
 
 
-_FINAL = _sql(*FINAL)
-_ENDED = _sql(*FINAL, BatchStatus.FAILED)
-_DIALABLE = _sql(*DIALABLE)
-_ACTIVE = _sql(*DIALABLE, ContactStatus.IN_PROGRESS)
+_FINAL = _sql_list(*FINAL)
+_FINAL_OR_FAILED = _sql_list(*FINAL, BatchStatus.FAILED)
+_DIALABLE = _sql_list(*DIALABLE)
+# What no contact of a completed or cancelled batch may become.
+_ACTIVE = _sql_list(*DIALABLE, ContactStatus.IN_PROGRESS)
 _IN_PROGRESS = f"'{ContactStatus.IN_PROGRESS}'"
 _PAUSED = f"'{BatchStatus.PAUSED}'"
 
 
-def _refuse(constraint: str, table: str, message: str, *arguments: str) -> str:
-    """Raise as a CHECK constraint does. The message names ids and statuses only, never a person."""
+def _raise_check_violation(constraint: str, table: str, message: str, *arguments: str) -> str:
+    """
+    Return the statement that refuses a write in the way a CHECK constraint does.
+
+    The message contains ids and statuses, but no phone number or name of a contact.
+    """
     values = "".join(f", {argument}" for argument in arguments)
     return (
         f"RAISE EXCEPTION '{message}'{values} USING ERRCODE = 'check_violation', CONSTRAINT = '{constraint}',"
@@ -39,7 +44,7 @@ def _refuse(constraint: str, table: str, message: str, *arguments: str) -> str:
     )
 
 
-_BATCH_REFUSED = _refuse(
+_BATCH_REFUSED = _raise_check_violation(
     "batch_final", "call_batches", "batch % is % and cannot become %", "OLD.id", "OLD.status", "NEW.status"
 )
 
@@ -52,9 +57,10 @@ batch_final = pgtrigger.Trigger(
         " OR NEW.completed_at IS DISTINCT FROM OLD.completed_at"
         " OR NEW.error_message IS DISTINCT FROM OLD.error_message)"
     ),
-    # An old pipeline that counts its last call ends the batch once more: its counters go through, the end stays ours.
+    # Another service that counts its last call may end the batch again. Its counters are stored; the batch's status,
+    # time and reason stay as they were.
     func=f"""
-        IF NEW.status IS NULL OR NEW.status NOT IN {_ENDED} THEN
+        IF NEW.status IS NULL OR NEW.status NOT IN {_FINAL_OR_FAILED} THEN
             {_BATCH_REFUSED}
         END IF;
         NEW.status := OLD.status;
@@ -64,7 +70,7 @@ batch_final = pgtrigger.Trigger(
     """,
 )
 
-_CONTACT_REFUSED = _refuse(
+_CONTACT_REFUSED = _raise_check_violation(
     "contact_batch_live",
     "campaign_contacts",
     "contact % cannot become % in batch %, which is %",
@@ -85,9 +91,9 @@ contact_batch_live = pgtrigger.Trigger(
         f" AND NOT (OLD.status IN {_DIALABLE} AND NEW.status IN {_DIALABLE})))"
     ),
     declare=[("batch_status", "text")],
-    # A claim needs no lock: cancel and claimer write the same contact, and whoever is second looks again. A lock
-    # here would deadlock with cancel, which holds the batch and waits for the contact. Every other way in is
-    # invisible to cancel's snapshot, so only the batch row can make the two meet.
+    # A claim needs no lock on the batch: claim and cancel update the same contact, so the second one waits and reads it
+    # again. A lock here would deadlock with a cancel, which holds the batch and waits for the contact. In all other
+    # cases a cancel's snapshot does not contain the contact as dialable, so only the batch row serializes the two.
     func=f"""
         IF OLD.status IN {_DIALABLE} AND NEW.batch_id IS NOT DISTINCT FROM OLD.batch_id THEN
             SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id;
@@ -103,7 +109,7 @@ contact_batch_live = pgtrigger.Trigger(
     """,
 )
 
-_INSERT_REFUSED = _refuse(
+_INSERT_REFUSED = _raise_check_violation(
     "contact_batch_live",
     "campaign_contacts",
     "a contact cannot be added as % to batch %, which is %",
@@ -112,7 +118,7 @@ _INSERT_REFUSED = _refuse(
     "COALESCE(refused.batch_status, 'not there')",
 )
 
-# Once a statement, not once a row: ten thousand contacts of one batch cost one lookup.
+# Runs once for each statement and not for each row, so that 10,000 contacts of one batch cost one lookup.
 contact_batch_live_insert = pgtrigger.Trigger(
     name="contact_batch_live_insert",
     level=pgtrigger.Statement,
@@ -138,8 +144,8 @@ contact_batch_live_insert = pgtrigger.Trigger(
     """,
 )
 
-# Other services have row level security, no grants on our tables, sometimes an empty search_path. With the rights of
-# whoever writes, the guards would see nothing and let everything pass, and the history would refuse every write.
+# The role of another service may be subject to row level security, have no grants on the app's own tables, or have an
+# empty search_path. With its rights the guards would not see the batch, and the history could not be written.
 RUN_AS_OWNER = """
 DO $$
 DECLARE

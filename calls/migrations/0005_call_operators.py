@@ -1,4 +1,4 @@
-"""Who may cancel, pause and resume a batch in the admin: permissions of their own, and a group that has them."""
+"""Permissions to cancel, pause and resume a batch in the admin, and the group "Call operators" that has them."""
 
 from django.db import migrations
 
@@ -13,7 +13,11 @@ PERMISSIONS = [
 
 
 def create_group(apps, schema_editor):
-    """Permissions are made after all migrations; these are needed now, and then found as they are."""
+    """
+    Create the group and its permissions.
+
+    Django creates permissions only after all migrations have run, and then finds these and keeps them.
+    """
     group, _ = apps.get_model("auth", "Group").objects.get_or_create(name=GROUP)
     for model, codename, name in PERMISSIONS:
         content_type, _ = apps.get_model("contenttypes", "ContentType").objects.get_or_create(
@@ -40,6 +44,6 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "call batches",
             },
         ),
-        # Going back leaves the group alone: people may be in it.
+        # Undoing this migration keeps the group, because it may have members.
         migrations.RunPython(create_group, migrations.RunPython.noop),
     ]

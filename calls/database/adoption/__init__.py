@@ -1,6 +1,7 @@
 """
-Tables that somebody else has made and goes on writing: how the app comes by what it needs of them.
+Adoption of tables that already exist and that other services keep writing.
 
-Nothing that is there is changed. ``survey`` says what is lacking and what is in the way; ``steps`` adds what is
-lacking, one thing at a time, without keeping a writer waiting for more than half a second, and can take it back.
+Adoption changes nothing that exists. ``survey`` compares the tables with the app's models: it lists what is missing
+and what prevents adoption. ``steps`` adds what is missing, one step at a time, without blocking a writer for more than
+half a second, and can undo it.
 """

@@ -1,4 +1,4 @@
-"""What PostgreSQL's catalogs say of a table."""
+"""Queries of PostgreSQL's catalogs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from django.db import connection
 
 @dataclass(frozen=True)
 class Column:
-    """A column as it is in the database. ``labels`` are those of its enum type, ``limit`` the length it may have."""
+    """A column as it is in the database."""
 
     type: str
-    limit: int | None
+    max_length: int | None
     has_default: bool
-    is_computed: bool
+    is_generated: bool
     not_null: bool
-    labels: tuple[str, ...] | None
+    enum_labels: tuple[str, ...] | None
+    """None if its type is not an enum."""
 
 
 def columns_of(table: str) -> dict[str, Column]:
+    """Return the table's columns by name."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -35,13 +37,17 @@ def columns_of(table: str) -> dict[str, Column]:
             [table],
         )
         return {
-            name: Column(kind, limit, default, computed, not_null, labels and tuple(labels))
-            for name, kind, limit, default, computed, not_null, labels in cursor.fetchall()
+            name: Column(type_, max_length, default, generated, not_null, labels and tuple(labels))
+            for name, type_, max_length, default, generated, not_null, labels in cursor.fetchall()
         }
 
 
-def checks_that_refuse(table: str, column: str, type_: str, values: Collection[str]) -> list[tuple[str, list[str]]]:
-    """Constraints of that one column, each with the values it refuses: found by asking it about each of them."""
+def checks_refusing(table: str, column: str, type_: str, values: Collection[str]) -> list[tuple[str, list[str]]]:
+    """
+    Return the column's CHECK constraints that refuse some of the values, each with the values that it refuses.
+
+    PostgreSQL evaluates each constraint for each value. Constraints over several columns are left out.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -53,18 +59,22 @@ def checks_that_refuse(table: str, column: str, type_: str, values: Collection[s
         )
         refusing = []
         for name, expression in cursor.fetchall():
-            asked = f"(SELECT value::{type_} AS {column} FROM unnest(%s::text[]) AS value) AS asked"
-            refuses = expression.replace("%", "%%")
-            cursor.execute(f"SELECT {column}::text FROM {asked} WHERE ({refuses}) IS FALSE", [list(values)])
+            rows = f"(SELECT value::{type_} AS {column} FROM unnest(%s::text[]) AS value) AS rows"
+            condition = expression.replace("%", "%%")
+            cursor.execute(f"SELECT {column}::text FROM {rows} WHERE ({condition}) IS FALSE", [list(values)])
             refused = [value for (value,) in cursor.fetchall()]
             if refused:
                 refusing.append((name, refused))
     return refusing
 
 
-def checks_of_several(table: str, columns: list[str]) -> list[str]:
-    """Constraints of several columns, one of these among them: what they allow only a person can tell."""
-    return names(
+def multi_column_checks(table: str, columns: list[str]) -> list[str]:
+    """
+    Return the definitions of CHECK constraints over several columns, at least one of them in ``columns``.
+
+    What such a constraint allows cannot be found out by a program, so the operator has to read it.
+    """
+    return fetch_column(
         "SELECT conname || ' ' || pg_get_constraintdef(pg_constraint.oid) FROM pg_constraint WHERE contype = 'c'"
         " AND conrelid = %s::regclass AND cardinality(conkey) > 1 AND EXISTS (SELECT FROM pg_attribute WHERE"
         " attrelid = conrelid AND attnum = ANY (conkey) AND attname = ANY (%s))",
@@ -72,8 +82,8 @@ def checks_of_several(table: str, columns: list[str]) -> list[str]:
     )
 
 
-def validated(table: str, constraint: str) -> bool | None:
-    """Whether a constraint holds for all rows, or only for those written since. None if there is none."""
+def is_validated(table: str, constraint: str) -> bool | None:
+    """Return whether the constraint has been validated for all rows. None if there is no such constraint."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT convalidated FROM pg_constraint WHERE conrelid = %s::regclass AND conname = %s", [table, constraint]
@@ -82,13 +92,15 @@ def validated(table: str, constraint: str) -> bool | None:
     return bool(row[0]) if row else None
 
 
-def names(sql: str, *parameters: str | list[str]) -> list[str]:
+def fetch_column(sql: str, *parameters: str | list[str]) -> list[str]:
+    """Run the query and return the first column of its rows."""
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters or None)
-        return [name for (name,) in cursor.fetchall()]
+        return [value for (value,) in cursor.fetchall()]
 
 
-def count(sql: str) -> int:
+def fetch_count(sql: str) -> int:
+    """Run a query that returns one number."""
     with connection.cursor() as cursor:
         cursor.execute(sql)
         return int(cursor.fetchone()[0])

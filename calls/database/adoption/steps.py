@@ -1,4 +1,4 @@
-"""Additions to tables that others are writing at the same moment, and the way back."""
+"""Additions to tables that other services are writing at the same time, and how to undo them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from psycopg.errors import LockNotAvailable
 
 logger = logging.getLogger(__name__)
 
-# How long a step may wait for a lock while everybody else waits behind it, how long it then lets them go on, and how
-# often it comes back.
+# How long a step waits for a lock, which makes other services wait too; how many seconds they then have before the
+# next attempt; and how many attempts there are.
 LOCK_TIMEOUT = "250ms"
 PAUSE = 1.0
 ATTEMPTS = 240
@@ -26,12 +26,12 @@ class Step:
     """
     One addition to ``table``.
 
-    ``probe`` reads how the addition stands in the database. As long as it says what it said when the addition was made,
-    the addition is ours, and ``undo`` takes it back.
+    ``probe`` is a query that reads the addition's definition from the catalogs. ``undo`` is only run while the
+    definition is still the one that was recorded when the addition was made.
     """
 
     table: str
-    what: str
+    description: str
     sql: str
     undo: str
     probe: str
@@ -40,11 +40,11 @@ class Step:
 
 def apply(steps: Collection[Step]) -> None:
     """
-    Make all additions, each in a transaction of its own, and record how to undo it.
+    Make the additions, each in a transaction of its own, and record in ``call_adoption`` how to undo them.
 
-    It can be interrupted and called again with what is then still lacking.
+    If this is interrupted, call it again with the steps that are then still missing.
 
-    :raises OperationalError: a table was locked by others for some five minutes.
+    :raises OperationalError: a table stayed locked for about five minutes.
     """
     _execute(
         """
@@ -57,15 +57,16 @@ def apply(steps: Collection[Step]) -> None:
     )
     for step in steps:
         if step.concurrently:
-            # The record first, since this can be interrupted; and what an interruption left is an index by name alone.
+            # Recorded first, because an interrupted build leaves an invalid index that has to be undone as well. One
+            # that was left earlier is dropped here.
             _record(step, "NULL")
             _execute(step.undo)
             _execute(step.sql)
             _record(step, step.probe)
         else:
-            briefly(partial(_add, step))
+            run_with_short_lock_timeout(partial(_add, step))
     for table in sorted({step.table for step in steps if step.concurrently}):
-        # An index on an expression has no statistics yet, and the planner would not know what it is good for.
+        # A new index on an expression has no statistics, and without them the planner would not use it well.
         _execute(f"ANALYZE {table}")
 
 
@@ -74,50 +75,50 @@ def _add(step: Step) -> None:
     _record(step, step.probe)
 
 
-def _record(step: Step, stands_as: str) -> None:
-    what = f"{step.table}: {step.what}"
+def _record(step: Step, definition: str) -> None:
+    what = f"{step.table}: {step.description}"
     _execute("DELETE FROM call_adoption WHERE what = %s", what)
     _execute(
-        f"INSERT INTO call_adoption (what, undo, probe, stood_as) SELECT %s, %s, %s, ({stands_as})",
+        f"INSERT INTO call_adoption (what, undo, probe, stood_as) SELECT %s, %s, %s, ({definition})",
         *(what, step.undo, step.probe),
     )
 
 
 def undo() -> None:
     """
-    Take back what :func:`apply` has added, the last first, so that the tables are as they were.
+    Undo the additions that :func:`apply` made, in reverse order, so that the tables are as they were before.
 
-    What somebody has changed since is theirs, and left alone; so is what their own objects have come to depend on.
+    An addition that was changed since, or that another object depends on, is kept and logged as a warning.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT what, undo, probe, stood_as FROM call_adoption ORDER BY id DESC")
         additions = cursor.fetchall()
-        for what, sql, probe, stood_as in additions:
+        for what, sql, probe, recorded in additions:
             cursor.execute(f"SELECT ({probe})")
-            stands_as = cursor.fetchone()[0]
-            if stood_as is not None and stands_as is None:
+            current = cursor.fetchone()[0]
+            if recorded is not None and current is None:
                 continue
-            if stood_as is not None and stands_as != stood_as:
-                logger.warning("left alone, since it was changed: %s", what)
+            if recorded is not None and current != recorded:
+                logger.warning("not undone, because it was changed since: %s", what)
                 continue
             try:
                 if "CONCURRENTLY" in sql:
                     _execute(sql)
                 else:
-                    briefly(partial(_execute, sql))
+                    run_with_short_lock_timeout(partial(_execute, sql))
             except (InternalError, ProgrammingError) as error:
-                logger.warning("left alone: %s (%s)", what, type(error.__cause__).__name__)
+                logger.warning("not undone: %s (%s)", what, type(error.__cause__).__name__)
     _execute("DROP TABLE call_adoption")
 
 
-def briefly(work: Callable[[], None]) -> None:
+def run_with_short_lock_timeout(work: Callable[[], None]) -> None:
     """
-    Do ``work`` in a transaction that waits for each lock no longer than a quarter of a second.
+    Run ``work`` in a transaction that waits for each lock for at most a quarter of a second, and retry it.
 
-    Whoever waits for such a lock makes everybody else wait behind it. So it is given up soon, they go on, and the next
-    try begins a second later.
+    While a transaction waits for such a lock, every later transaction waits behind it. So it gives up early, lets the
+    others continue for a second, and tries again.
 
-    :raises OperationalError: it was not to be had for some five minutes: somebody's transaction is that long.
+    :raises OperationalError: a lock was not available for about five minutes, because of a long transaction.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:

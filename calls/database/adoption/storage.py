@@ -1,23 +1,23 @@
-"""How the rows of a table are laid out on its pages."""
+"""Storage parameters of the tables."""
 
 from __future__ import annotations
 
-from calls.database.adoption.catalog import names
+from calls.database.adoption.catalog import fetch_column
 from calls.database.adoption.steps import Step
 
 STORAGE = {
-    # More than half of each page is left for the second version of its rows, which is the longer one. A cancel then
-    # writes beside each contact that it skips, and no index has to learn of it: several times as fast, in twice the
-    # space (benchmarks/README.md).
+    # Leaves more than half of each page free for the new versions of its rows, which are longer. A cancel then writes
+    # each skipped contact to the same page and updates no index. That is several times as fast, in twice the space
+    # (benchmarks/README.md).
     "campaign_contacts": {"fillfactor": "45"},
 }
 
 
-def storage_to_add(table: str) -> list[Step]:
-    """The parameters of a table that nobody has set. They hold for pages that are filled from then on."""
+def missing_storage_parameters(table: str) -> list[Step]:
+    """Return the steps that set parameters which the table does not have yet. They affect only new pages."""
     parameters = STORAGE.get(table, {})
     options = f"pg_options_to_table((SELECT reloptions FROM pg_class WHERE oid = to_regclass('{table}')))"
-    there = names(f"SELECT option_name FROM {options}") if parameters else []
+    existing = fetch_column(f"SELECT option_name FROM {options}") if parameters else []
     return [
         Step(
             table,
@@ -27,5 +27,5 @@ def storage_to_add(table: str) -> list[Step]:
             f"SELECT option_value FROM {options} WHERE option_name = '{name}'",
         )
         for name, value in parameters.items()
-        if name not in there
+        if name not in existing
     ]

@@ -1,4 +1,4 @@
-"""Compare the database's tables with what the app needs of them, before anything is changed."""
+"""List what adoption would add to the database and what prevents it. Run it before the first migration."""
 
 import sys
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from django.apps import apps
 from django.core.management.base import BaseCommand
 
+from calls.database.adoption.report import format_reports
 from calls.database.adoption.survey import survey
-from calls.database.adoption.table import report
 
 
 class Command(BaseCommand):
     requires_system_checks = []
     help = (
-        "Says table by table what is there, what a migration will add, and what is in the way. Changes nothing. "
-        "Exits with 0 when nothing is in the way, else 1."
+        "Lists for each table what exists, what migrate will add and which obstacles prevent it. Changes nothing. "
+        "Exits with 0 if there is no obstacle, else 1."
     )
 
     def handle(self, **options: Any) -> None:
-        tables = survey(apps)
-        self.stdout.write(report(tables))
-        if any(table.obstacles for table in tables):
+        reports = survey(apps)
+        self.stdout.write(format_reports(reports))
+        if any(report.obstacles for report in reports):
             sys.exit(1)

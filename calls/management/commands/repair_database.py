@@ -1,4 +1,4 @@
-"""Put back what the promise rests on in the database, whoever has removed it."""
+"""Restore defaults, indexes, constraints and triggers that were removed from the database."""
 
 from typing import Any
 
@@ -9,29 +9,29 @@ from django.db import OperationalError, connection
 
 from calls.checks import is_migrated
 from calls.database.adoption import steps
-from calls.database.adoption.survey import lacking
+from calls.database.adoption.survey import missing_steps
 from calls.database.triggers import RUN_AS_OWNER
 
 
 class Command(BaseCommand):
     requires_system_checks = []
     help = (
-        "Adds again what the database lacks of defaults, indexes and constraints, and installs the guards and the "
-        "history anew. Beside writers, and as often as one likes. For a database that has been migrated."
+        "Adds missing defaults, indexes and constraints, and reinstalls the triggers for the guards and the history. "
+        "Other services can keep writing, and it can be repeated. Needs a database with all migrations applied."
     )
 
     def handle(self, **options: Any) -> None:
         if not is_migrated():
             raise CommandError(
-                "run the migrations first: python manage.py migrate (with --fake-initial on tables of others)"
+                "run the migrations first: python manage.py migrate (with --fake-initial if the tables already exist)"
             )
-        additions = lacking(apps)
+        missing = missing_steps(apps)
         try:
-            steps.apply(additions)
-            steps.briefly(self._install_triggers)
+            steps.apply(missing)
+            steps.run_with_short_lock_timeout(self._install_triggers)
         except OperationalError as error:
-            raise CommandError(f"a table is locked by others: {error}") from error
-        self.stdout.write("The database has everything that the promise rests on.")
+            raise CommandError(f"another transaction keeps a table locked: {error}") from error
+        self.stdout.write("All defaults, indexes, constraints and triggers of the app are in place.")
 
     def _install_triggers(self) -> None:
         pgtrigger.install()

@@ -1,4 +1,4 @@
-"""The guards: what the database refuses to every writer, and what it lets through."""
+"""The guards: which writes the database refuses to every writer, and which it allows."""
 
 import itertools
 import uuid
@@ -22,13 +22,13 @@ def pairs(*groups):
 
 
 LIVE = [status for status in BatchStatus if status not in FINAL]
-ENDS = [*FINAL, BatchStatus.FAILED]
+FINAL_OR_FAILED = [*FINAL, BatchStatus.FAILED]
 ACTIVE = [*DIALABLE, ContactStatus.IN_PROGRESS]
-OVER = [status for status in ContactStatus if status not in ACTIVE]
+FINISHED = [status for status in ContactStatus if status not in ACTIVE]
 
 
 def refused_by(constraint, write):
-    """Whether the database refuses ``write`` in the name of this guard; any other refusal is a failure."""
+    """Return whether this guard refuses the write. Fail if the write is refused for another reason."""
     try:
         with transaction.atomic():
             write()
@@ -51,16 +51,16 @@ def contact_refused(contact, **changes):
     return refused_by("contact_batch_live", lambda: CampaignContact.objects.filter(pk=contact.pk).update(**changes))
 
 
-@pytest.mark.parametrize(("ended", "revived"), pairs(FINAL, [s for s in BatchStatus if s not in ENDS]))
-def test_a_batch_that_has_ended_cannot_be_revived(harbour, ended, revived):
-    batch = harbour.batch(ended)
+@pytest.mark.parametrize(("final", "revived"), pairs(FINAL, [s for s in BatchStatus if s not in FINAL_OR_FAILED]))
+def test_a_finished_batch_cannot_be_revived(harbour, final, revived):
+    batch = harbour.batch(final)
 
     assert batch_refused(batch, status=revived)
 
 
-@pytest.mark.parametrize(("ended", "again"), pairs(FINAL, ENDS))
-def test_ending_it_once_more_goes_through_and_keeps_how_it_ended(harbour, ended, again):
-    batch = harbour.batch(ended, in_progress=1)
+@pytest.mark.parametrize(("final", "again"), pairs(FINAL, FINAL_OR_FAILED))
+def test_a_finished_batch_can_be_ended_again_and_keeps_its_first_end(harbour, final, again):
+    batch = harbour.batch(final, in_progress=1)
     CallBatch.objects.filter(pk=batch.pk).update(in_progress=1)
     before = CallBatch.objects.values("status", "completed_at", "error_message").get()
 
@@ -78,10 +78,10 @@ def test_ending_it_once_more_goes_through_and_keeps_how_it_ended(harbour, ended,
     assert (batch.in_progress, batch.completed) == (0, 1)
 
 
-@pytest.mark.parametrize("ended", FINAL)
+@pytest.mark.parametrize("final", FINAL)
 @pytest.mark.parametrize("rewritten", [{"completed_at": TransactionNow()}, {"error_message": "rewritten"}], ids=str)
-def test_when_and_why_it_ended_stay_as_they_were(harbour, ended, rewritten):
-    batch = harbour.batch(ended)
+def test_a_finished_batch_keeps_its_time_and_reason(harbour, final, rewritten):
+    batch = harbour.batch(final)
 
     assert not batch_refused(batch, **rewritten)
 
@@ -90,14 +90,16 @@ def test_when_and_why_it_ended_stay_as_they_were(harbour, ended, rewritten):
 
 
 @pytest.mark.parametrize(("live", "status"), pairs(LIVE, BatchStatus))
-def test_a_live_batch_may_become_anything(harbour, live, status):
+def test_a_live_batch_may_get_any_status(harbour, live, status):
     batch = harbour.batch(live)
 
     assert not batch_refused(batch, status=status)
 
 
-@pytest.mark.parametrize(("batch_status", "status"), pairs([*FINAL, BatchStatus.PAUSED], [*OVER, ContactStatus.QUEUED]))
-def test_no_contact_becomes_in_progress_where_the_batch_has_ended_or_rests(harbour, batch_status, status):
+@pytest.mark.parametrize(
+    ("batch_status", "status"), pairs([*FINAL, BatchStatus.PAUSED], [*FINISHED, ContactStatus.QUEUED])
+)
+def test_no_contact_becomes_in_progress_in_a_finished_or_paused_batch(harbour, batch_status, status):
     batch = harbour.batch(**{status: 1})
     contact = batch.contacts.get()
     CallBatch.objects.update(status=batch_status)
@@ -105,16 +107,16 @@ def test_no_contact_becomes_in_progress_where_the_batch_has_ended_or_rests(harbo
     assert contact_refused(contact, status=ContactStatus.IN_PROGRESS)
 
 
-@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, DIALABLE))
-def test_no_contact_becomes_dialable_where_the_batch_has_ended(harbour, ended, status):
+@pytest.mark.parametrize(("final", "status"), pairs(FINAL, DIALABLE))
+def test_no_contact_becomes_dialable_in_a_finished_batch(harbour, final, status):
     batch = harbour.batch(in_progress=1, failed=1, completed=1, skipped=1)
-    CallBatch.objects.update(status=ended)
+    CallBatch.objects.update(status=final)
 
     assert all(contact_refused(contact, status=status) for contact in batch.contacts.all())
 
 
 @pytest.mark.parametrize(("live", "status"), pairs(LIVE, ContactStatus))
-def test_where_the_batch_is_live_a_contact_may_become_anything(harbour, live, status):
+def test_a_contact_of_a_live_batch_may_get_any_status_except_in_progress_while_paused(harbour, live, status):
     batch = harbour.batch(live, **dict.fromkeys(ContactStatus, 1))
 
     refused = [contact.status for contact in batch.contacts.all() if contact_refused(contact, status=status)]
@@ -125,30 +127,30 @@ def test_where_the_batch_is_live_a_contact_may_become_anything(harbour, live, st
         assert refused == []
 
 
-@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, OVER))
-def test_a_call_may_end_where_the_batch_has_ended(harbour, ended, status):
+@pytest.mark.parametrize(("final", "status"), pairs(FINAL, FINISHED))
+def test_a_call_may_end_in_a_finished_batch(harbour, final, status):
     batch = harbour.batch(in_progress=1)
-    CallBatch.objects.update(status=ended)
+    CallBatch.objects.update(status=final)
 
     assert not contact_refused(batch.contacts.get(), status=status, outcome="whatever")
 
 
-@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, ACTIVE))
-def test_no_contact_to_dial_enters_a_batch_that_has_ended(harbour, ended, status):
-    elsewhere, batch = harbour.batch(**{status: 1}), harbour.batch(ended)
+@pytest.mark.parametrize(("final", "status"), pairs(FINAL, ACTIVE))
+def test_no_dialable_contact_or_call_in_progress_is_moved_to_a_finished_batch(harbour, final, status):
+    elsewhere, batch = harbour.batch(**{status: 1}), harbour.batch(final)
 
     assert contact_refused(elsewhere.contacts.get(), batch=batch)
 
 
-@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, OVER))
-def test_a_contact_that_is_over_may_enter_it(harbour, ended, status):
-    elsewhere, batch = harbour.batch(**{status: 1}), harbour.batch(ended)
+@pytest.mark.parametrize(("final", "status"), pairs(FINAL, FINISHED))
+def test_a_finished_contact_may_be_moved_to_a_finished_batch(harbour, final, status):
+    elsewhere, batch = harbour.batch(**{status: 1}), harbour.batch(final)
 
     assert not contact_refused(elsewhere.contacts.get(), batch=batch)
 
 
 @pytest.mark.parametrize("status", DIALABLE)
-def test_entering_and_becoming_in_progress_at_once_is_refused_where_the_batch_rests(harbour, status):
+def test_no_contact_is_moved_to_a_paused_batch_and_becomes_in_progress_at_once(harbour, status):
     elsewhere, batch = harbour.batch(**{status: 1}), harbour.batch(BatchStatus.PAUSED)
     contact = elsewhere.contacts.get()
 
@@ -156,14 +158,14 @@ def test_entering_and_becoming_in_progress_at_once_is_refused_where_the_batch_re
     assert not contact_refused(contact, batch=batch)
 
 
-def test_a_contact_in_progress_may_enter_a_batch_that_rests(harbour):
+def test_a_contact_in_progress_may_be_moved_to_a_paused_batch(harbour):
     elsewhere, batch = harbour.batch(in_progress=1), harbour.batch(BatchStatus.PAUSED)
 
     assert not contact_refused(elsewhere.contacts.get(), batch=batch)
 
 
 @pytest.mark.not_adopted
-def test_no_contact_enters_a_batch_that_is_not_there(harbour):
+def test_no_contact_is_moved_to_a_batch_that_does_not_exist(harbour):
     elsewhere = harbour.batch(queued=1)
 
     assert contact_refused(elsewhere.contacts.get(), batch=uuid.uuid4())
@@ -177,7 +179,7 @@ def test_a_contact_may_leave_its_batch(harbour, status):
     assert not contact_refused(contact, batch=None)
 
 
-def test_without_a_batch_nothing_is_guarded(harbour):
+def test_a_contact_without_a_batch_is_not_guarded(harbour):
     contact = harbour.contact(None)
     contact.save()
 
@@ -185,16 +187,16 @@ def test_without_a_batch_nothing_is_guarded(harbour):
     assert not contact_refused(contact, status=ContactStatus.QUEUED)
 
 
-@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, ACTIVE))
-def test_no_contact_to_dial_is_added_to_a_batch_that_has_ended(harbour, ended, status):
-    live, batch = harbour.batch(), harbour.batch(ended)
+@pytest.mark.parametrize(("final", "status"), pairs(FINAL, ACTIVE))
+def test_no_dialable_contact_or_call_in_progress_is_added_to_a_finished_batch(harbour, final, status):
+    live, batch = harbour.batch(), harbour.batch(final)
     contacts = [harbour.contact(live), harbour.contact(batch, status=status), harbour.contact(None)]
 
     assert refused_by("contact_batch_live", lambda: CampaignContact.objects.bulk_create(contacts))
     assert not CampaignContact.objects.exists()
 
 
-def test_no_contact_in_progress_is_added_to_a_batch_that_rests(harbour):
+def test_no_contact_in_progress_is_added_to_a_paused_batch(harbour):
     batch = harbour.batch(BatchStatus.PAUSED)
 
     assert refused_by("contact_batch_live", harbour.contact(batch, status=ContactStatus.IN_PROGRESS).save)
@@ -202,15 +204,15 @@ def test_no_contact_in_progress_is_added_to_a_batch_that_rests(harbour):
 
 
 @pytest.mark.not_adopted
-def test_no_contact_is_added_to_a_batch_that_is_not_there(harbour):
+def test_no_contact_is_added_to_a_batch_that_does_not_exist(harbour):
     contact = harbour.contact(CallBatch(pk=uuid.uuid4()))
 
     assert refused_by("contact_batch_live", contact.save)
 
 
-@pytest.mark.parametrize(("ended", "status"), pairs(FINAL, OVER))
-def test_a_contact_that_is_over_may_be_added_to_it(harbour, ended, status):
-    batch = harbour.batch(ended)
+@pytest.mark.parametrize(("final", "status"), pairs(FINAL, FINISHED))
+def test_a_finished_contact_may_be_added_to_a_finished_batch(harbour, final, status):
+    batch = harbour.batch(final)
 
     assert not refused_by("contact_batch_live", harbour.contact(batch, status=status).save)
 
@@ -234,7 +236,7 @@ def test_a_batch_and_its_contacts_can_be_inserted_by_one_statement(harbour):
 
 @contextmanager
 def calls_of(guard):
-    """How often the guard's function is called inside: a list with the number, once it is over."""
+    """Yield a list. At the end of the context it contains how often the guard's function was called."""
     sql = "SELECT coalesce(sum(calls), 0) FROM pg_stat_xact_user_functions WHERE funcname LIKE %s"
     number = []
     with connection.cursor() as cursor:
@@ -244,7 +246,7 @@ def calls_of(guard):
         number.append(cursor.fetchone()[0])
 
 
-def test_the_batch_is_looked_up_once_for_ten_thousand_contacts(harbour):
+def test_the_batch_of_ten_thousand_new_contacts_is_looked_up_once(harbour):
     batch = harbour.batch()
 
     with calls_of("contact_batch_live_insert") as number:

@@ -1,4 +1,4 @@
-"""How rows are found among a hundred thousand, which a module of its own lays out, and what a cancel writes."""
+"""Query plans among 100,000 batches and 200,000 contacts, and the index writes of a cancel."""
 
 import pytest
 from django.db import connection, transaction
@@ -11,15 +11,16 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(scope="module")
-def _hundred_thousand(django_db_setup, django_db_blocker):
+def _many_rows(django_db_setup, django_db_blocker):
     """
-    An agency's 1,000 batches among 100,000, and two batches of 100,000 contacts each, of whom half have been called.
+    Create 100,000 batches, 1,000 for each agency, by plain SQL.
 
-    Made by plain SQL. The youngest batch has 10,000 contacts that no statistics know of.
+    The two oldest batches have 100,000 contacts each, half of them called. The newest batch gets its 10,000 contacts
+    after ANALYZE, so the planner's statistics do not include them.
     """
     tables = ("agencies", "campaigns", "agent_mappings", "call_batches", "campaign_contacts")
     with django_db_blocker.unblock(), connection.cursor() as cursor:
-        # Without the triggers, which are made for one batch at a time.
+        # Without the triggers, which are meant for statements about one batch.
         cursor.execute("SET session_replication_role = replica")
         cursor.execute("INSERT INTO agencies (name, slug) SELECT 'A', 'a' || n FROM generate_series(1, 100) n")
         cursor.execute("INSERT INTO campaigns (agency_id, name) SELECT id, 'C' FROM agencies")
@@ -58,7 +59,7 @@ def _hundred_thousand(django_db_setup, django_db_blocker):
         cursor.execute(f"TRUNCATE {', '.join(tables)} CASCADE")
 
 
-@pytest.mark.usefixtures("_hundred_thousand")
+@pytest.mark.usefixtures("_many_rows")
 @pytest.mark.parametrize(
     ("query", "index"),
     [
@@ -67,7 +68,7 @@ def _hundred_thousand(django_db_setup, django_db_blocker):
     ],
     ids=["list", "get"],
 )
-def test_a_page_among_a_hundred_thousand_is_read_from_an_index_in_its_order(query, index):
+def test_a_page_is_read_in_order_from_an_index(query, index):
     batch = CallBatch.objects.order_by("created_at").first()
 
     plan = query(batch)[:50].explain()
@@ -78,8 +79,8 @@ def test_a_page_among_a_hundred_thousand_is_read_from_an_index_in_its_order(quer
     assert "Seq Scan on campaign_contacts" not in plan
 
 
-@pytest.mark.usefixtures("_hundred_thousand")
-def test_a_batch_among_a_hundred_thousand_is_found_by_its_id():
+@pytest.mark.usefixtures("_many_rows")
+def test_a_batch_is_found_by_its_primary_key():
     batch = CallBatch.objects.order_by("created_at").first()
 
     plan = CallBatch.objects.for_agency(batch.agency_id).with_names().filter(pk=batch.pk).explain()
@@ -87,7 +88,7 @@ def test_a_batch_among_a_hundred_thousand_is_found_by_its_id():
     assert "call_batches_pkey" in plan
 
 
-@pytest.mark.usefixtures("_hundred_thousand")
+@pytest.mark.usefixtures("_many_rows")
 @pytest.mark.parametrize(
     ("query", "index"),
     [
@@ -96,10 +97,10 @@ def test_a_batch_among_a_hundred_thousand_is_found_by_its_id():
         (lambda batch: CampaignContact.objects.with_call_in_progress(batch.pk), "contact_under_way_in"),
         (lambda batch: CampaignContact.objects.attempted_within(MINUTE, batch.pk), "contact_attempted_in"),
     ],
-    ids=["whose turn it is", "whether it is over", "under way", "in the last minute"],
+    ids=["next contact", "unfinished contacts", "calls in progress", "attempts in the last minute"],
 )
-@pytest.mark.parametrize("oldest", ["created_at", "-created_at"], ids=["half-way", "younger than the statistics"])
-def test_what_a_claim_asks_of_a_batch_one_index_answers(query, index, oldest):
+@pytest.mark.parametrize("oldest", ["created_at", "-created_at"], ids=["half called", "newer than the statistics"])
+def test_each_query_of_a_claim_reads_one_index(query, index, oldest):
     batch = CallBatch.objects.order_by(oldest).first()
 
     plan = query(batch)[:1].explain()
@@ -109,15 +110,16 @@ def test_what_a_claim_asks_of_a_batch_one_index_answers(query, index, oldest):
     assert "Seq Scan" not in plan
 
 
-@pytest.mark.usefixtures("_hundred_thousand")
-def test_the_sweep_looks_at_no_contact_that_is_not_under_way():
+@pytest.mark.usefixtures("_many_rows")
+def test_the_sweep_reads_only_contacts_with_a_call_in_progress():
     assert " contact_under_way_in" in CampaignContact.objects.with_call_in_progress().explain()
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.not_adopted
-def test_a_cancel_writes_beside_each_contact_and_into_no_index(harbour):
-    # Not started, which would write a second version of each: whether that can be cleared away others may decide.
+def test_a_cancel_updates_each_contact_without_writing_to_an_index(harbour):
+    # The batch is not started, because that would write a second version of each contact. Whether PostgreSQL can remove
+    # the first one in time depends on other transactions.
     batch = harbour.batch(queued=500)
 
     with transaction.atomic(), connection.cursor() as cursor:
@@ -132,5 +134,5 @@ def test_a_cancel_writes_beside_each_contact_and_into_no_index(harbour):
         before = updated()
         cancel(batch)
 
-        # Heap-only, all of them.
+        # All of them are heap-only tuple (HOT) updates.
         assert [now - earlier for now, earlier in zip(updated(), before, strict=True)] == [500, 500]

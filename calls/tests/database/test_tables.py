@@ -1,4 +1,4 @@
-"""What the tables promise to those who write them without Django, and to those who must not read them."""
+"""Names, defaults and access rights of the tables, which other services write without Django."""
 
 import pytest
 from django.apps import apps
@@ -9,8 +9,8 @@ from calls.tests.support.legacy_database import LEGACY_TABLES
 
 pytestmark = pytest.mark.django_db
 
-OURS = [model for model in apps.get_app_config("calls").get_models() if model._meta.managed]
-BUSINESS = [model for model in OURS if model not in (CallBatchEvent, IdempotencyKey, WebhookEvent)]
+MANAGED = [model for model in apps.get_app_config("calls").get_models() if model._meta.managed]
+ADOPTABLE = [model for model in MANAGED if model not in (CallBatchEvent, IdempotencyKey, WebhookEvent)]
 
 
 def rows(sql, *parameters):
@@ -20,11 +20,11 @@ def rows(sql, *parameters):
 
 
 def test_the_eight_tables_have_the_names_that_other_services_know():
-    assert {model._meta.db_table for model in BUSINESS} == LEGACY_TABLES
+    assert {model._meta.db_table for model in ADOPTABLE} == LEGACY_TABLES
 
 
-@pytest.mark.parametrize("model", BUSINESS, ids=lambda model: model._meta.db_table)
-def test_every_default_stands_in_the_database_too(model):
+@pytest.mark.parametrize("model", ADOPTABLE, ids=lambda model: model._meta.db_table)
+def test_every_default_is_also_a_database_default(model):
     defaults = {
         column
         for (column,) in rows(
@@ -40,21 +40,21 @@ def test_every_default_stands_in_the_database_too(model):
     } == defaults
 
 
-@pytest.mark.parametrize("model", BUSINESS, ids=lambda model: model._meta.db_table)
-def test_an_unsaved_instance_has_the_same_defaults(model):
+@pytest.mark.parametrize("model", ADOPTABLE, ids=lambda model: model._meta.db_table)
+def test_an_unsaved_instance_has_its_defaults(model):
     values = [getattr(model(), field.attname) for field in model._meta.concrete_fields if field.name != "updated_at"]
 
     assert not any(isinstance(value, models.expressions.DatabaseDefault) for value in values)
 
 
-def test_ids_made_here_are_in_order_of_time():
+def test_new_ids_are_ordered_by_time():
     first, second = CallBatch().pk, CallBatch().pk
 
     assert first.version == 7
     assert first < second
 
 
-def test_every_function_of_a_trigger_runs_as_its_owner_with_a_search_path_of_its_own():
+def test_every_trigger_function_runs_as_its_owner_with_a_fixed_search_path():
     functions = rows(
         """
         SELECT proname, prosecdef, proconfig FROM pg_proc
@@ -76,8 +76,8 @@ def test_every_table_is_closed_to_the_data_api():
     assert rows("SELECT polname FROM pg_policy") == []
 
 
-@pytest.mark.parametrize("model", OURS, ids=lambda model: model._meta.db_table)
-def test_every_constraint_and_index_has_a_name_of_its_own(model):
+@pytest.mark.parametrize("model", MANAGED, ids=lambda model: model._meta.db_table)
+def test_every_constraint_and_index_exists_under_its_name(model):
     named = [constraint.name for constraint in model._meta.constraints] + [index.name for index in model._meta.indexes]
     existing = {name for (name,) in rows("SELECT conname FROM pg_constraint UNION SELECT relname FROM pg_class")}
 

@@ -102,7 +102,7 @@ def test_demo_values_count_as_not_set_in_production():
         (without("DJANGO_ALLOWED_HOSTS"), "(calls.E008) DJANGO_ALLOWED_HOSTS is empty"),
         (without("CORS_ALLOWED_ORIGINS"), "(calls.W009) CORS_ALLOWED_ORIGINS is empty"),
         (without(CORS_ALLOWED_ORIGINS="app.example.com"), "(corsheaders.E013)"),
-        (without("ULTRAVOX_API_KEY"), "(calls.W017) Calls are simulated: nobody is called"),
+        (without("ULTRAVOX_API_KEY"), "(calls.W017) Calls are simulated: no real call is placed"),
         (without(ULTRAVOX_API_URL="api.ultravox.ai"), "(calls.E018) ULTRAVOX_API_URL is not an http(s) address"),
         (without(ULTRAVOX_TIMEOUT="0"), "(calls.E001) ULTRAVOX_TIMEOUT has a value that cannot be used"),
         (without(RETRY_PAUSE="-1"), "(calls.E001) RETRY_PAUSE has a value that cannot be used"),

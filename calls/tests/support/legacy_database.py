@@ -1,4 +1,4 @@
-"""Databases that another team has made, to be adopted."""
+"""Legacy databases: the eight tables as another team created them, to be adopted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LEGACY_TABLES = {
 
 
 class Database:
-    """A database of its own on the server of the tests, and the app's commands run on it."""
+    """A separate database on the test server, with the app's commands run on it."""
 
     def __init__(self, name):
         self.name = name
@@ -48,13 +48,13 @@ class Database:
         return psycopg.connect(autocommit=True, **self.where, **options)
 
     def query(self, query, *parameters):
-        """Run it, and give the rows back if it has any."""
+        """Run a statement and return its rows, or None if it has no result."""
         with self.connect() as plain:
             cursor = plain.execute(query, parameters or None)
             return cursor.fetchall() if cursor.description else None
 
     def start(self, *arguments, **environment):
-        """``manage.py`` on this database, started and not waited for."""
+        """Start ``manage.py`` on this database and return the process."""
         settings = {"DATABASE_URL": self.url, "DJANGO_SETTINGS_MODULE": "agency_backend.settings"}
         return subprocess.Popen(
             [sys.executable, "manage.py", *arguments],
@@ -66,14 +66,14 @@ class Database:
         )
 
     def manage(self, *arguments, **environment):
-        """``manage.py`` on this database: its exit code, and all that it said."""
+        """Run ``manage.py`` on this database and return its exit code and its output."""
         process = self.start(*arguments, **environment)
         out, err = process.communicate(timeout=120)
         return process.returncode, out + err
 
     @contextmanager
     def as_default(self):
-        """Meanwhile it is the database of this process."""
+        """Make it the default database of this process for the duration of the context."""
         own = connections["default"]
         options = {name: value for name, value in own.settings_dict["OPTIONS"].items() if name != "pool"}
         connections["default"] = type(own)(own.settings_dict | {"NAME": self.name, "OPTIONS": options}, "default")
@@ -84,14 +84,14 @@ class Database:
             connections["default"] = own
 
     def adopt(self):
-        code, said = self.manage("migrate", "--fake-initial", "--verbosity", "0")
-        assert code == 0, said
+        code, output = self.manage("migrate", "--fake-initial", "--verbosity", "0")
+        assert code == 0, output
 
 
 @contextmanager
 def legacy_database(*changes, schema=SCHEMA, template="template1"):
-    """A copy of the template with that schema, changed by these statements; dropped at the end."""
-    database = Database(f"foreign_{uuid.uuid4().hex}")
+    """Create a database from the template, run the schema and the changes on it, and drop it at the end."""
+    database = Database(f"legacy_{uuid.uuid4().hex}")
     name = sql.Identifier(database.name)
     with psycopg.connect(autocommit=True, **address()) as server:
         server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template)))

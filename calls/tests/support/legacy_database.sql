@@ -1,5 +1,5 @@
--- The eight tables as another team has made them, in its own way: enums, other names, fewer defaults and indexes,
--- columns of its own, triggers, row level security. What the app needs and does not find here it has to add.
+-- The eight tables as another team created them: enums, other names, fewer defaults and indexes, additional columns,
+-- triggers and row level security. Adoption has to add what the app needs and does not find here.
 
 DO $$ BEGIN CREATE ROLE edge_functions NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$;
 

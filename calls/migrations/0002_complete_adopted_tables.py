@@ -1,21 +1,21 @@
-"""What the tables of 0001 need besides: defaults, indexes, constraints. Tables made by somebody else may lack more."""
+"""Defaults, indexes and constraints of the tables of 0001, and whatever else an adopted table is missing."""
 
 from django.db import migrations, models
 
 from calls.database.adoption import steps
-from calls.database.adoption.survey import lacking
+from calls.database.adoption.survey import missing_steps
 
 
-def add(apps, schema_editor):
-    steps.apply(lacking(apps))
+def add_missing(apps, schema_editor):
+    steps.apply(missing_steps(apps))
 
 
-def take_back(apps, schema_editor):
+def undo(apps, schema_editor):
     steps.undo()
 
 
 class Migration(migrations.Migration):
-    # Each step has a transaction of its own, or none: others are writing these tables.
+    # Other services are writing these tables, so each step has its own transaction, or none (CONCURRENTLY).
     atomic = False
 
     dependencies = [("calls", "0001_initial")]
@@ -99,5 +99,5 @@ class Migration(migrations.Migration):
                 ),
             ],
         ),
-        migrations.RunPython(add, take_back),
+        migrations.RunPython(add_missing, undo),
     ]

@@ -1,4 +1,4 @@
-"""Other services that write the same tables by SQL: nothing changes for them where a batch is live."""
+"""Other services that write the same tables by SQL: what they may write in a live batch and in a finished one."""
 
 import uuid
 
@@ -16,8 +16,7 @@ BUSINESS_TABLES = (
     "agencies, users, campaigns, agent_mappings, agency_phone_numbers, call_batches, campaign_contacts, calls"
 )
 
-# What an old edge function does, each in a batch that is ``batch`` and to a contact that is ``contact``; a contact
-# enters from ``elsewhere``.
+# What another service may write. ``elsewhere`` is a contact of another batch.
 WRITES = {
     "claims a contact": "UPDATE public.campaign_contacts SET status = 'in_progress' WHERE id = %(queued)s",
     "retries a contact": "UPDATE public.campaign_contacts SET status = 'queued' WHERE id = %(failed)s",
@@ -31,21 +30,21 @@ RESUMES = "UPDATE public.call_batches SET status = 'processing' WHERE id = %(bat
 COUNTS = "UPDATE public.call_batches SET completed = completed + 1 WHERE id = %(batch)s"
 
 
-@pytest.fixture(params=["the owner", "a role past row level security", "a role that sees contacts only"])
+@pytest.fixture(params=["the owner", "a role that bypasses row level security", "a role that sees contacts only"])
 def writer(request, db):
     """
-    A plain connection with an empty search_path, as each kind of other service has it.
+    A connection of another service, with an empty search_path, for each kind of role.
 
-    Row level security is on for every table and none has a policy: the owner is not bound by it, Supabase's own
-    ``service_role`` may bypass it, and a role that may not is given a policy on the contacts alone, so that it
-    sees no batch. None but the owner has rights on a table that is ours alone.
+    Row level security is on for every table, without a policy. It does not apply to the owner, and Supabase's
+    ``service_role`` bypasses it. The third role has a policy on the contacts only, so it sees no batch. Only the owner
+    has rights on the app's own tables.
     """
     name = f"edge_{uuid.uuid4().hex[:12]}"
     with connection.cursor() as cursor:
         if request.param == "the owner":
             options, cleanup = "-c search_path=", ""
         else:
-            bypass = "BYPASSRLS" if "past" in request.param else "NOBYPASSRLS"
+            bypass = "BYPASSRLS" if "bypasses" in request.param else "NOBYPASSRLS"
             cursor.execute(f"CREATE ROLE {name} {bypass}")
             cursor.execute(f"GRANT SELECT, INSERT, UPDATE ON {BUSINESS_TABLES} TO {name}")
             options, cleanup = f"-c search_path= -c role={name}", f"DROP OWNED BY {name}; DROP ROLE {name}"
@@ -71,12 +70,12 @@ def rows(harbour):
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_where_the_batch_is_live_the_write_goes_through(writer, rows, write):
+def test_a_write_in_a_live_batch_succeeds(writer, rows, write):
     assert writer.execute(WRITES[write], rows).rowcount == 1
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_where_the_batch_is_finished_the_write_is_refused(writer, rows, write):
+def test_a_write_in_a_cancelled_batch_is_refused(writer, rows, write):
     cancel(CallBatch.objects.get(pk=rows["batch"]))
 
     with pytest.raises(psycopg.errors.CheckViolation) as refused:
@@ -85,7 +84,7 @@ def test_where_the_batch_is_finished_the_write_is_refused(writer, rows, write):
     assert refused.value.diag.constraint_name == "contact_batch_live"
 
 
-def test_a_live_batch_can_be_resumed_and_that_is_history(writer, rows):
+def test_a_paused_batch_can_be_resumed_and_the_history_records_it(writer, rows):
     CallBatch.objects.update(status=BatchStatus.PAUSED)
 
     changed = writer.execute(RESUMES, rows).rowcount
@@ -98,7 +97,7 @@ def test_a_live_batch_can_be_resumed_and_that_is_history(writer, rows):
         assert changed == 0
 
 
-def test_a_finished_batch_cannot_be_resumed(writer, rows):
+def test_a_cancelled_batch_cannot_be_resumed(writer, rows):
     batch = CallBatch.objects.get(pk=rows["batch"])
     cancel(batch)
 
@@ -110,13 +109,13 @@ def test_a_finished_batch_cannot_be_resumed(writer, rows):
         assert writer.execute(RESUMES, rows).rowcount == 0
 
 
-def test_the_last_call_is_counted_on_a_finished_batch(writer, rows):
+def test_the_last_call_can_be_counted_in_a_cancelled_batch(writer, rows):
     cancel(CallBatch.objects.get(pk=rows["batch"]))
 
     assert writer.execute(COUNTS, rows).rowcount == int(writer.sees_batches)
 
 
-def test_an_insert_that_names_only_what_has_no_default_works(writer, rows):
+def test_an_insert_that_names_only_the_columns_without_a_default_works(writer, rows):
     writer.execute(WRITES["adds a contact"], rows)
 
     contact = CampaignContact.objects.get(phone_number="+12125550100", attempts=0, status=ContactStatus.PENDING)

@@ -1,0 +1,72 @@
+"""Undo of an adoption: ``migrate calls 0001`` leaves the legacy tables as they were."""
+
+import pytest
+
+from calls.tests.support.adoption import COLUMNS, snapshot
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_undo_leaves_the_tables_as_they_were(legacy):
+    before = snapshot(legacy)
+    legacy.adopt()
+    assert snapshot(legacy) != before
+
+    code, output = legacy.manage("migrate", "calls", "0001")
+
+    assert code == 0, output
+    assert "not undone" not in output
+    assert snapshot(legacy) == before
+    assert legacy.query("SELECT proname FROM pg_proc WHERE proname ~ 'pgtrigger'") == []
+    assert legacy.query("SELECT to_regclass('call_batch_events'), to_regclass('call_adoption')") == [(None, None)]
+
+
+def test_additions_that_were_changed_since_are_kept_and_logged(adopted):
+    adopted.query("ALTER TABLE call_batches ALTER skipped SET DEFAULT 7")
+    adopted.query("ALTER TABLE calls DROP direction")
+    adopted.query("CREATE VIEW titles AS SELECT title FROM campaign_contacts")
+    adopted.query("DROP TRIGGER pgtrigger_batch_final_28c79 ON call_batches")
+
+    code, output = adopted.manage("migrate", "calls", "0001", "--skip-checks")
+
+    assert code == 0, output
+    assert "not undone, because it was changed since: call_batches: default of skipped" in output
+    assert "not undone: campaign_contacts: column title" in output
+    assert ("call_batches", "skipped", "7") in [(row[0], row[1], row[-1]) for row in adopted.query(COLUMNS)]
+    assert adopted.query("SELECT count(*) FROM titles") == [(1000,)]
+
+
+def test_the_tables_that_remain_stay_closed_to_the_data_api(adopted):
+    adopted.manage("migrate", "calls", "0001")
+
+    assert (
+        adopted.query(
+            "SELECT relname FROM pg_class WHERE relname ~ '^(auth|django)_' AND relkind = 'r' AND NOT relrowsecurity"
+        )
+        == []
+    )
+
+
+def test_the_tables_can_be_adopted_again_after_undo(adopted):
+    adopted.manage("migrate", "calls", "0001")
+
+    adopted.adopt()
+
+    assert adopted.manage("check", "--database", "default")[0] == 0
+
+
+def test_the_legacy_tables_are_never_dropped(adopted):
+    code, output = adopted.manage("migrate", "calls", "zero")
+
+    assert code == 1
+    assert "The agencies' tables are not dropped" in output
+    assert adopted.query("SELECT count(*) FROM campaign_contacts") == [(1000,)]
+
+
+def test_repair_database_refuses_a_database_that_was_not_adopted(legacy):
+    before = snapshot(legacy)
+
+    code, output = legacy.manage("repair_database")
+
+    assert (code, "run the migrations first" in output) == (1, True)
+    assert snapshot(legacy) == before
