@@ -14,7 +14,7 @@ from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
 from calls.tests.support.provider import KEY, fake_provider
 
 # Fixtures that start a server, a browser or a large database for all tests of a module.
-SHARED_FIXTURES = {"window", "server", "once_adopted", "_hundred_thousand"}
+SHARED_FIXTURES = {"window", "server", "adopted_template", "_hundred_thousand"}
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -39,13 +39,14 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(request, django_db_modify_db_settings_parallel_suffix):
+def django_db_modify_db_settings(request, django_db_blocker, django_db_modify_db_settings_parallel_suffix):
     """With ``--adopted``, create the test databases as copies of an adopted legacy database."""
     if not request.config.getoption("adopted"):
         yield
         return
     with legacy_database() as template:
-        template.adopt()
+        with django_db_blocker.unblock():
+            template.adopt()
         template.query(f"TRUNCATE {', '.join(sorted(LEGACY_TABLES))}")
         connection.settings_dict["TEST"]["TEMPLATE"] = template.name
         yield

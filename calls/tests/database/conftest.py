@@ -11,10 +11,11 @@ def legacy(db):
 
 
 @pytest.fixture(scope="session")
-def adopted_template(django_db_setup):
+def adopted_template(django_db_setup, django_db_blocker):
     """The name of an adopted database, to be copied."""
     with legacy_database() as database:
-        database.adopt()
+        with django_db_blocker.unblock():
+            database.adopt()
         yield database.name
 
 

@@ -2,6 +2,7 @@
 
 import psycopg
 import pytest
+from django.db import InternalError
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -69,6 +70,7 @@ def test_other_services_keep_writing_but_cannot_retry_a_contact_of_a_cancelled_b
         service.execute("UPDATE campaign_contacts SET status = 'completed' WHERE phone_number = '+12125550001'")
 
 
+@pytest.mark.slow
 def test_an_interrupted_adoption_can_be_continued(legacy):
     """An event trigger makes one statement fail, as if the connection was lost."""
     legacy.query(
@@ -86,11 +88,12 @@ def test_an_interrupted_adoption_can_be_continued(legacy):
     interrupted = 0
     for remaining in (1, 4, 9, 9, 9, 5, 3, 2, 1, 1, 100):
         legacy.query(f"ALTER DATABASE {legacy.name} SET interrupt.remaining = {remaining}")
-        code, output = legacy.manage("migrate", "--fake-initial", "calls", "0002")
-        if code == 0:
+        try:
+            code, _ = legacy.manage("migrate", "--fake-initial", "calls", "0002")
             break
-        assert "interrupted" in output
-        interrupted += 1
+        except InternalError as error:
+            assert "interrupted" in str(error)
+            interrupted += 1
     legacy.query("DROP EVENT TRIGGER interrupt")
     assert code == 0
     assert interrupted >= 5

@@ -155,6 +155,6 @@ def test_the_commands_work_too(harbour, url):
         ("export_batch", str(batch.pk)),
         ("cancel_batch", str(batch.pk)),
     ):
-        code, said = database.manage(*command, DATABASE_URL=url)
+        code, said = database.run(*command, DATABASE_URL=url)
         assert code == 0, said
     assert count(batch, ContactStatus.SKIPPED) == 3
