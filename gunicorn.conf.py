@@ -1,4 +1,4 @@
-"""What ``gunicorn agency_backend.wsgi`` reads by itself when it is started here."""
+"""Gunicorn's configuration. ``gunicorn agency_backend.wsgi`` reads it when it is started in this folder."""
 
 import os
 from typing import Any
@@ -10,16 +10,15 @@ from calls.redaction import WithoutSecrets
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agency_backend.settings")
 
-# A worker that is ended in the middle of a cancel answers nobody: let the database's own limit come first, also when
-# the server is told to stop.
+# Longer than the database's timeout, so that a cancel is answered before its worker is killed, even during shutdown.
 timeout = graceful_timeout = int(settings.CANCEL_TIMEOUT) + 30
 threads = 8
-# A token too long to be one is answered by the API, in its own words, up to here.
+# High enough for the API itself to answer a request whose token is too long.
 limit_request_field_size = 128 * 1024
 
 
 class Logger(glogging.Logger):  # type: ignore[misc]
-    """Gunicorn's own, with no webhook's secret in what it says."""
+    """Gunicorn's logger, with secrets removed from its messages."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)

@@ -12,11 +12,11 @@ def main() -> None:
     from django.conf import settings
     from django.core.management import execute_from_command_line
 
-    # Started with its output closed (>&-), a command does its work all the same.
+    # Python sets these to None if the output is closed (>&-). The command must do its work nevertheless.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
     try:
-        settings.INSTALLED_APPS  # noqa: B018 - loads the settings, so that a mistake in them is told in one line
+        settings.INSTALLED_APPS  # noqa: B018 - loads the settings, so that a mistake in them is reported in one line
     except ImproperlyConfigured as error:
         sys.stderr.write(f"Configuration error: {error}\n")
         sys.exit(2)

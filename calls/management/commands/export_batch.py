@@ -32,9 +32,9 @@ class Command(BaseCommand):
         except CallsError as refusal:
             raise CommandError(f"{batch_id}: not exported: {refusal} ({refusal.code})") from None
         except UnicodeEncodeError:
-            raise CommandError("names need UTF-8: set PYTHONIOENCODING=utf-8. Not all is written.") from None
+            raise CommandError("a name needs UTF-8: set PYTHONIOENCODING=utf-8. The file is incomplete.") from None
         except OSError as error:
             redirect_stdout_to_devnull()
             if isinstance(error, BrokenPipeError):
                 sys.exit(1)
-            raise CommandError(f"{batch_id}: not all could be written: {error.strerror}") from None
+            raise CommandError(f"{batch_id}: the file is incomplete: {error.strerror}") from None

@@ -25,22 +25,23 @@ class Command(BaseCommand):
         wrong = False
         for batch in CallBatch.objects.order_by("pk").only("pk"):
             try:
-                found = reconcile(batch.pk, fix=fix)
+                discrepancy = reconcile(batch.pk, fix=fix)
             except BatchNotFound:
                 continue
             except CallsError as refusal:
                 self.stdout.write(f"{batch.pk}: not compared: {refusal} ({refusal.code})")
                 wrong = True
                 continue
-            if found:
-                self.stdout.write(as_line(found, fixed=fix))
+            if discrepancy:
+                self.stdout.write(as_line(discrepancy, fixed=fix))
                 wrong = wrong or not fix
         if wrong:
             sys.exit(1)
 
 
-def as_line(found: Discrepancy, *, fixed: bool) -> str:
-    parts = [f"{name} said {said}, counted {counted}" for name, (said, counted) in found.counters.items()]
-    if found.left_behind:
-        parts.append(f"contacts left to dial: {found.left_behind}")
-    return f"{found.batch_id} ({found.status}): {'; '.join(parts)}{'. Mended.' if fixed else ''}"
+def as_line(discrepancy: Discrepancy, *, fixed: bool) -> str:
+    parts = [f"{name} is {stored}, counted {counted}" for name, (stored, counted) in discrepancy.counters.items()]
+    if discrepancy.left_behind:
+        parts.append(f"contacts left to dial: {discrepancy.left_behind}")
+    line = f"{discrepancy.batch_id} ({discrepancy.status}): {'; '.join(parts)}"
+    return f"{line}. Corrected." if fixed else line

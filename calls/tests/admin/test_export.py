@@ -327,7 +327,7 @@ def test_the_command_reports_a_full_disk(harbour, export, size):
         status, stderr = export(batch, full)
 
     assert status == 1
-    assert f"CommandError: {batch.pk}: not all could be written: No space left on device" in stderr
+    assert f"CommandError: {batch.pk}: the file is incomplete: No space left on device" in stderr
     assert "Traceback" not in stderr
     assert "Exception" not in stderr
 

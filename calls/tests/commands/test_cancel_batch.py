@@ -1,4 +1,4 @@
-"""manage.py cancel_batch: one line for each batch, and an exit status that a script can trust."""
+"""manage.py cancel_batch: one line of output for each batch, and an exit status for scripts."""
 
 import json
 import os
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def run(run_command):
-    """Run cancel_batch; its exit status and the lines it printed."""
+    """Run cancel_batch, and return its exit status and the lines that it prints."""
     return partial(run_command, "cancel_batch")
 
 
-def test_it_cancels_each_batch_and_says_so(harbour, run):
+def test_it_cancels_each_batch_and_prints_the_counts(harbour, run):
     first, second = harbour.batch(queued=342, in_progress=5), harbour.batch(pending=1)
 
     assert run(first.pk, second.pk) == (
@@ -40,7 +40,7 @@ def test_it_cancels_each_batch_and_says_so(harbour, run):
     )
 
 
-def test_the_history_says_who_ran_it_whatever_the_environment_says(harbour, run, monkeypatch):
+def test_the_history_names_the_user_of_the_process_and_not_that_of_the_environment(harbour, run, monkeypatch):
     batch = harbour.batch(queued=1)
     monkeypatch.setattr("os.getuid", lambda: 65534)
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
@@ -53,7 +53,7 @@ def test_the_history_says_who_ran_it_whatever_the_environment_says(harbour, run,
     assert context["actor"] == {"kind": "os_user", "id": "65534", "label": pwd.getpwuid(65534).pw_name}
 
 
-def test_somebody_without_a_name_is_known_by_their_number(harbour, run, monkeypatch):
+def test_the_history_names_the_uid_of_a_user_without_a_name(harbour, run, monkeypatch):
     batch = harbour.batch(queued=1)
     monkeypatch.setattr("os.getuid", lambda: 4_000_000)
 
@@ -62,7 +62,7 @@ def test_somebody_without_a_name_is_known_by_their_number(harbour, run, monkeypa
     assert batch.events.latest("pk").pgh_context["actor"]["label"] == "uid 4000000"
 
 
-def test_a_refusal_and_an_unknown_batch_do_not_keep_the_others_from_being_cancelled(harbour, run):
+def test_it_cancels_the_other_batches_when_one_is_refused_or_unknown(harbour, run):
     refused, unknown, last = harbour.batch(BatchStatus.COMPLETED), uuid.uuid4(), harbour.batch(queued=2)
 
     assert run(refused.pk, unknown, last.pk) == (
@@ -76,7 +76,7 @@ def test_a_refusal_and_an_unknown_batch_do_not_keep_the_others_from_being_cancel
 
 
 @pytest.mark.parametrize("malformed", ["nonsense", "", "{01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10}", "1"])
-def test_a_malformed_id_is_bad_usage_and_nothing_is_done(harbour, malformed):
+def test_a_malformed_id_is_bad_usage_and_changes_nothing(harbour, malformed):
     batch = harbour.batch(queued=1)
     before = batch_snapshot(batch)
 
@@ -86,25 +86,25 @@ def test_a_malformed_id_is_bad_usage_and_nothing_is_done(harbour, malformed):
     assert batch_snapshot(batch) == before
 
 
-def test_no_id_at_all_is_bad_usage():
+def test_a_missing_id_is_bad_usage():
     with pytest.raises(CommandError, match="BATCH_ID"):
         call_command("cancel_batch")
 
 
-def test_with_an_agency_it_finds_only_that_agencys_batches(harbour, bluebell, run):
-    ours, theirs = harbour.batch(queued=1), bluebell.batch(queued=1)
+def test_with_an_agency_it_finds_only_batches_of_that_agency(harbour, bluebell, run):
+    own, other = harbour.batch(queued=1), bluebell.batch(queued=1)
 
-    assert run(ours.pk, theirs.pk, "--agency", "harbour") == (
+    assert run(own.pk, other.pk, "--agency", "harbour") == (
         1,
         [
-            f"{ours.pk}: cancelled. Contacts skipped: 1. Calls in progress, which will finish: 0.",
-            f"{theirs.pk}: not cancelled: Batch not found (batch_not_found)",
+            f"{own.pk}: cancelled. Contacts skipped: 1. Calls in progress, which will finish: 0.",
+            f"{other.pk}: not cancelled: Batch not found (batch_not_found)",
         ],
     )
 
 
 @pytest.mark.parametrize("slug", ["nowhere", "", "\udcff"], ids=ascii)
-def test_an_unknown_agency_is_bad_usage_and_nothing_is_done(harbour, slug):
+def test_an_unknown_agency_is_bad_usage_and_changes_nothing(harbour, slug):
     batch = harbour.batch(queued=1)
     before = batch_snapshot(batch)
 
@@ -115,7 +115,7 @@ def test_an_unknown_agency_is_bad_usage_and_nothing_is_done(harbour, slug):
     assert batch_snapshot(batch) == before
 
 
-def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run):
+def test_a_dry_run_prints_the_same_counts_and_writes_nothing(harbour, run):
     batch, finished = harbour.batch(queued=3, in_progress=1), harbour.batch(BatchStatus.CANCELLED)
     before = batch_snapshot(batch)
 
@@ -130,7 +130,7 @@ def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run):
 
 
 @pytest.mark.parametrize("dry_run", [["--dry-run"], []])
-def test_an_id_given_twice_is_one_batch(harbour, run, dry_run):
+def test_an_id_given_twice_is_one_batch_and_one_line(harbour, run, dry_run):
     batch = harbour.batch(queued=1)
 
     status, lines = run(batch.pk, str(batch.pk).upper(), *dry_run)
@@ -138,7 +138,7 @@ def test_an_id_given_twice_is_one_batch(harbour, run, dry_run):
     assert (status, len(lines)) == (0, 1)
 
 
-def test_json_is_one_object_a_line(harbour, run):
+def test_json_output_has_one_object_per_line(harbour, run):
     batch, finished = harbour.batch(queued=3, in_progress=1), harbour.batch(queued=1)
     cancel(finished)
 
@@ -156,7 +156,7 @@ def test_json_is_one_object_a_line(harbour, run):
     ]
 
 
-def test_json_of_a_dry_run_does_not_say_that_anything_was_cancelled(harbour, run):
+def test_json_output_of_a_dry_run_does_not_claim_a_cancel(harbour, run):
     batch = harbour.batch(queued=3)
 
     status, (line,) = run(batch.pk, "--json", "--dry-run")
@@ -173,7 +173,7 @@ def test_json_of_a_dry_run_does_not_say_that_anything_was_cancelled(harbour, run
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("output", [">&-", "> /dev/full", ">&- 2>&-", "| true"])
 @pytest.mark.parametrize("command", ["cancel_batch", "pause_batch"])
-def test_that_nobody_can_read_what_it_says_keeps_no_batch_from_it(harbour, command, output):
+def test_every_batch_is_changed_even_if_the_output_cannot_be_written(harbour, command, output):
     batches = [harbour.batch(queued=1) for _ in range(3)]
     line = f"{shlex.join([sys.executable, 'manage.py', command, *(str(batch.pk) for batch in batches)])} {output}"
     environment = os.environ | {"DATABASE_URL": database_url(), "DJANGO_SETTINGS_MODULE": "agency_backend.settings"}
@@ -188,7 +188,7 @@ def test_that_nobody_can_read_what_it_says_keeps_no_batch_from_it(harbour, comma
     }
 
 
-def test_a_wrong_setting_of_the_api_is_not_in_its_way(harbour, settings):
+def test_it_cancels_even_if_a_system_check_fails(harbour, settings):
     settings.DJANGO_SECRET_KEY = settings.DEMO_SECRET_KEY
     batch = harbour.batch(queued=1)
     with pytest.raises(SystemCheckError):

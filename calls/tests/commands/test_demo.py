@@ -1,4 +1,4 @@
-"""The demo: what the first minute of a newcomer rests on."""
+"""manage.py demo: the data that it loads, and the commands that it prints."""
 
 import re
 import shlex
@@ -12,14 +12,14 @@ from django.db.models import Count
 from calls.models import Agency, AgencyUser, CallBatch, CampaignContact
 from calls.roles import Role
 from calls.statuses import BatchStatus
-from calls.tests.support.factories import FUNCTIONS, URL, call, client_of
+from calls.tests.support.factories import FUNCTIONS, call, client_of
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
 def demo(settings):
-    """Load the demo; what it printed."""
+    """Run the command with DEBUG, and return what it prints."""
     settings.DEBUG = True
 
     def demo():
@@ -31,7 +31,7 @@ def demo(settings):
 
 
 def run_curl(client, printed):
-    """Send the request of the printed curl line."""
+    """Send the request of the printed curl command."""
     line = re.search(r"^curl (?:[^\n]*\\\n)+[^\n]*", printed, re.MULTILINE)[0].replace("\\\n", " ")
     options = shlex.split(line)
     assert options[:3] == ["curl", "-X", "POST"]
@@ -40,7 +40,7 @@ def run_curl(client, printed):
     return client.generic("POST", path, options[options.index("-d") + 1], HTTP_AUTHORIZATION=f"{scheme} {token}")
 
 
-def test_it_has_a_batch_with_342_contacts_to_dial_5_in_progress_and_400_done(demo):
+def test_it_loads_the_batch_of_the_readme_with_342_contacts_left_to_dial(demo):
     demo()
 
     batch = CallBatch.objects.get(total_contacts=747)
@@ -49,7 +49,7 @@ def test_it_has_a_batch_with_342_contacts_to_dial_5_in_progress_and_400_done(dem
     assert batch.contacts.dialable().count() == 342
 
 
-def test_it_has_two_agencies_a_user_of_each_role_a_superuser_and_an_operator(demo):
+def test_it_loads_two_agencies_a_user_of_each_role_and_two_staff_users(demo):
     demo()
 
     assert Agency.objects.count() == 2
@@ -61,7 +61,7 @@ def test_it_has_two_agencies_a_user_of_each_role_a_superuser_and_an_operator(dem
     assert operator.has_perm("calls.cancel_callbatch")
 
 
-def test_it_has_batches_in_every_status_and_their_counters_agree(demo):
+def test_it_loads_batches_in_every_status_with_correct_counters(demo):
     demo()
 
     assert set(CallBatch.objects.values_list("status", flat=True)) == set(BatchStatus)
@@ -73,7 +73,7 @@ def test_it_has_batches_in_every_status_and_their_counters_agree(demo):
         assert batch.queued + batch.in_progress + batch.completed + batch.failed + batch.skipped == batch.total_contacts
 
 
-def test_its_numbers_are_of_the_ranges_reserved_for_fiction(demo):
+def test_its_phone_numbers_are_reserved_for_fiction(demo):
     demo()
 
     reserved = re.compile(r"\+1[2-9]\d\d55501\d\d|\+447700900\d\d\d")
@@ -81,14 +81,14 @@ def test_its_numbers_are_of_the_ranges_reserved_for_fiction(demo):
     assert [number for number in numbers if not reserved.fullmatch(number)] == []
 
 
-def test_the_curl_line_cancels_the_batch(demo, client):
+def test_the_printed_curl_command_cancels_the_batch(demo, client):
     response = run_curl(client, demo())
 
     assert response.status_code == 200
     assert response.json()["contacts_skipped"] == 342
 
 
-def test_the_example_of_the_docs_page_can_be_tried_there(demo, client):
+def test_the_example_of_the_docs_page_works_with_its_data(demo, client):
     demo()
     owner = AgencyUser.objects.get(email="owner@harbour-pine.example")
     create = client.get("/openapi.json", secure=True).json()["paths"][f"{FUNCTIONS}create"]["post"]
@@ -97,7 +97,7 @@ def test_the_example_of_the_docs_page_can_be_tried_there(demo, client):
     assert call(client_of(owner), "create", example["value"]).status_code == 201
 
 
-def test_a_second_start_keeps_the_data_and_offers_another_batch(demo, client):
+def test_a_second_run_keeps_the_data_and_prints_another_batch(demo, client):
     run_curl(client, demo())
     agencies = list(Agency.objects.values())
 
@@ -107,52 +107,15 @@ def test_a_second_start_keeps_the_data_and_offers_another_batch(demo, client):
     assert list(Agency.objects.values()) == agencies
 
 
-def test_when_nothing_is_left_to_cancel_it_says_how_to_start_afresh(demo):
+def test_it_says_how_to_start_with_new_data_when_no_batch_can_be_cancelled(demo):
     demo()
     CallBatch.objects.update(status=BatchStatus.CANCELLED)
 
-    assert "To start afresh: make clean" in demo()
+    assert "To start with new data: make clean" in demo()
 
 
-def test_it_is_refused_in_production():
+def test_it_refuses_to_run_in_production():
     with pytest.raises(CommandError, match="DJANGO_DEBUG"):
         call_command("demo")
 
     assert not Agency.objects.exists()
-
-
-# issue_token
-
-
-def token_of(email):
-    out = StringIO()
-    call_command("issue_token", email, stdout=out)
-    return out.getvalue().strip()
-
-
-def test_an_issued_token_is_taken_by_the_api(harbour, client, settings):
-    settings.DEBUG = True
-
-    response = client.generic("POST", URL, HTTP_AUTHORIZATION=f"Bearer {token_of(harbour.owner.email.upper())}")
-
-    assert response.json()["code"] == "batch_id_required"
-
-
-def test_no_token_is_issued_in_production(harbour):
-    with pytest.raises(CommandError, match="DJANGO_DEBUG"):
-        token_of(harbour.owner.email)
-
-
-def test_no_token_is_issued_for_somebody_unknown(harbour, settings):
-    settings.DEBUG = True
-
-    with pytest.raises(CommandError, match="0 rows of the users table"):
-        token_of("nobody@example.com")
-
-
-def test_no_token_is_issued_without_a_secret_to_sign_it(harbour, settings):
-    settings.DEBUG = True
-    settings.SUPABASE_JWT_SECRET = ""
-
-    with pytest.raises(CommandError, match="set SUPABASE_JWT_SECRET"):
-        token_of(harbour.owner.email)

@@ -1,4 +1,4 @@
-"""manage.py pause_batch and resume_batch: as cancel_batch, with their own words."""
+"""manage.py pause_batch and resume_batch."""
 
 import json
 import uuid
@@ -15,7 +15,7 @@ from calls.tests.support.factories import batch_snapshot
 pytestmark = pytest.mark.django_db
 
 
-def test_pause_pauses_each_batch_and_says_so(harbour, run_command):
+def test_pause_batch_pauses_each_batch_and_prints_the_counts(harbour, run_command):
     first, second = harbour.batch(queued=3, in_progress=1), harbour.batch(BatchStatus.SCHEDULED, pending=2)
 
     assert run_command("pause_batch", first.pk, second.pk) == (
@@ -28,7 +28,7 @@ def test_pause_pauses_each_batch_and_says_so(harbour, run_command):
     assert set(CallBatch.objects.values_list("status", flat=True)) == {"paused"}
 
 
-def test_resume_says_what_the_batch_is_again(harbour, run_command):
+def test_resume_batch_prints_the_new_status_of_each_batch(harbour, run_command):
     now, later = harbour.batch(BatchStatus.PAUSED, queued=3), harbour.batch(BatchStatus.PAUSED, pending=2)
     CallBatch.objects.filter(pk=later.pk).update(scheduled_for=timezone.now() + timedelta(hours=1))
 
@@ -45,7 +45,7 @@ def test_resume_says_what_the_batch_is_again(harbour, run_command):
     ("command", "done", "code"),
     [("pause_batch", "paused", "batch_not_pausable"), ("resume_batch", "resumed", "batch_not_paused")],
 )
-def test_one_that_is_refused_or_unknown_does_not_keep_the_others(harbour, run_command, command, done, code):
+def test_they_change_the_other_batches_when_one_is_refused_or_unknown(harbour, run_command, command, done, code):
     wrong = harbour.batch(BatchStatus.CANCELLED)
     right = harbour.batch(BatchStatus.PROCESSING if done == "paused" else BatchStatus.PAUSED)
 
@@ -58,7 +58,7 @@ def test_one_that_is_refused_or_unknown_does_not_keep_the_others(harbour, run_co
     assert lines[2].startswith(f"{right.pk}: {done}. ")
 
 
-def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run_command):
+def test_a_dry_run_prints_the_same_counts_and_writes_nothing(harbour, run_command):
     batch = harbour.batch(queued=3)
     before = batch_snapshot(batch)
 
@@ -72,7 +72,7 @@ def test_a_dry_run_reports_the_same_numbers_and_writes_nothing(harbour, run_comm
     assert batch_snapshot(batch) == before
 
 
-def test_json_is_one_object_a_line(harbour, run_command):
+def test_json_output_has_one_object_per_line(harbour, run_command):
     batch = harbour.batch(queued=3, in_progress=1)
 
     lines = [
@@ -96,14 +96,14 @@ def test_json_is_one_object_a_line(harbour, run_command):
 
 
 @pytest.mark.parametrize("command", ["pause_batch", "resume_batch"])
-def test_they_find_only_batches_of_the_agency_that_is_named(harbour, bluebell, run_command, command):
+def test_with_an_agency_they_find_only_batches_of_that_agency(harbour, bluebell, run_command, command):
     batch = bluebell.batch(BatchStatus.PROCESSING if command == "pause_batch" else BatchStatus.PAUSED)
 
     assert run_command(command, batch.pk, "--agency=harbour")[0] == 1
     assert run_command(command, batch.pk, "--agency=bluebell")[0] == 0
 
 
-def test_a_malformed_id_is_bad_usage_and_nothing_is_done(harbour):
+def test_a_malformed_id_is_bad_usage_and_changes_nothing(harbour):
     batch = harbour.batch()
 
     with pytest.raises(CommandError, match="'nonsense' is not a batch id"):
@@ -113,7 +113,7 @@ def test_a_malformed_id_is_bad_usage_and_nothing_is_done(harbour):
     assert batch.status == BatchStatus.PROCESSING
 
 
-def test_the_history_says_who_ran_it(harbour, run_command):
+def test_the_history_names_the_command_and_its_user(harbour, run_command):
     batch = harbour.batch()
 
     run_command("pause_batch", batch.pk)

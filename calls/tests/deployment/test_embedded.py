@@ -1,4 +1,4 @@
-"""python -m agency_backend.embedded: the server is there while the command runs, and gone when it has ended."""
+"""python -m agency_backend.embedded: the server runs while the command runs, and stops when it ends."""
 
 import os
 import pty
@@ -17,12 +17,12 @@ import pytest
 
 from calls.tests.support.factories import ROOT
 
-SAY_AND_SLEEP = "import os, time; print(os.environ['DATABASE_URL'], flush=True); time.sleep(60)"
-SAY = "import os; print(os.environ['DATABASE_URL'])"
+PRINT_URL = "import os; print(os.environ['DATABASE_URL'])"
+PRINT_URL_AND_SLEEP = "import os, time; print(os.environ['DATABASE_URL'], flush=True); time.sleep(60)"
 
 
 def servers(data):
-    """The running PostgreSQL servers of this data directory."""
+    """Return the running PostgreSQL servers of this data directory."""
     return [
         process
         for process in psutil.process_iter(["name", "cmdline", "status"])
@@ -33,9 +33,10 @@ def servers(data):
 
 
 class Project:
-    """A clone with nothing in it but what starts the database."""
+    """A copy of the project that has only ``agency_backend``."""
 
     def __init__(self, folder):
+        folder.mkdir()
         self.folder, self.data = folder, folder / ".postgres"
         shutil.copytree(ROOT / "agency_backend", folder / "agency_backend")
 
@@ -57,28 +58,43 @@ def first_url(process):
     for line in process.stdout:
         if line.startswith("postgresql://"):
             return line.strip()
-    raise AssertionError("it ended without a database")
+    raise AssertionError("the command ended without a database")
 
 
 @pytest.fixture
-def project(request):
-    """A project in a folder of its own; the marker ``folder`` names one that is awkward."""
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent).resolve() / getattr(request, "param", "project")
-        folder.mkdir()
-        project = Project(folder)
-        yield project
+def folder():
+    """A folder whose servers are killed at the end."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        yield folder
         for server in servers(folder):
             server.kill()
 
 
-@pytest.mark.parametrize(
-    "project", ["project", "My Projects", "a" * 120], indirect=True, ids=["plain", "space", "long"]
-)
-def test_the_command_finds_a_database_and_the_server_is_gone_afterwards(project):
-    script = f"{SAY}; import psycopg; psycopg.connect(os.environ['DATABASE_URL']).execute('SELECT 1'); print('found')"
+@pytest.fixture(scope="module")
+def stopped_server():
+    """The data directory of a server that has been started once, and stopped."""
+    with tempfile.TemporaryDirectory() as name:
+        project = Project(Path(name).resolve() / "project")
+        assert project.run("true")[0] == 0
+        yield project.data
 
-    assert project.run(sys.executable, "-Wignore", "-c", script) == (0, "found")
+
+@pytest.fixture
+def project(folder, stopped_server):
+    """A project whose server has been started before. That saves a second in each test."""
+    project = Project(folder / "project")
+    # cp keeps the owner, which is another user when the tests run as root.
+    subprocess.run(["cp", "--archive", stopped_server, project.data], check=True)
+    return project
+
+
+@pytest.mark.parametrize("name", ["project", "My Projects", "a" * 120], ids=["plain", "space", "long"])
+def test_the_command_has_a_database_and_the_server_is_stopped_afterwards(folder, name):
+    project = Project(folder / name)
+    connect = "import psycopg; psycopg.connect(os.environ['DATABASE_URL']).execute('SELECT 1'); print('connected')"
+
+    assert project.run(sys.executable, "-Wignore", "-c", f"{PRINT_URL}; {connect}") == (0, "connected")
     assert servers(project.data) == []
 
 
@@ -90,18 +106,20 @@ def test_the_data_is_kept(project):
     assert project.run(sys.executable, "-Wignore", "-c", script % insert)[0] == 0
 
 
-def test_its_exit_status_is_the_commands_own(project):
+def test_the_exit_status_is_that_of_the_command(project):
     assert project.run("sh", "-c", "exit 7")[0] == 7
     assert project.run("sh", "-c", "kill -9 $$")[0] == 128 + 9
 
 
-def test_a_command_that_is_not_there_is_said_to_be_so(project):
+def test_a_command_that_does_not_exist_is_reported(project):
     assert project.run("no-such-command") == (127, "no-such-command: command not found")
     assert servers(project.data) == []
 
 
-def test_temporary_data_is_thrown_away(project):
-    status, url = project.run(sys.executable, "-c", SAY, options=["--temporary"])
+def test_temporary_data_is_deleted(folder):
+    project = Project(folder / "project")
+
+    status, url = project.run(sys.executable, "-c", PRINT_URL, options=["--temporary"])
 
     assert status == 0
     assert not Path(re.search(r"host=(.*)", url)[1]).exists()
@@ -109,28 +127,28 @@ def test_temporary_data_is_thrown_away(project):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda signum: signum.name)
-def test_a_signal_ends_the_command_and_all_it_started_and_the_server(project, signum):
-    # A shell that waits for a program: what ``make run`` is made of.
-    with project.start("sh", "-c", f'"{sys.executable}" -c "{SAY_AND_SLEEP}"; exit 3') as process:
+def test_a_signal_ends_the_command_all_its_processes_and_the_server(project, signum):
+    # A shell that waits for a program, as in "make run".
+    with project.start("sh", "-c", f'"{sys.executable}" -c "{PRINT_URL_AND_SLEEP}"; exit 3') as process:
         first_url(process)
-        family = psutil.Process(process.pid).children(recursive=True)
+        children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signum)
         process.communicate(timeout=20)
 
     assert process.returncode != 0
-    assert [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE] == []
+    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
     assert servers(project.data) == []
 
 
-def test_ctrl_c_in_a_terminal_ends_it_quickly(project):
-    terminal, side = pty.openpty()
+def test_ctrl_c_in_a_terminal_ends_the_command_quickly(project):
+    terminal, tty = pty.openpty()
     process = project.start(
-        *(sys.executable, "-c", SAY_AND_SLEEP), stdin=side, stdout=side, stderr=side, preexec_fn=controls(side)
+        *(sys.executable, "-c", PRINT_URL_AND_SLEEP), stdin=tty, stdout=tty, stderr=tty, preexec_fn=take_control_of(tty)
     )
-    os.close(side)
-    shown = b""
-    while b"postgresql://" not in shown:
-        shown += os.read(terminal, 1000)
+    os.close(tty)
+    output = b""
+    while b"postgresql://" not in output:
+        output += os.read(terminal, 1000)
     started = time.monotonic()
     os.write(terminal, b"\x03")
     process.wait(20)
@@ -140,21 +158,21 @@ def test_ctrl_c_in_a_terminal_ends_it_quickly(project):
     assert servers(project.data) == []
 
 
-def controls(side):
-    """Make this terminal the controlling one of a new session, as a terminal emulator does."""
+def take_control_of(tty):
+    """Return a function that starts a session with this controlling terminal, as a terminal emulator does."""
 
     def take_control():
         os.setsid()
-        os.close(os.open(os.ttyname(side), os.O_RDWR))
+        os.close(os.open(os.ttyname(tty), os.O_RDWR))
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     return take_control
 
 
-def test_a_second_one_joins_and_the_last_one_stops_the_server(project):
-    with project.start(sys.executable, "-c", SAY_AND_SLEEP) as first:
+def test_two_commands_share_the_server_and_the_last_one_stops_it(project):
+    with project.start(sys.executable, "-c", PRINT_URL_AND_SLEEP) as first:
         url = first_url(first)
-        assert project.run(sys.executable, "-c", SAY) == (0, url)
+        assert project.run(sys.executable, "-c", PRINT_URL) == (0, url)
         assert len(servers(project.data)) >= 1
         first.terminate()
         first.communicate(timeout=20)
@@ -162,8 +180,8 @@ def test_a_second_one_joins_and_the_last_one_stops_the_server(project):
     assert servers(project.data) == []
 
 
-def test_after_one_that_was_killed_a_later_one_still_stops_the_server(project):
-    with project.start(sys.executable, "-c", SAY_AND_SLEEP) as killed:
+def test_the_next_run_stops_the_server_of_a_run_that_was_killed(project):
+    with project.start(sys.executable, "-c", PRINT_URL_AND_SLEEP) as killed:
         url = first_url(killed)
         (child,) = psutil.Process(killed.pid).children()
         killed.kill()
@@ -171,16 +189,16 @@ def test_after_one_that_was_killed_a_later_one_still_stops_the_server(project):
         killed.communicate(timeout=20)
     assert psycopg.connect(url).close() is None
 
-    assert project.run(sys.executable, "-c", SAY) == (0, url)
+    assert project.run(sys.executable, "-c", PRINT_URL) == (0, url)
     assert servers(project.data) == []
 
 
-def test_after_the_server_itself_was_killed_it_starts_again(project):
-    with project.start(sys.executable, "-c", SAY_AND_SLEEP) as process:
+def test_the_next_run_starts_a_server_that_was_killed(project):
+    with project.start(sys.executable, "-c", PRINT_URL_AND_SLEEP) as process:
         url = first_url(process)
         for server in servers(project.data):
             server.kill()
         process.terminate()
         process.communicate(timeout=20)
 
-    assert project.run(sys.executable, "-c", SAY) == (0, url)
+    assert project.run(sys.executable, "-c", PRINT_URL) == (0, url)

@@ -1,4 +1,4 @@
-"""What the image and the composition rest on, which no engine is needed to see."""
+"""Dockerfile and compose.yaml, as far as they can be tested without Docker."""
 
 import re
 
@@ -13,11 +13,11 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("variable", COMPOSE["services"]["web"]["environment"])
-def test_every_variable_of_the_composition_is_one_that_the_readme_explains(variable):
+def test_the_readme_explains_every_variable_of_compose_yaml(variable):
     assert f"| `{variable}` |" in README
 
 
-def test_what_the_image_copies_is_there_and_not_ignored():
+def test_the_files_that_the_image_copies_exist_and_are_not_ignored():
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
     paths = [path for line in copied for path in line.split()]
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
@@ -27,10 +27,10 @@ def test_what_the_image_copies_is_there_and_not_ignored():
     assert {path for path in paths if f"!{path}" not in ignored} == set()
 
 
-def test_the_image_runs_without_privileges_and_is_asked_for_its_health():
+def test_the_image_runs_as_an_unprivileged_user_and_has_a_health_check():
     assert DOCKERFILE.rindex("USER 10001") > DOCKERFILE.rindex("FROM ")
     assert "/healthz" in DOCKERFILE.split("HEALTHCHECK")[1]
 
 
-def test_a_server_that_is_stopped_gets_the_time_of_a_cancel():
+def test_compose_gives_a_stopping_server_time_to_finish_a_cancel():
     assert COMPOSE["services"]["web"]["stop_grace_period"] == "150s"

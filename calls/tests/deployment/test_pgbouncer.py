@@ -1,4 +1,4 @@
-"""Behind PgBouncer in transaction mode, where every transaction may have another connection."""
+"""The application behind PgBouncer in transaction mode, where each transaction may use another connection."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from calls.models import Call, CallBatch
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.support.concurrency import until
 from calls.tests.support.factories import FUNCTIONS, URL, address, count
-from calls.tests.support.legacy_database import Database
+from calls.tests.support.manage import manage
 from calls.tests.support.provider import KEY
-from calls.tests.support.server import free_port, gunicorn, request, wait_until_it_listens
+from calls.tests.support.server import environment_on, free_port, gunicorn, request, wait_until_it_listens
 from calls.tests.support.workers import worker
 
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
@@ -44,14 +44,14 @@ auth_type = any
 
 
 @contextmanager
-def pgbouncer(folder, database):
-    """PgBouncer in front of the test's database: the same database under another address."""
+def pgbouncer(folder):
+    """Run PgBouncer in front of the test database, and yield the database's URL through it."""
     port = free_port()
     where = {"port": 5432} | address()
     configuration = folder / "pgbouncer.ini"
     configuration.write_text(CONFIGURATION.format(listen_port=port, **where))
     folder.chmod(0o755)
-    # It refuses to run as root. Whoever runs the server may enter the folder of its socket.
+    # PgBouncer refuses to run as root. The user of the database server can read the folder of its socket.
     socket_folder = Path(where["host"])
     unprivileged = ["--user", socket_folder.owner() if socket_folder.is_dir() else "nobody"] if os.getuid() == 0 else []
     process = subprocess.Popen([PGBOUNCER, "--quiet", *unprivileged, str(configuration)])
@@ -63,10 +63,16 @@ def pgbouncer(folder, database):
         process.wait(10)
 
 
-@pytest.fixture
-def url(db, tmp_path_factory):
-    with pgbouncer(tmp_path_factory.mktemp("pgbouncer"), address()) as url:
+@pytest.fixture(scope="module")
+def url(django_db_setup, tmp_path_factory):
+    with pgbouncer(tmp_path_factory.mktemp("pgbouncer")) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def server(url):
+    with gunicorn(url) as server:
+        yield server
 
 
 def cancel_by_request(server, owner, batch):
@@ -75,10 +81,10 @@ def cancel_by_request(server, owner, batch):
     )
 
 
-def test_many_requests_at_once_share_few_connections_and_every_batch_is_cancelled(harbour, url):
+def test_many_requests_at_once_share_few_connections_and_every_batch_is_cancelled(harbour, server):
     batches = [harbour.batch(queued=3) for _ in range(40)]
 
-    with gunicorn(url) as server, ThreadPoolExecutor(20) as pool:
+    with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda batch: cancel_by_request(server, harbour.owner, batch), batches))
 
     assert {(status, answer["contacts_skipped"]) for status, _, answer in answers} == {(200, 3)}
@@ -88,23 +94,20 @@ def test_many_requests_at_once_share_few_connections_and_every_batch_is_cancelle
     }
 
 
-def test_the_limits_of_one_cancel_do_not_reach_into_the_next_transaction(harbour, url):
-    with gunicorn(url) as server:
-        cancel_by_request(server, harbour.owner, harbour.batch(queued=3))
+def test_the_timeouts_and_the_history_context_of_a_cancel_end_with_its_transaction(harbour, server, url):
+    cancel_by_request(server, harbour.owner, harbour.batch(queued=3))
 
-        with psycopg.connect(url, autocommit=True, prepare_threshold=None) as other:
-            for _ in range(5):
-                assert other.execute("SHOW lock_timeout").fetchone() == ("0",)
-                assert other.execute("SELECT current_setting('pghistory.context_metadata', true)").fetchone()[0] in (
-                    "",
-                    None,
-                )
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as other:
+        for _ in range(5):
+            assert other.execute("SHOW lock_timeout").fetchone() == ("0",)
+            (context,) = other.execute("SELECT current_setting('pghistory.context_metadata', true)").fetchone()
+            assert context in ("", None)
 
 
-def test_a_lock_that_is_held_is_given_up_in_time(harbour, url):
+def test_a_cancel_stops_waiting_for_a_lock_after_its_timeout(harbour, server):
     batch = harbour.batch(queued=3)
 
-    with gunicorn(url) as server, psycopg.connect(**address()) as holder:
+    with psycopg.connect(**address()) as holder:
         holder.execute("SELECT 1 FROM call_batches WHERE id = %s FOR UPDATE", [batch.pk])
         status, _, answer = cancel_by_request(server, harbour.owner, batch)
         holder.rollback()
@@ -113,12 +116,12 @@ def test_a_lock_that_is_held_is_given_up_in_time(harbour, url):
     assert count(batch, ContactStatus.QUEUED) == 3
 
 
-def test_many_creates_at_once_share_few_connections_and_each_stores_its_own(harbour, url):
+def test_many_creates_at_once_share_few_connections_and_each_stores_its_own_contacts(harbour, server):
     bodies = [
         json.dumps(harbour.wanted(*(f"+1212{index:03d}{line:04d}" for line in range(100)))) for index in range(20)
     ]
 
-    with gunicorn(url) as server, ThreadPoolExecutor(10) as pool:
+    with ThreadPoolExecutor(10) as pool:
         token = issue_token(harbour.owner)
         answers = list(
             pool.map(
@@ -134,7 +137,7 @@ def test_many_creates_at_once_share_few_connections_and_each_stores_its_own(harb
 @pytest.mark.usefixtures("empty_queue")
 def test_workers_share_few_connections_and_place_each_call_once(harbour, provider, url):
     batch = harbour.batch(BatchStatus.PENDING, pending=20)
-    type(batch).objects.update(max_concurrent=20)
+    CallBatch.objects.filter(pk=batch.pk).update(max_concurrent=20)
     configuration = {"DATABASE_URL": url, "ULTRAVOX_API_URL": provider.url, "ULTRAVOX_API_KEY": KEY}
 
     with worker(**configuration), worker(**configuration):
@@ -144,9 +147,8 @@ def test_workers_share_few_connections_and_place_each_call_once(harbour, provide
     assert len({asked.attempt for asked in provider.asked}) == len(provider.asked) == 20
 
 
-def test_the_commands_work_too(harbour, url):
+def test_the_commands_work(harbour, url):
     batch = harbour.batch(queued=3)
-    database = Database(address()["dbname"])
 
     for command in (
         ("check", "--database", "default"),
@@ -155,6 +157,6 @@ def test_the_commands_work_too(harbour, url):
         ("export_batch", str(batch.pk)),
         ("cancel_batch", str(batch.pk)),
     ):
-        code, said = database.run(*command, DATABASE_URL=url)
-        assert code == 0, said
+        done = manage(*command, environment=environment_on(url))
+        assert done.returncode == 0, done.stdout + done.stderr
     assert count(batch, ContactStatus.SKIPPED) == 3

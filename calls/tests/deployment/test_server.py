@@ -1,4 +1,4 @@
-"""The server as it is started in production, spoken to by HTTP and by Supabase's own client."""
+"""Gunicorn as in production, called over HTTP and with Supabase's own client."""
 
 import http.client
 import json
@@ -45,13 +45,13 @@ def test_a_request_cancels_a_batch(harbour, server):
 
 @pytest.fixture
 def functions(harbour, server):
-    """Supabase's client for Python, signed in as Harbour's owner, with only its address changed."""
+    """Supabase's Python client with the token of Harbour's owner. Only its URL differs from a client of Supabase."""
     with httpx.Client() as http_client:
         headers = {"Authorization": f"Bearer {issue_token(harbour.owner)}"}
         yield SyncFunctionsClient(f"http://{server}/functions/v1", headers, http_client=http_client)
 
 
-def test_supabases_own_client_cancels_a_batch(harbour, functions):
+def test_supabases_client_cancels_a_batch(harbour, functions):
     batch = harbour.batch(queued=3)
 
     answer = functions.invoke("calls-batch-cancel", {"body": {"batch_id": str(batch.pk)}, "responseType": "json"})
@@ -59,7 +59,7 @@ def test_supabases_own_client_cancels_a_batch(harbour, functions):
     assert answer["contacts_skipped"] == 3
 
 
-def test_supabases_own_client_creates_a_batch_lists_it_and_looks_at_it(harbour, functions):
+def test_supabases_client_creates_a_batch_and_lists_and_gets_it(harbour, functions):
     created = functions.invoke(
         "calls-batch-create",
         {"body": harbour.wanted(), "headers": {"Idempotency-Key": "once"}, "responseType": "json"},
@@ -74,23 +74,23 @@ def test_supabases_own_client_creates_a_batch_lists_it_and_looks_at_it(harbour, 
     assert [contact["phone_number"] for contact in got["contacts"]] == [PHONE]
 
 
-def test_supabases_own_client_reads_a_refusal(functions):
+def test_supabases_client_raises_the_error_of_a_refused_request(functions):
     with pytest.raises(FunctionsHttpError, match="batch_id must be a valid UUID"):
         functions.invoke("calls-batch-cancel", {"body": '{"batch_id": "1"}'})
 
 
-def test_a_function_answers_plain_http_and_never_redirects(server):
+def test_the_api_answers_plain_http_without_a_redirect(server):
     status, headers, answer = request(server, "POST", URL)
 
     assert (status, answer["code"]) == (401, "unauthorized")
     assert headers["Location"] is None
 
 
-def test_a_body_without_a_length_is_read(harbour, server):
+def test_a_chunked_body_is_read(harbour, server):
     batch = harbour.batch(queued=3)
     body = json.dumps({"batch_id": str(batch.pk)}).encode()
 
-    # An iterable is sent in chunks.
+    # http.client sends an iterable in chunks, without a length.
     status, _, answer = request(
         server, "POST", URL, iter([body[:9], body[9:]]), Authorization=f"Bearer {issue_token(harbour.owner)}"
     )
@@ -98,8 +98,8 @@ def test_a_body_without_a_length_is_read(harbour, server):
     assert (status, answer["contacts_skipped"]) == (200, 3)
 
 
-@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "without"])
-def test_a_body_of_5_mb_is_refused_and_the_client_can_read_it(harbour, server, chunked):
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "chunked"])
+def test_a_body_of_5_mb_is_refused_with_an_answer_that_the_client_can_read(harbour, server, chunked):
     body = b" " * 5_000_000
 
     status, _, answer = request(
@@ -109,8 +109,8 @@ def test_a_body_of_5_mb_is_refused_and_the_client_can_read_it(harbour, server, c
     assert (status, answer["code"]) == (413, "body_too_large")
 
 
-@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "without"])
-def test_a_list_of_more_than_16_mb_is_refused_and_the_client_can_read_it(harbour, server, chunked):
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "chunked"])
+def test_a_create_of_more_than_16_mb_is_refused_with_an_answer_that_the_client_can_read(harbour, server, chunked):
     body = b" " * 25_000_000
 
     status, _, answer = request(
@@ -124,7 +124,7 @@ def test_a_list_of_more_than_16_mb_is_refused_and_the_client_can_read_it(harbour
     assert (status, answer["error"]) == (413, "Request body too large: at most 16 MB")
 
 
-def test_a_list_without_a_length_is_stored(harbour, server):
+def test_a_chunked_create_with_10_000_contacts_is_stored(harbour, server):
     body = json.dumps(harbour.wanted(*(f"+1212{index:07d}" for index in range(10_000)))).encode()
 
     status, _, answer = request(
@@ -134,7 +134,7 @@ def test_a_list_without_a_length_is_stored(harbour, server):
     assert (status, answer["total_contacts"]) == (201, 10_000)
 
 
-def test_a_client_that_hangs_up_while_it_sends_is_no_error_of_ours(harbour, capfd):
+def test_a_client_that_disconnects_while_it_sends_causes_no_traceback(harbour, capfd):
     with gunicorn(database_url()) as server:
         host, _, port = server.partition(":")
         with socket.create_connection((host, int(port))) as client:
@@ -143,7 +143,7 @@ def test_a_client_that_hangs_up_while_it_sends_is_no_error_of_ours(harbour, capf
                 f"Authorization: Bearer {issue_token(harbour.owner)}\r\n\r\n{{".encode()
             )
             time.sleep(0.5)
-            # As a reset, not as an end.
+            # Close with a reset instead of a normal end of the connection.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         status, *_ = request(server, "GET", "/healthz")
 
@@ -151,7 +151,7 @@ def test_a_client_that_hangs_up_while_it_sends_is_no_error_of_ours(harbour, capf
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_content_type_that_cannot_be_read_is_ignored(harbour, server):
+def test_a_malformed_content_type_is_ignored(harbour, server):
     content_type = "application/json; a*=bogus'en'%20"
 
     status, _, answer = request(server, "POST", URL, **{"Content-Type": content_type})
@@ -160,7 +160,7 @@ def test_a_content_type_that_cannot_be_read_is_ignored(harbour, server):
 
 
 @pytest.mark.parametrize("charset", ["hex", "undefined", "utf-16", "nonsense", "utf-8"])
-def test_what_charset_a_content_type_names_changes_nothing(harbour, server, charset):
+def test_the_charset_of_the_content_type_is_ignored(harbour, server, charset):
     batch, other = harbour.batch(queued=3), harbour.batch(queued=1)
     headers = {"Content-Type": f"application/json; charset={charset}"}
     headers["Authorization"] = f"Bearer {issue_token(harbour.owner)}"
@@ -175,7 +175,7 @@ def test_what_charset_a_content_type_names_changes_nothing(harbour, server, char
     assert (cancelled[0], cancelled[2]["contacts_skipped"]) == (200, 3)
 
 
-def test_nor_does_it_where_nobody_is_signed_in(server):
+def test_the_charset_is_ignored_without_a_token_too(server):
     status, headers, answer = request(
         server, "POST", f"{URL}?a=1", Origin="https://app.example.com", **{"Content-Type": "text/plain; charset=hex"}
     )
@@ -185,7 +185,7 @@ def test_nor_does_it_where_nobody_is_signed_in(server):
 
 
 @pytest.mark.parametrize("path", ["/admin/", "/admin/login/"])
-def test_a_cookie_that_no_session_has_is_nobodys(server, path):
+def test_a_malformed_session_cookie_is_ignored(server, path):
     connection = http.client.HTTPConnection(server, timeout=30)
     connection.request("GET", path, headers={"Cookie": 'sessionid="\\000aaaaaaaaaa"', "X-Forwarded-Proto": "https"})
 
@@ -193,7 +193,7 @@ def test_a_cookie_that_no_session_has_is_nobodys(server, path):
     connection.close()
 
 
-def test_a_token_of_100_kb_is_refused_in_the_apis_own_words(server):
+def test_a_token_of_100_kb_is_refused_by_the_api(server):
     status, headers, answer = request(server, "POST", URL, Authorization="Bearer " + "x" * 100_000)
 
     assert (status, answer["code"], headers["WWW-Authenticate"]) == (401, "unauthorized", "Bearer")
@@ -217,11 +217,11 @@ def test_a_head_request_has_no_body(server):
     assert (status, headers["Allow"], answer) == (405, "POST, OPTIONS", None)
 
 
-def test_the_health_check_answers_200(server):
+def test_the_health_check_answers_200_for_any_host(server):
     assert request(server, "GET", "/healthz", Host="10.0.0.7")[::2] == (200, {"status": "ok"})
 
 
-def test_without_a_database_it_starts_and_says_so():
+def test_it_starts_without_a_database_and_the_health_check_answers_503():
     with gunicorn("postgresql://nobody@127.0.0.1:1/nothing") as server:
         assert request(server, "GET", "/healthz")[::2] == (503, {"status": "unavailable"})
 
@@ -246,7 +246,7 @@ def test_connections_that_the_database_has_closed_are_replaced(harbour, server):
     assert time.monotonic() - started < 2
 
 
-def test_a_command_whose_reader_has_gone_cancels_every_batch_all_the_same(harbour):
+def test_cancel_batch_cancels_every_batch_even_if_its_output_is_a_closed_pipe(harbour):
     batches = [harbour.batch(queued=3) for _ in range(3)]
     reader, writer = os.pipe()
     os.close(reader)
@@ -267,7 +267,7 @@ def test_a_command_whose_reader_has_gone_cancels_every_batch_all_the_same(harbou
     assert set(CallBatch.objects.values_list("status", flat=True)) == {BatchStatus.CANCELLED}
 
 
-def test_more_requests_at_once_than_connections_are_all_answered(harbour, server):
+def test_more_requests_at_once_than_database_connections_are_all_answered(harbour, server):
     batches = [harbour.batch(queued=3) for _ in range(40)]
     authorization = f"Bearer {issue_token(harbour.owner)}"
 

@@ -55,7 +55,7 @@ def test_without_fix_nothing_is_changed(harbour):
 
     code, output = reconcile_batches()
 
-    assert (code, output) == (1, f"{batch.pk} (processing): queued said 9, counted 2\n")
+    assert (code, output) == (1, f"{batch.pk} (processing): queued is 9, counted 2\n")
     assert batch_snapshot(batch) == before
 
 
@@ -71,7 +71,7 @@ def test_fix_corrects_the_counters_and_nothing_else(harbour):
     code, output = reconcile_batches("--fix")
 
     assert code == 0
-    assert output.endswith("Mended.\n")
+    assert output.endswith("Corrected.\n")
     batch.refresh_from_db()
     assert (batch.queued, batch.skipped) == (2, 0)
     assert {name: getattr(batch, name) for name in other} == other
