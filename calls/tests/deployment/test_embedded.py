@@ -61,32 +61,34 @@ def first_url(process):
     raise AssertionError("the command ended without a database")
 
 
+def kill_servers(folder):
+    """Kill the servers that a failed test has left running."""
+    leftover = servers(folder)
+    for server in leftover:
+        server.kill()
+    psutil.wait_procs(leftover, timeout=10)
+
+
 @pytest.fixture
 def folder():
-    """A folder whose servers are killed at the end."""
+    """An empty folder for a new project."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         yield folder
-        for server in servers(folder):
-            server.kill()
+        kill_servers(folder)
 
 
 @pytest.fixture(scope="module")
-def stopped_server():
-    """The data directory of a server that has been started once, and stopped."""
+def shared_project():
     with tempfile.TemporaryDirectory() as name:
-        project = Project(Path(name).resolve() / "project")
-        assert project.run("true")[0] == 0
-        yield project.data
+        yield Project(Path(name).resolve() / "project")
 
 
 @pytest.fixture
-def project(folder, stopped_server):
-    """A project whose server has been started before. That saves a second in each test."""
-    project = Project(folder / "project")
-    # cp keeps the owner, which is another user when the tests run as root.
-    subprocess.run(["cp", "--archive", stopped_server, project.data], check=True)
-    return project
+def project(shared_project):
+    """A project whose server is stopped. The tests share it, because a new data directory takes a second."""
+    yield shared_project
+    kill_servers(shared_project.folder)
 
 
 @pytest.mark.parametrize("name", ["project", "My Projects", "a" * 120], ids=["plain", "space", "long"])
