@@ -14,7 +14,7 @@ from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
 from calls.tests.support.provider import KEY, fake_provider
 
 # Fixtures that start a server, a browser or a large database for all tests of a module.
-SHARED_FIXTURES = {"window", "server", "adopted_template", "_hundred_thousand"}
+SHARED_FIXTURES = {"window", "server", "adopted_template", "_many_rows", "stopped_server"}
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -33,9 +33,15 @@ def pytest_collection_modifyitems(config, items):
     # One worker runs all tests that share such a fixture, so that it is set up once.
     for item in items:
         for fixture in SHARED_FIXTURES.intersection(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group(fixture))
-    # Start long tests first. Otherwise one worker could still be busy with one when the others have finished.
-    items.sort(key=lambda item: not item.get_closest_marker("slow"))
+            item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__} {fixture}"))
+    # Start long tests early, so that no worker is left with one at the end. Tests with transaction=True stay behind the
+    # others, because they truncate the tables, which deletes the rows that migrations inserted.
+    items.sort(key=lambda item: (_truncates(item), not item.get_closest_marker("slow")))
+
+
+def _truncates(item):
+    marker = item.get_closest_marker("django_db")
+    return bool(marker and marker.kwargs.get("transaction"))
 
 
 @pytest.fixture(scope="session")
