@@ -26,7 +26,7 @@ test: .venv/installed
 
 # The same tests on a copy of an adopted database: tables that another service created.
 test-adopted: .venv/installed
-	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto --adopted
+	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto --adopted --ignore calls/tests/deployment
 
 demo: .venv/installed
 	@DJANGO_SETTINGS_MODULE=calls.tests.settings LOG_LEVEL=ERROR $(EMBEDDED) --temporary -- $(BIN)/python -m calls.tests.demo

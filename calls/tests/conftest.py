@@ -5,16 +5,24 @@ from django.contrib.auth.models import Group
 from django.core.management import call_command
 from django.db import connection
 from django.db.models import QuerySet
-from django.test import Client
+from django.test import Client, TransactionTestCase
+from xdist.scheduler import LoadScopeScheduling
 
 from calls import providers
 from calls.roles import Role
 from calls.tests.support.factories import Tenant, client_of, staff
 from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
 from calls.tests.support.provider import KEY, fake_provider
+from calls.tests.support.truncation import truncate_tables
 
-# Fixtures that start a server, a browser or a large database for all tests of a module.
-SHARED_FIXTURES = {"window", "server", "adopted_template", "_many_rows", "stopped_server"}
+# Modules whose tests share a server, a browser or a large database.
+SHARED_SETUP = {
+    "calls/tests/admin/test_browser.py",
+    "calls/tests/database/test_plans.py",
+    "calls/tests/deployment/test_embedded.py",
+    "calls/tests/deployment/test_pgbouncer.py",
+    "calls/tests/deployment/test_server.py",
+}
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -26,22 +34,37 @@ def pytest_addoption(parser):
     parser.addoption("--adopted", action="store_true", help="run the tests on an adopted legacy database")
 
 
+class Scheduling(LoadScopeScheduling):
+    """Send the tests of a module in ``SHARED_SETUP`` to the same worker, and every other test to a free worker."""
+
+    def _split_scope(self, nodeid):
+        module = nodeid.partition("::")[0]
+        return module if module in SHARED_SETUP else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
     if config.getoption("adopted"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("not_adopted")])
         items[:] = [item for item in items if not item.get_closest_marker("not_adopted")]
-    # One worker runs all tests that share such a fixture, so that it is set up once.
-    for item in items:
-        for fixture in SHARED_FIXTURES.intersection(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__} {fixture}"))
-    # Start long tests early, so that no worker is left with one at the end. Tests with transaction=True stay behind the
-    # others, because they truncate the tables, which deletes the rows that migrations inserted.
-    items.sort(key=lambda item: (_truncates(item), not item.get_closest_marker("slow")))
+    # Start long tests early, so that no worker is left with one at the end.
+    items.sort(key=lambda item: not item.get_closest_marker("slow"))
 
 
-def _truncates(item):
-    marker = item.get_closest_marker("django_db")
-    return bool(marker and marker.kwargs.get("transaction"))
+@pytest.fixture(scope="session", autouse=True)
+def _truncate_after_tests():
+    """
+    After a test with ``transaction=True``, truncate only the tables that have rows.
+
+    Django's ``flush`` truncates all tables and creates content types and permissions again, which takes more time than
+    most tests. It would also delete the group that a migration created, which later tests need.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda self: truncate_tables())
+        yield
 
 
 @pytest.fixture(scope="session")

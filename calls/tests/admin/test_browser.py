@@ -1,14 +1,12 @@
 """The admin end to end: a real server, a real browser and the demo's data."""
 
 import os
-from importlib import import_module
 from io import StringIO
 from itertools import product
 from pathlib import Path
 
 import pytest
 from axe_core_python.selenium import Axe
-from django.apps import apps
 from django.conf import global_settings
 from django.core.management import call_command
 from selenium.webdriver.common.by import By
@@ -21,7 +19,7 @@ from calls.tests.support.admin_pages import BATCHES, CONTACTS
 from calls.tests.support.browser import browser, needs_chromium
 from calls.tests.support.server import database_url, gunicorn
 
-pytestmark = [needs_chromium, pytest.mark.django_db(transaction=True)]
+pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.not_adopted, pytest.mark.django_db(transaction=True)]
 
 PAGE = f"{BATCHES}{EXAMPLE_BATCH_ID}/change/"
 CONFIRMATION = f"{BATCHES}cancel/?ids={EXAMPLE_BATCH_ID}"
@@ -38,8 +36,6 @@ def window(django_db_setup):
 @pytest.fixture
 def chromium(db, settings, window):
     """The browser at the sign-in page of a fresh demo."""
-    # Earlier tests emptied every table, including the group that a migration creates.
-    import_module("calls.migrations.0005_call_operators").create_group(apps, None)
     settings.DEBUG = True
     settings.PASSWORD_HASHERS = global_settings.PASSWORD_HASHERS
     call_command("demo", stdout=StringIO())

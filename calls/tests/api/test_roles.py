@@ -103,7 +103,7 @@ def change_batch(harbour, capsys):
             return call(api_client(user_kind, harbour), verb, {"batch_id": str(batch.pk)}).json().get("code")
         if source == Source.ADMIN:
             answer = admin_client(user_kind, harbour, verb).post(
-                f"/admin/calls/callbatch/{verb}/?ids={batch.pk}", {f"confirm-{batch.pk}": "1"}, secure=True
+                f"/admin/calls/callbatch/{verb}/?ids={batch.pk}", {"batch_ids": str(batch.pk)}, secure=True
             )
             redirect = answer.headers.get("Location", "")
             if redirect.startswith(SIGN_IN):

@@ -67,6 +67,7 @@ CALLS = st.lists(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 @hypothesis_settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(calls=CALLS, data=st.data())

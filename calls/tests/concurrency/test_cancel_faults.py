@@ -186,6 +186,7 @@ def manage(url, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_database_killed_in_the_middle_of_a_cancel_has_changed_nothing(server):
     url = server.start()
     manage(url, "migrate", "--verbosity", "0")

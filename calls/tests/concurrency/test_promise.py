@@ -27,6 +27,7 @@ from calls.tests.support.provider import Answer
 pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.not_adopted,
+    pytest.mark.slow,
     pytest.mark.usefixtures("empty_queue"),
 ]
 

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from django.db import ProgrammingError
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.not_adopted]
 
 
 def test_existing_rows_stay_and_everything_missing_is_added(legacy):

@@ -4,7 +4,7 @@ import pytest
 
 from calls.tests.support.adoption import Writer, run_beside_writers
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.not_adopted]
 
 MIGRATE = ("migrate", "--fake-initial", "--verbosity", "0")
 WITH_LONG_LOCK_TIMEOUT = """

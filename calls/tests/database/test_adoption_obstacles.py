@@ -9,7 +9,7 @@ from django.core.management.base import SystemCheckError
 from calls.tests.support.adoption import snapshot
 from calls.tests.support.legacy_database import legacy_database
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.not_adopted]
 
 
 def test_check_database_lists_each_table_and_what_will_be_added(legacy):

@@ -4,7 +4,7 @@ import pytest
 
 from calls.tests.support.adoption import COLUMNS, snapshot
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.not_adopted]
 
 
 def test_undo_leaves_the_tables_as_they_were(legacy):

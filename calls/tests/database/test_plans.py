@@ -7,7 +7,7 @@ from calls.dialler.pacing import MINUTE
 from calls.models import CallBatch, CampaignContact
 from calls.tests.support.factories import cancel
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from django.db import connection, models
 from calls.models import CallBatch, CallBatchEvent, IdempotencyKey, WebhookEvent
 from calls.tests.support.legacy_database import LEGACY_TABLES
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
 MANAGED = [model for model in apps.get_app_config("calls").get_models() if model._meta.managed]
 ADOPTABLE = [model for model in MANAGED if model not in (CallBatchEvent, IdempotencyKey, WebhookEvent)]

@@ -110,10 +110,12 @@ def legacy_database(*changes, schema=SCHEMA, template="template1"):
     name = sql.Identifier(database.name)
     with psycopg.connect(autocommit=True, **address()) as server:
         server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template)))
-        try:
-            database.query(schema)
-            for change in changes:
-                database.query(change)
-            yield database
-        finally:
+    try:
+        database.query(schema)
+        for change in changes:
+            database.query(change)
+        yield database
+    finally:
+        # A new connection: some tests terminate all connections to the test database.
+        with psycopg.connect(autocommit=True, **address()) as server:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
