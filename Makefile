@@ -12,7 +12,7 @@ PRODUCTION := ULTRAVOX_API_KEY=key DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/py
 # All benchmarks take half an hour. Run one with: make bench BENCH=cancel
 BENCH := cancel layout claim bloat read ways create
 
-.PHONY: run test test-adopted demo check bench screenshots clean
+.PHONY: run test test-acceptance test-adopted demo check bench screenshots clean
 
 run: .venv/installed
 	@DJANGO_DEBUG=1 $(EMBEDDED) -- sh -c '\
@@ -22,16 +22,20 @@ run: .venv/installed
 		exec $(BIN)/python manage.py runserver 127.0.0.1:$(PORT)'
 
 test: .venv/installed
-	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto
+	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto -m "not acceptance"
 
-# The same tests on a copy of an adopted database: tables that another service created.
+# A deployment under load in which processes are killed, and the admin in a browser.
+test-acceptance: .venv/installed
+	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto -m acceptance
+
+# The tests on an adopted database, whose tables another service created.
 test-adopted: .venv/installed
 	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto --adopted --ignore calls/tests/deployment
 
 demo: .venv/installed
 	@DJANGO_SETTINGS_MODULE=calls.tests.settings LOG_LEVEL=ERROR $(EMBEDDED) --temporary -- $(BIN)/python -m calls.tests.demo
 
-check: .venv/installed test test-adopted
+check: .venv/installed test test-acceptance test-adopted
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache

@@ -19,7 +19,12 @@ from calls.tests.support.admin_pages import BATCHES, CONTACTS
 from calls.tests.support.browser import browser, needs_chromium
 from calls.tests.support.server import database_url, gunicorn
 
-pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.not_adopted, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    needs_chromium,
+    pytest.mark.acceptance,
+    pytest.mark.not_adopted,
+    pytest.mark.django_db(transaction=True),
+]
 
 PAGE = f"{BATCHES}{EXAMPLE_BATCH_ID}/change/"
 CONFIRMATION = f"{BATCHES}cancel/?ids={EXAMPLE_BATCH_ID}"

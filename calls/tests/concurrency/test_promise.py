@@ -26,8 +26,8 @@ from calls.tests.support.provider import Answer
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
+    pytest.mark.acceptance,
     pytest.mark.not_adopted,
-    pytest.mark.slow,
     pytest.mark.usefixtures("empty_queue"),
 ]
 
