@@ -225,6 +225,11 @@ class NewBatch(_Input):
         return _is_in_future(self.scheduled_for)
 
     @property
+    def batch_fields(self) -> dict[str, Any]:
+        """The values that are stored in the batch's row as they are."""
+        return self.model_dump(include={"from_number", "mode", "calls_per_minute", "max_concurrent", "scheduled_for"})
+
+    @property
     def distinct_contacts(self) -> list[NewContact]:
         """The contacts in their order. Of several with the same number, only the first one."""
         first: dict[str, NewContact] = {}

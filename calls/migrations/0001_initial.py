@@ -1,4 +1,4 @@
-"""The eight tables and nothing else, so that ``migrate --fake-initial`` adopts a database that has them."""
+"""Create the eight tables and nothing else, so that ``migrate --fake-initial`` can adopt existing ones."""
 
 import django.contrib.postgres.functions
 import django.db.models.deletion
@@ -22,17 +22,17 @@ TABLES = [
 ]
 
 
-def refuse_what_is_there(apps, schema_editor):
+def refuse_existing_tables(apps, schema_editor):
     if set(TABLES) & set(schema_editor.connection.introspection.table_names()):
         raise CommandError(
-            "The tables are there already. To adopt them: python manage.py check_database, "
+            "The tables already exist. To adopt them: python manage.py check_database, "
             "then python manage.py migrate --fake-initial"
         )
 
 
-def keep(apps, schema_editor):
+def refuse_to_drop_tables(apps, schema_editor):
     raise CommandError(
-        "The agencies' tables are not dropped, with all that is in them. "
+        "The agencies' tables are not dropped, because they hold their data. "
         "To remove what was added to them: python manage.py migrate calls 0001"
     )
 
@@ -43,7 +43,7 @@ class Migration(migrations.Migration):
     dependencies = []
 
     operations = [
-        migrations.RunPython(refuse_what_is_there, migrations.RunPython.noop),
+        migrations.RunPython(refuse_existing_tables, migrations.RunPython.noop),
         migrations.CreateModel(
             name="Agency",
             fields=[
@@ -509,10 +509,10 @@ class Migration(migrations.Migration):
                 "db_table": "calls",
             },
         ),
-        # Nothing but this keeps the tables from Supabase's Data API. The owner, who is us, is not bound by it.
+        # Only this keeps Supabase's Data API from serving the tables. It does not apply to the owner, which is this app.
         migrations.RunSQL(
             "\n".join(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;" for table in TABLES),
             migrations.RunSQL.noop,
         ),
-        migrations.RunPython(migrations.RunPython.noop, keep),
+        migrations.RunPython(migrations.RunPython.noop, refuse_to_drop_tables),
     ]

@@ -124,7 +124,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("key", models.TextField()),
-                ("fingerprint", models.TextField(help_text="Of what was asked for")),
+                ("fingerprint", models.TextField(help_text="Hash of the request")),
                 ("answer", models.TextField(help_text="JSON")),
                 (
                     "created_at",

@@ -159,9 +159,7 @@ class CallBatch(BaseModel):
                     campaign_id=new.campaign_id,
                     agent_mapping=agent,
                     status=BatchStatus.SCHEDULED if new.starts_in_future else BatchStatus.PENDING,
-                    **new.model_dump(
-                        include={"from_number", "mode", "calls_per_minute", "max_concurrent", "scheduled_for"}
-                    ),
+                    **new.batch_fields,
                 )
             distinct = new.distinct_contacts
             try:

@@ -31,7 +31,7 @@ class IdempotencyKey(models.Model):
     # Without a database constraint: it would keep another service that owns the agencies from deleting one.
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, db_constraint=False, db_index=False)
     key = models.TextField()
-    fingerprint = models.TextField(help_text="Of what was asked for")
+    fingerprint = models.TextField(help_text="Hash of the request")
     answer = models.TextField(help_text="JSON")
     created_at = models.DateTimeField(default=timezone.now, db_default=Now())
 

@@ -276,7 +276,7 @@ def test_cancel_adds_to_the_history_context_of_its_caller(harbour):
 
     assert batch.events.latest("pk").pgh_context == {
         "ticket": "T-1",
-        "actor": {"kind": "staff", "id": "7", "label": "somebody"},
+        "actor": {"kind": "staff", "id": "7", "label": "a staff user"},
         "via": "command",
         "contacts_skipped": 3,
     }

@@ -39,7 +39,7 @@ FUNCTIONS = "/functions/v1/calls-batch-"
 URL = f"{FUNCTIONS}cancel"
 PHONE = "+12125550100"
 CALLER_ID = "+12125550199"
-STAFF_ACTOR = Actor(ActorKind.STAFF, "7", "somebody")
+STAFF_ACTOR = Actor(ActorKind.STAFF, "7", "a staff user")
 
 
 @dataclass
