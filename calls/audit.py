@@ -43,7 +43,11 @@ class ActorKind(models.TextChoices):
 
 @dataclass(frozen=True)
 class Actor:
-    """The person who changes a batch. ``id`` is unique within ``kind``; ``label`` is for people to read."""
+    """
+    The person who changes a batch. ``id`` is unique within ``kind``; ``label`` is for people to read.
+
+    Stored in ``call_batch_events.pgh_context`` (models/history.py) and, without the label, in the log line.
+    """
 
     kind: ActorKind
     id: str

@@ -1,4 +1,10 @@
-"""The roles of an agency's users, and which of them may change batches."""
+"""
+Who may cancel, pause and resume batches.
+
+- API: a user with one of ``WRITER_ROLES``, on batches of the user's own agency (api/permissions.py).
+- Admin: staff with the permission of the verb, such as ``calls.cancel_callbatch`` (admin/actions.py).
+- Command: everyone who can run ``manage.py``. Nothing else is checked (management/batch_command.py).
+"""
 
 from django.db import models
 
@@ -12,6 +18,6 @@ class Role(models.TextChoices):
     ADMIN = "admin"
 
 
-# The only roles that may create, pause, resume and cancel batches of their own agency.
+# The only roles that may create, pause, resume and cancel batches through the API. Role.ADMIN is not one of them.
 WRITER_ROLES = (Role.AGENCY_OWNER, Role.AGENCY_ADMIN)
 WRITER_ROLES_TEXT = " or ".join(WRITER_ROLES)

@@ -71,6 +71,7 @@ class NotStored(CallsError):
     text = "Nothing was stored. Try again later"
 
 
+# The webhook endpoint answers database errors and BatchNotFound with NotStored instead (webhooks.py).
 _HTTP_STATUS: dict[type[CallsError], HTTPStatus] = {
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
@@ -95,7 +96,8 @@ _HTTP_STATUS: dict[type[CallsError], HTTPStatus] = {
 
 def http_status(error: CallsError | type[CallsError]) -> HTTPStatus:
     kind = error if isinstance(error, type) else type(error)
-    return next(status for base, status in _HTTP_STATUS.items() if issubclass(kind, base))
+    statuses = (status for base, status in _HTTP_STATUS.items() if issubclass(kind, base))
+    return next(statuses, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def error_body(error: CallsError | type[CallsError]) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def set_timeouts(*, lock: float = LOCK_TIMEOUT, statement: float = LOCK_STATEMEN
 @contextmanager
 def transaction_with_timeouts(*, statement: float = LOCK_STATEMENT_TIMEOUT) -> Iterator[None]:
     """
-    Open a transaction in which each lock is waited for at most 5 seconds.
+    Open a transaction in which a statement waits at most 5 seconds for each lock.
 
-    :param statement: the timeout of each statement, in seconds.
+    :param statement: the timeout of each statement as a whole, in seconds.
     """
     with transaction.atomic():
         set_timeouts(statement=statement)

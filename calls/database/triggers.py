@@ -91,9 +91,9 @@ contact_batch_live = pgtrigger.Trigger(
         f" AND NOT (OLD.status IN {_DIALABLE} AND NEW.status IN {_DIALABLE})))"
     ),
     declare=[("batch_status", "text")],
-    # A claim needs no lock on the batch: claim and cancel update the same contact, so the second one waits and reads it
-    # again. A lock here would deadlock with a cancel, which holds the batch and waits for the contact. In all other
-    # cases a cancel's snapshot does not contain the contact as dialable, so only the batch row serializes the two.
+    # From a dialable status no lock on the batch is needed: claim and cancel update the same contact, so the second one
+    # waits and reads it again. A lock here would deadlock with a cancel, which holds the batch and waits for the contact.
+    # From any other status a cancel does not update the contact, so this trigger must wait for the batch's row.
     func=f"""
         IF OLD.status IN {_DIALABLE} AND NEW.batch_id IS NOT DISTINCT FROM OLD.batch_id THEN
             SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id;

@@ -41,15 +41,15 @@ def time_until_next_call(batch: CallBatch) -> timedelta | None:
     :raises BatchReadFailed: a database error or timeout.
     """
     with transaction_with_timeouts():
-        now = CallBatch.objects.due().filter(pk=batch.pk, status=BatchStatus.PROCESSING).first()
-        if now is None:
+        current = CallBatch.objects.due().filter(pk=batch.pk, status=BatchStatus.PROCESSING).first()
+        if current is None:
             return None
-        if CampaignContact.objects.with_call_in_progress(now.pk).count() >= _max_concurrent(now):
+        if CampaignContact.objects.with_call_in_progress(current.pk).count() >= _max_concurrent(current):
             return None
-        if not now.contacts.claimable().in_call_order()[:1].count():
+        if not current.contacts.claimable().in_call_order()[:1].count():
             return None
-        started = _started_last_minute(now)
-        if not 0 < _calls_per_minute(now) <= started.count():
+        started = _started_last_minute(current)
+        if not 0 < _calls_per_minute(current) <= started.count():
             return None
         remaining = models.Min("last_attempt_at") + MINUTE - Now()
         wait = started.aggregate(wait=models.ExpressionWrapper(remaining, models.DurationField()))["wait"]

@@ -134,9 +134,11 @@ def _find_call(provider: Provider, contact: CampaignContact) -> SweepOutcome:
         outcome = SweepOutcome.RECORDED if recorded else SweepOutcome.UNCLEAR
     else:
         # An unclear answer counts as an attempt. A worker that died may not have sent the request at all.
-        notes = contact.outcome_notes
-        released = contact.record_rejected(reason=notes) if notes else contact.release_claim()
-        outcome = SweepOutcome.GIVEN_BACK if released else SweepOutcome.TOO_LATE
+        if contact.is_placement_unclear:
+            ended = contact.record_rejected(reason=contact.outcome_notes or "")
+        else:
+            ended = contact.release_claim()
+        outcome = SweepOutcome.GIVEN_BACK if ended else SweepOutcome.TOO_LATE
     logger.warning("sweep batch=%s contact=%s attempt=%s outcome=%s", batch.pk, contact.pk, attempt, outcome.value)
     return outcome
 

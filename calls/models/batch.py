@@ -203,9 +203,9 @@ class CallBatch(BaseModel):
         Calls in progress continue until they end. The row is read again under its lock, so a stale instance or a
         concurrent writer changes nothing; the instance is not refreshed.
 
-        Each attempt waits at most 10 seconds for the batch's lock and ``CANCEL_TIMEOUT`` for the contacts. A cancel
-        that is chosen as a deadlock victim is tried again, three times at most. Inside a caller's transaction it is
-        not tried again, it is final only when that transaction commits, and the timeouts stay in force until then.
+        An attempt waits up to 5 seconds for the batch's lock (10 if other locks keep overtaking it), 5 for each contact's
+        lock, and ``CANCEL_TIMEOUT`` for all contacts. A deadlock victim is tried again, at most three times, but not
+        inside a caller's transaction. There a cancel is final, and the timeouts end, only when that transaction commits.
 
         :param actor: who cancels, kept in the history.
         :param source: the entry point, kept in the history.

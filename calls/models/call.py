@@ -53,20 +53,20 @@ class Call(BaseModel):
     @classmethod
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
-    def record_placed(cls, contact: CampaignContact, call_id: str, *, caller_id: str) -> bool:
+    def record_placed(cls, contact: CampaignContact, provider_call_id: str, *, caller_id: str) -> bool:
         """
         Record that the provider accepted the call of a claimed contact, and apply the events that arrived before.
 
-        :param call_id: the provider's id of the call.
+        :param provider_call_id: the provider's id of the call.
         :param caller_id: the number that the call is made from, in E.164.
         :returns: False if the call belongs to another contact or agency already; nothing was changed.
         :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
         with CallBatch(pk=contact.batch_id).locked() as batch:
-            lock_call(call_id)
+            lock_call(provider_call_id)
             call, _ = cls.objects.get_or_create(
-                ultravox_call_id=call_id,
+                ultravox_call_id=provider_call_id,
                 defaults={
                     "agency_id": batch.agency_id,
                     "batch": batch,
@@ -83,10 +83,12 @@ class Call(BaseModel):
                     call.metadata |= {"attempt": contact.attempts}
                 call.save(update_fields=["batch", "contact", "metadata", "updated_at"])
             if call.contact_id != contact.pk:
-                logger.error("call=%s belongs to another contact, not contact=%s", call_id, contact.pk)
+                logger.error("call=%s belongs to another contact, not contact=%s", provider_call_id, contact.pk)
                 return False
             if not contact.in_this_attempt().update(call_id=call.pk, outcome_notes=None, updated_at=TransactionNow()):
-                logger.warning("call=%s came late: contact=%s is no longer in this attempt", call_id, contact.pk)
+                logger.warning(
+                    "call=%s came late: contact=%s is no longer in this attempt", provider_call_id, contact.pk
+                )
             call.apply_events()
             return True
 
@@ -97,7 +99,8 @@ class Call(BaseModel):
         """
         Store a provider's event and apply it, all or nothing. An event that was delivered before has no effect.
 
-        An event may arrive before its call is stored. :meth:`record_placed` then applies it.
+        The contact is the one of the stored call; the event's metadata is not used. An event may arrive before its call
+        is stored. :meth:`record_placed` then applies it.
 
         :raises BatchUpdateFailed: a database error or timeout; nothing was stored.
         """
@@ -156,7 +159,7 @@ class Call(BaseModel):
         return contacts.first()
 
 
-def lock_call(call_id: str) -> None:
+def lock_call(provider_call_id: str) -> None:
     """
     Serialize transactions about one call, until the end of the transaction.
 
@@ -164,4 +167,4 @@ def lock_call(call_id: str) -> None:
     uncommitted row.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"call {call_id}"])
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"call {provider_call_id}"])

@@ -92,6 +92,11 @@ class CampaignContact(BaseModel):
         """Whether ``attempts``, as read with this instance, allows another attempt."""
         return (self.attempts or 0) < (3 if self.max_attempts is None else self.max_attempts)
 
+    @property
+    def is_placement_unclear(self) -> bool:
+        """Whether :meth:`record_unclear` was called in this attempt. A claim clears ``outcome_notes``."""
+        return bool(self.outcome_notes)
+
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
     def record_answered(self, *, outcome: str, duration_seconds: int | None = None) -> bool:

@@ -96,7 +96,8 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
         Return the batch with this id, with most columns deferred.
 
         :raises BatchNotFound: there is no such batch in this queryset.
-        :raises BatchUpdateFailed: a database error or timeout.
+        :raises BatchUpdateFailed: a database error or timeout. To a client that wants to change a batch, this is the
+            same error as a failed update.
         """
         try:
             with database_errors_as(BatchUpdateFailed), transaction_with_timeouts():
@@ -116,7 +117,12 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
         return self.filter(status__in=DIALABLE)
 
     def claimable(self) -> CampaignContactQuerySet:
-        """Return dialable contacts whose last attempt, if any, was at least ``RETRY_PAUSE`` ago."""
+        """
+        Return dialable contacts whose last attempt, if any, was at least ``RETRY_PAUSE`` ago.
+
+        A claim takes the first one :meth:`in_call_order` that is not ``do_not_call`` and has attempts left
+        (dialler/claims.py).
+        """
         rested = models.Q(last_attempt_at__lte=Now() - timedelta(seconds=settings.RETRY_PAUSE))
         # Another service's clock may have written a time in the future, or infinity.
         in_the_future = models.Q(last_attempt_at__gt=Now())
@@ -160,6 +166,8 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
     def in_call_order(self) -> CampaignContactQuerySet:
         """
         Return contacts without ``completed_at`` in the order in which they are called. Fast for any number of them.
+
+        ``completed_at`` is in the order although it is NULL, because the index ``contact_not_over`` has it.
 
         A contact that another service queued again without clearing ``completed_at`` is excluded. The dialler clears
         it when no other contact waits.

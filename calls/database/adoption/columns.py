@@ -23,7 +23,7 @@ COLUMN_TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
 }
 
 # The columns that a cancel writes.
-CANCEL_COLUMNS = ["status", "outcome_notes", "error_message", "queued", "skipped", "completed_at"]
+WRITTEN_BY_CANCEL = ["status", "outcome_notes", "error_message", "queued", "skipped", "completed_at"]
 # The longest value that the app must be able to store in a text column with a limit.
 MIN_LENGTH = 20
 # The values that the app writes to columns without choices. Other services may store other values there.
@@ -83,7 +83,7 @@ def survey_values(report: Report, model: type[models.Model], columns: dict[str, 
 
 def _survey_type(report: Report, field: Any, column: Column) -> None:
     field_class = _field_class(field)
-    must_fit = field.column in CANCEL_COLUMNS or (report.name, field.column) in WRITTEN_VALUES
+    must_fit = field.column in WRITTEN_BY_CANCEL or (report.name, field.column) in WRITTEN_VALUES
     if column.type not in COLUMN_TYPES[field_class] and not (column.enum_labels and field_class is models.TextField):
         allowed = " or ".join(sorted(COLUMN_TYPES[field_class]))
         report.add_obstacle(f"{field.column} has the type {column.type}", f"The app needs {allowed}.")

@@ -8,7 +8,7 @@ from django.db import connection, models
 from django.db.migrations.recorder import MigrationRecorder
 
 from calls.database.adoption.catalog import Column, columns_of, fetch_column, fetch_count, multi_column_checks
-from calls.database.adoption.columns import CANCEL_COLUMNS, survey_columns, survey_values
+from calls.database.adoption.columns import WRITTEN_BY_CANCEL, survey_columns, survey_values
 from calls.database.adoption.constraints import survey_constraints
 from calls.database.adoption.definitions import concrete_fields
 from calls.database.adoption.indexes import survey_indexes
@@ -146,7 +146,7 @@ def _note_unknown_objects(report: Report, model: type[models.Model], columns: di
     if required := [name for name in unknown if columns[name].not_null and not columns[name].has_default]:
         report.notes.append(f"the app cannot add rows here, because it does not fill in: {', '.join(required)}")
     report.notes += [
-        f"a cancel must satisfy the constraint {check}" for check in multi_column_checks(report.name, CANCEL_COLUMNS)
+        f"a cancel must satisfy the constraint {check}" for check in multi_column_checks(report.name, WRITTEN_BY_CANCEL)
     ]
     triggers = fetch_column(
         "SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal"
