@@ -92,7 +92,7 @@ contact_batch_live = pgtrigger.Trigger(
     ),
     declare=[("batch_status", "text")],
     # From a dialable status no lock on the batch is needed: claim and cancel update the same contact, so the second one
-    # waits and reads it again. A lock here would deadlock with a cancel, which holds the batch and waits for the contact.
+    # waits and reads it again. A lock would deadlock with a cancel, which holds the batch and waits for the contact.
     # From any other status a cancel does not update the contact, so this trigger must wait for the batch's row.
     func=f"""
         IF OLD.status IN {_DIALABLE} AND NEW.batch_id IS NOT DISTINCT FROM OLD.batch_id THEN

@@ -203,9 +203,9 @@ class CallBatch(BaseModel):
         Calls in progress continue until they end. The row is read again under its lock, so a stale instance or a
         concurrent writer changes nothing; the instance is not refreshed.
 
-        An attempt waits up to 5 seconds for the batch's lock (10 if other locks keep overtaking it), 5 for each contact's
-        lock, and ``CANCEL_TIMEOUT`` for all contacts. A deadlock victim is tried again, at most three times, but not
-        inside a caller's transaction. There a cancel is final, and the timeouts end, only when that transaction commits.
+        An attempt waits up to 5 seconds for the batch's lock (10 if other locks keep overtaking it), 5 for the lock of
+        a contact, and ``CANCEL_TIMEOUT`` for all contacts. A deadlock victim is tried again, at most three times, but
+        not inside a caller's transaction. There a cancel is final, and its timeouts end, when that transaction commits.
 
         :param actor: who cancels, kept in the history.
         :param source: the entry point, kept in the history.

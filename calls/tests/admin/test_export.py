@@ -53,6 +53,7 @@ def export_address(*batches):
     return f"{reverse('admin:calls_callbatch_export')}?ids={','.join(str(getattr(b, 'pk', b)) for b in batches)}"
 
 
+@pytest.mark.django_db(transaction=True)
 def test_it_tells_which_contacts_were_called_or_skipped_and_why(harbour):
     batch = harbour.batch(queued=1)
     contact = claim_next_contact(batch)

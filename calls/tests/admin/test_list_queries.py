@@ -56,6 +56,7 @@ def test_the_list_of_batches_counts_no_contacts(harbour, admin):
     assert [sql for sql in queries(admin, BATCHES, _facets="1", all="") if "campaign_contacts" in sql] == []
 
 
+@pytest.mark.not_adopted
 @pytest.mark.parametrize(
     ("index", "address", "parameters"),
     [
