@@ -127,12 +127,14 @@ class CallBatchAdmin(ReadOnlyAdmin):
     # A batch's page
 
     @admin.display(description="Ended at")
-    def ended_at(self, batch: CallBatch) -> str | None:
-        return date_format(batch.completed_at, "DATETIME_FORMAT") if batch.completed_at else None
+    def ended_at(self, batch: CallBatch) -> str:
+        if batch.completed_at is None:
+            return self.get_empty_value_display()
+        return date_format(batch.completed_at, "DATETIME_FORMAT")
 
     @admin.display(description="Reason")
-    def reason(self, batch: CallBatch) -> str | None:
-        return batch.error_message
+    def reason(self, batch: CallBatch) -> str:
+        return batch.error_message or self.get_empty_value_display()
 
     def render_change_form(  # type: ignore[override]
         self, request: HttpRequest, context: dict[str, Any], *, obj: CallBatch, **kwargs: Any
