@@ -6,7 +6,7 @@ Run a command with an embedded PostgreSQL.
 Starts the server with its data in ``.postgres/``, sets ``DATABASE_URL``, runs the command, and stops the server when
 the command has ended or failed. Commands that run at the same time share the server, and the last one stops it.
 SIGINT, SIGTERM and SIGHUP are passed on to the command. The exit status is the command's. With ``--temporary`` the
-data is in a temporary folder that is deleted at the end and would not survive a power failure: for tests.
+data is in a temporary folder that is deleted at the end, and a power failure may lose it. Use this for tests.
 
 For local work. It needs ``requirements-dev.txt``; in production, set ``DATABASE_URL`` instead.
 """
@@ -108,7 +108,7 @@ def _remove_dead_users(pid_file: Path) -> None:
     """
     Remove killed processes from the library's list of processes that use the server.
 
-    The last process on the list stops the server, so a dead one would keep it running forever.
+    The last process on the list stops the server, so a dead process on the list would keep the server running forever.
     """
 
     def is_running(pid: int) -> bool:
@@ -127,7 +127,7 @@ class _Command:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._interrupted_at: float | None = None
-        # Before the command starts: a shell ignores SIGINT in background jobs, and the command would inherit that.
+        # Set before the command starts: a shell ignores SIGINT in background jobs, and the command would inherit that.
         for signum in FORWARDED_SIGNALS:
             signal.signal(signum, self._on_signal)
 

@@ -26,7 +26,7 @@ INVALID_ENVIRONMENT: dict[str, str] = {}
 
 
 def _hide_invalid_line(record: logging.LogRecord) -> bool:
-    """Leave a malformed line of ``.env`` to the system check. The log would show it, and it may be a secret."""
+    """Keep malformed lines of ``.env`` out of the log: they may contain a secret. The system check reports them."""
     if record.levelno >= logging.WARNING:
         INVALID_ENVIRONMENT[".env"] = "Write each line as NAME=value. Lines may be empty or begin with #."
     return record.levelno < logging.WARNING
@@ -89,9 +89,9 @@ ULTRAVOX_API_URL = _variable("ULTRAVOX_API_URL", "https://api.ultravox.ai").rstr
 ULTRAVOX_API_KEY = _variable("ULTRAVOX_API_KEY")
 # Timeout of a request to the provider.
 ULTRAVOX_TIMEOUT = _seconds("ULTRAVOX_TIMEOUT", 15, 0.1, 120)
-# Time between two attempts to reach the same contact.
+# Shortest time between two attempts to call the same contact.
 RETRY_PAUSE = _seconds("RETRY_PAUSE", 300, 0, 604_800)
-# The bearer token for calls-batch-process. Without one, that endpoint is off.
+# The bearer token for calls-batch-process. If it is empty, that endpoint is off.
 CRON_SECRET = _variable("CRON_SECRET")
 
 LOG_LEVEL = _variable("LOG_LEVEL", "INFO").upper()
@@ -163,7 +163,7 @@ def _database(url: str) -> dict[str, Any]:
     try:
         database: dict[str, Any] = environ.Env.db_url_config(url, engine="agency_backend.postgresql")
     except ValueError:
-        # Without the cause: its message quotes the address, perhaps with a part of the password.
+        # Hide the cause: its message quotes the address, which may contain part of the password.
         raise ImproperlyConfigured(
             "DATABASE_URL cannot be read. Write special characters in its password as %XX, such as %2F for a slash."
         ) from None
@@ -175,7 +175,8 @@ def _database(url: str) -> dict[str, Any]:
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,
         **database.get("OPTIONS", {}),
-        # The locks rely on it: a statement that has waited for a lock sees what was committed meanwhile.
+        # The locks rely on READ COMMITTED: a statement that has waited for a lock sees what was committed while it
+        # waited.
         "isolation_level": IsolationLevel.READ_COMMITTED,
         # Give up early, so that the first request after an outage connects at once instead of waiting for a retry.
         "pool": {"min_size": 0, "max_size": 20, "timeout": 5, "reconnect_timeout": 5},
@@ -196,7 +197,7 @@ FORMAT_MODULE_PATH = "agency_backend.formats"
 # sends too much can still read the answer.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024 * 1024
 
-# The API's paths have no trailing slash. A path with one is not found, never redirected.
+# The API's paths have no trailing slash. A path with a trailing slash gets 404 and no redirect.
 APPEND_SLASH = False
 
 LOGIN_REDIRECT_URL = "admin:index"

@@ -23,8 +23,8 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         environ["CONTENT_TYPE"] = ""
     else:
         if "charset" in parameters:
-            # Everything here is UTF-8. Django would decode the query string with this charset, and fail with an unknown
-            # one before a view could answer.
+            # Everything here is UTF-8. Django would decode the query string with this charset, and an unknown charset
+            # would fail before a view could answer.
             environ["CONTENT_TYPE"] = media_type
     chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
     if chunked and environ.get("wsgi.input_terminated") and not environ.get("CONTENT_LENGTH"):

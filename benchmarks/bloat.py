@@ -58,7 +58,7 @@ def measure_cancel(tenant: Tenant, storage: str) -> None:
 
 
 def measure_dialling(tenant: Tenant, scale_factor: float) -> None:
-    """Dial a batch in a table of ``CONTACTS`` contacts, of which the others stay as they are."""
+    """Dial a batch of ``DIALLED`` contacts in a table of ``CONTACTS`` contacts. The other contacts stay queued."""
     print_row = start_table(f"{CONTACTS:,} contacts, autovacuum at {scale_factor:.0%}", "rows", "indexes", "dead")
     batch, other = new_batches(tenant, 2)
     add_contacts("campaign_contacts", [other], CONTACTS - DIALLED)

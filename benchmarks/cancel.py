@@ -31,8 +31,8 @@ UPDATE_BATCH = """
     WHERE id = %s
 """
 
-# Pairs for each number of contacts. Even numbers, because the second of a pair runs while the pages of the first are
-# still being written.
+# Pairs for each number of contacts. Even numbers, so that each side comes first equally often: the second cancel of a
+# pair runs while the pages of the first are still being written.
 ROUNDS = {1_000: 20, 10_000: 20, 100_000: 10, 1_000_000: 4}
 REQUIRED_RATIO = {10_000: 1.30, 100_000: 1.10, 1_000_000: 1.05}
 

@@ -40,7 +40,7 @@ def contact(index: int) -> dict[str, Any]:
 
 
 def prepare_rows(tenant: Tenant, contacts: list[dict[str, Any]], number: int) -> list[list[Any]]:
-    """Return the rows of a new batch, once for each of ``number`` works. A request ignores them."""
+    """Return the rows of a new batch ``number`` times, once for each measured function. The request ignores them."""
     shared = (tenant.agency.pk, tenant.campaign.pk, tenant.batch().pk, "pending")
     rows = [
         (uuid7(), *shared, *({**contact, "custom_data": json.dumps(contact["custom_data"])}.values()))
@@ -76,14 +76,14 @@ def main() -> None:
             columns = f"id, agency_id, campaign_id, batch_id, status, {', '.join(contacts[0])}"
             # The first request also starts the server's connection pool.
             create_by_request(server, body, token, [])
-            works = {
+            functions = {
                 "copy": partial(copy_rows, plain, columns),
                 "request": partial(create_by_request, server, body, token),
             }
-            seconds = time_in_turns(PAIRS, partial(prepare_rows, tenant, contacts), works)
+            seconds = time_in_turns(PAIRS, partial(prepare_rows, tenant, contacts), functions)
             print_row(
                 f"{size:,}",
-                *(f"{statistics.median(seconds[name]) * 1000:.0f} ms" for name in works),
+                *(f"{statistics.median(seconds[name]) * 1000:.0f} ms" for name in functions),
                 f"{median_ratio(seconds['request'], seconds['copy']):.2f}",
             )
 

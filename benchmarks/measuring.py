@@ -31,7 +31,7 @@ INSERT_CONTACTS = """
         CASE WHEN called THEN now() - interval '1 hour' END, '+1212' || lpad(number::text, 7, '0'), 'Amara',
         'Lindqvist-' || number, 'amara.' || number || '@example.com', 'Harbour & Pine', 'Head of Operations',
         'America/New_York', jsonb_build_object('policy', 'A-' || number, 'plan', 'gold')
-    FROM call_batches, generate_series(1, {contacts}) AS number, LATERAL (SELECT number <= {called} AS called) AS life
+    FROM call_batches, generate_series(1, {contacts}) AS number, LATERAL (SELECT number <= {called} AS called) AS state
     WHERE call_batches.id = ANY (%s) ORDER BY call_batches.id, number
 """
 
@@ -73,22 +73,22 @@ def filled_batches(tenant: Tenant, contacts: int, number: int) -> list[CallBatch
 
 
 def time_in_turns(
-    rounds: int, subjects: Callable[[int], Sequence[T]], works: dict[str, Callable[[T], Any]]
+    rounds: int, subjects: Callable[[int], Sequence[T]], functions: dict[str, Callable[[T], Any]]
 ) -> dict[str, list[float]]:
     """
-    Return how many seconds each work took in each round. Each round starts with a different work.
+    Return how many seconds each function took in each round. Each round starts with a different function.
 
-    The works take turns, so that other load on the machine affects all of them.
+    The functions take turns, so that other load on the machine affects all of them.
 
-    :param subjects: returns one new subject for each work, for example a batch to cancel.
+    :param subjects: returns one new argument for each function, for example a batch to cancel.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds):
-        pairs = list(zip(works.items(), subjects(len(works)), strict=True))
+        pairs = list(zip(functions.items(), subjects(len(functions)), strict=True))
         first = number % len(pairs)
-        for (name, work), subject in pairs[first:] + pairs[:first]:
+        for (name, function), subject in pairs[first:] + pairs[:first]:
             started = time.perf_counter()
-            work(subject)
+            function(subject)
             seconds[name].append(time.perf_counter() - started)
     return seconds
 

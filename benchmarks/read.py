@@ -1,4 +1,4 @@
-"""The time of the first page of a list in a large database, compared with a small one on the same server."""
+"""The time of a list's first page and of a get in a large database, compared with a small one on the same server."""
 
 from __future__ import annotations
 
@@ -56,8 +56,10 @@ def main() -> None:
             "get": (f"get?batch_id={batch.pk}", f"get?batch_id={batch.pk}"),
             f"get, {LARGE:,} contacts": (f"get?batch_id={batch.pk}", f"get?batch_id={large_batch.pk}"),
         }.items():
-            works = {server: partial(get, address) for server, address in zip((small, large), addresses, strict=True)}
-            seconds = time_in_turns(ROUNDS, lambda number: [small, large], works)
+            functions = {
+                server: partial(get, address) for server, address in zip((small, large), addresses, strict=True)
+            }
+            seconds = time_in_turns(ROUNDS, lambda number: [small, large], functions)
             print_row(
                 page,
                 *(f"{statistics.median(seconds[server]) * 1000:.1f} ms" for server in (small, large)),

@@ -82,14 +82,14 @@ def main() -> None:
         return batches
 
     with gunicorn(database_url(), LOG_LEVEL="WARNING") as server, plain_connection() as plain:
-        works = {
+        functions = {
             "the whole request": partial(cancel_by_request, server, token),
             "an edge function: select, update, update": partial(cancel_like_edge_function, plain),
             "`bulk_update`, 1,000 at a time": cancel_by_bulk_update,
             "a loop of `save()`": cancel_by_save,
             "procrastinate: one job per contact, cancelled": cancel_jobs,
         }
-        seconds = time_in_turns(ROUNDS, batches_and_jobs, works)
+        seconds = time_in_turns(ROUNDS, batches_and_jobs, functions)
     print_row = start_table(f"{CONTACTS:,} contacts", "time", "ratio")
     for name, values in seconds.items():
         milliseconds = statistics.median(values) * 1000

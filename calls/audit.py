@@ -93,7 +93,7 @@ def history_context(*, source: Source, actor: Actor | None = None, **numbers: in
             context.metadata.clear()
             context.metadata.update(outer)
     if connection.savepoint_ids:
-        # Inside a caller's transaction: clear the setting that pghistory made for the rest of it.
+        # Inside a caller's transaction: clear the setting, which pghistory made for the rest of that transaction.
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('pghistory.context_metadata', '', true)")
 

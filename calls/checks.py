@@ -30,7 +30,7 @@ def _is_origin(url: str) -> bool:
 
 @register
 def check_environment(**kwargs: Any) -> list[CheckMessage]:
-    """Report environment variables whose value is invalid, so that the default is used instead."""
+    """Report environment variables whose value is invalid. The settings use their defaults instead."""
     return [
         Error(f"{variable} has a value that cannot be used.", hint=hint, id="calls.E001")
         for variable, hint in settings.INVALID_ENVIRONMENT.items()
@@ -39,7 +39,7 @@ def check_environment(**kwargs: Any) -> list[CheckMessage]:
 
 @register
 def check_tokens(**kwargs: Any) -> list[CheckMessage]:
-    """Check that access tokens can be verified, and that only this project's Supabase can have signed them."""
+    """Check that access tokens can be verified, and that only this Supabase project can have signed them."""
     messages: list[CheckMessage] = []
     secret, url, issuer = settings.SUPABASE_JWT_SECRET, settings.SUPABASE_URL, settings.SUPABASE_JWT_ISSUER
     if not secret and not url:

@@ -19,8 +19,9 @@ COLUMNS = [
 ]
 CHUNK = 2000
 
-# A spreadsheet treats a cell as a formula if it begins with one of these signs, even in full width or after invisible
-# characters. If it splits lines at another separator than the comma, the text after that separator is a cell, too.
+# A spreadsheet treats a cell as a formula if it begins with one of the signs in _SIGNS, even in full width or after
+# invisible characters. If it splits lines at another separator than the comma, the text after that separator is a cell,
+# too.
 _INVISIBLE = "\\s\\x00-\\x1f\\u200b-\\u200f\\u2060\\ufeff"
 _SIGNS = "=+\\-@|%\uff1d\uff0b\uff0d\uff20"
 # A quick check: most texts have nothing to escape.

@@ -91,7 +91,7 @@ def _check_text(value: str) -> str:
 
 
 def _to_utc(value: Any) -> datetime:
-    """Convert to UTC. A time that is out of range there could not be stored or read back, so it is refused."""
+    """Convert to UTC. Refuse a time that is out of range in UTC, because it could not be stored or read back."""
     try:
         if isinstance(value, str) and not _TIME_CHARACTERS.fullmatch(value):
             raise ValueError
@@ -231,7 +231,7 @@ class NewBatch(_Input):
 
     @property
     def distinct_contacts(self) -> list[NewContact]:
-        """The contacts in their order. Of several with the same number, only the first one."""
+        """The contacts in their order, without contacts whose phone number an earlier contact has."""
         first: dict[str, NewContact] = {}
         for contact in self.contacts:
             first.setdefault(contact.phone_number, contact)

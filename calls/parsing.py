@@ -15,7 +15,7 @@ MAX_CALL_ID_LENGTH = 255
 
 def parse_uuid(value: Any) -> uuid.UUID:
     """
-    Return the UUID that is written as 8-4-4-4-12 hexadecimal digits, in either case.
+    Return the UUID that is written as 8-4-4-4-12 hexadecimal digits, in upper or lower case.
 
     :raises ValueError: ``value`` is anything else, including the other forms that :class:`uuid.UUID` accepts
         (braces, ``urn:uuid:``, 32 digits).

@@ -28,7 +28,7 @@ EVERY_MINUTE = "* * * * *"
 # Periodic jobs run before calls, however many calls are queued.
 BEFORE_CALLS = 1
 # Enough threads for any --concurrency. With Python's default, which depends on the number of processors, a job could
-# still be waiting for a thread when its worker is told to stop.
+# still be waiting for a thread when its worker receives SIGTERM.
 THREADS = ThreadPoolExecutor(max_workers=1000, thread_name_prefix="dial")
 
 

@@ -2,7 +2,8 @@
 Django's PostgreSQL backend, with two additions.
 
 After a restart or failover of the database, all dead connections of the pool are replaced at once. The pool itself
-replaces one at a time, with a growing pause after each, and the first requests would fail although the database is up.
+replaces one connection at a time with a growing pause between them, so the first requests would fail although the
+database is up.
 
 Times that Python cannot represent are clamped instead of failing the query.
 """
@@ -35,7 +36,7 @@ class ClampingLoader:
 
 
 class ClampingTimestampLoader(ClampingLoader, TimestampLoader):
-    """For ``timestamp`` without time zone, the type of a time that PostgreSQL has truncated to its day."""
+    """For ``timestamp`` without time zone, which PostgreSQL returns for a time that it has truncated to a day."""
 
 
 @cache
@@ -61,7 +62,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return super().get_connection_params() | {"context": clamping_adapters(self.timezone)}
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Connection:
-        """Return a working connection. If the pool returns a dead one, replace all of its dead connections first."""
+        """Return a working connection. If the pool returns a dead one, first replace all of its dead connections."""
         connection: Connection = super().get_new_connection(conn_params)
         if self.pool:
             try:

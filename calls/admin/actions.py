@@ -55,7 +55,7 @@ class BatchAction(Generic[R]):
 
     def outcome(self, result: R, announced: list[int] | None) -> str:
         """
-        Return what was done, as the end of a sentence that the batch's name begins.
+        Return the result as text. The caller puts the batch's name in front of it.
 
         :param announced: the numbers that the confirmation page showed, if they are known.
         """
@@ -138,7 +138,7 @@ class Cancel(BatchAction[CancelResult]):
             f"{counted(result.in_progress, 'call')} in progress will finish."
         )
         if announced and announced != self.numbers(result):
-            text += f" The confirmation page showed {' and '.join(map(str, announced))}; that has changed since."
+            text += f" The confirmation page showed {' and '.join(map(str, announced))}; these have changed."
         return text
 
 

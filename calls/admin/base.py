@@ -1,4 +1,4 @@
-"""Base classes of the admin's lists: read-only, and without queries that no index answers."""
+"""Base classes of the admin's lists: they are read-only, and an index answers each of their queries."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class OfferedFilter(admin.SimpleListFilter):
         return self.narrow(queryset, value) if value in dict(self.lookup_choices) else queryset.none()
 
     def narrow(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Return the rows that ``value`` stands for, one of those that :meth:`lookups` returned."""
+        """Return the rows that match ``value``, which is one of the values that :meth:`lookups` returned."""
         raise NotImplementedError
 
 

@@ -70,7 +70,7 @@ class CallBatchAdmin(ReadOnlyAdmin):
             "What happened, and when",
             {"fields": ["created_at", "scheduled_for", "started_at", "paused_at", "ended_at", "reason"]},
         ),
-        ("How it calls", {"fields": ["agent_mapping", "from_number", "mode", "calls_per_minute", "max_concurrent"]}),
+        ("Dialling", {"fields": ["agent_mapping", "from_number", "mode", "calls_per_minute", "max_concurrent"]}),
     ]
 
     def get_urls(self) -> list[URLPattern]:
@@ -158,7 +158,7 @@ class CallBatchAdmin(ReadOnlyAdmin):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Redirect to the history on the batch's page. Django's own knows only changes made in the admin."""
+        """Redirect to the history on the batch's page. Django's history page shows only changes made in the admin."""
         return HttpResponseRedirect(reverse("admin:calls_callbatch_change", args=[object_id]) + "#history")
 
     # Actions
@@ -212,7 +212,7 @@ class CallBatchAdmin(ReadOnlyAdmin):
         return HttpResponseRedirect(self._confirmation_url(request, action, ids)) if ids else None
 
     def _selected_ids(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> list[UUID] | None:
-        """Return the ids of the selected batches, or None with a message if they are too many."""
+        """Return the ids of the selected batches. If there are too many, show a message and return None."""
         ids = list(queryset.values_list("pk", flat=True)[: BATCHES_AT_ONCE + 1])
         if len(ids) > BATCHES_AT_ONCE:
             self.message_user(request, f"Select at most {BATCHES_AT_ONCE} batches at a time.", messages.ERROR)

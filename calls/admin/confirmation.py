@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class ConfirmationForm(forms.Form):
-    """The batches that the page offered, and by batch the numbers that it announced. Both fields are hidden."""
+    """The ids of the batches that the page offered, and the numbers that it showed for each. Both fields are hidden."""
 
     SALT = "calls.admin.confirmation"
 
@@ -110,7 +110,7 @@ class ConfirmationView(FormView):  # type: ignore[type-arg]
             "action": self.action,
             "plans": [(self.batches[pk], list(zip(self.action.columns, numbers[pk], strict=True))) for pk in results],
             "refusals": refusals,
-            # A new form even after an invalid one: what the page shows now is what the next POST may confirm.
+            # Use a new form even if the posted form is invalid: the next POST confirms what the page shows now.
             "form": ConfirmationForm.offering(numbers),
             "button": self.action.button(list(results.values())),
             "back_url": self._back_url(self.ids),
@@ -132,7 +132,7 @@ class ConfirmationView(FormView):  # type: ignore[type-arg]
                 text = self.action.outcome(result, form.cleaned_data["announced"].get(pk))
                 self._show_message(pk, text, messages.SUCCESS)
                 done.append((batch, text))
-        # Last, so that an error here cannot keep another batch from being cancelled.
+        # Log at the end, so that an error here cannot prevent the action on another batch.
         for batch, text in done:
             self._log_recent_action(batch, text)
         return HttpResponseRedirect(self._back_url(confirmed))

@@ -1,4 +1,4 @@
-"""The contacts in the admin: those of one batch, or all with a phone number."""
+"""The contacts in the admin: all contacts, the contacts of one batch, or the contacts with one phone number."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class CampaignContactAdmin(ReadOnlyAdmin):
     def get_paginator(
         self, request: HttpRequest, queryset: Any, per_page: int, *args: Any, **kwargs: Any
     ) -> Paginator[Any]:
-        """Count the contacts of one batch. All contacts are too many to count."""
+        """Count the contacts of one batch exactly. There are too many contacts to count all of them."""
         paginator = Paginator if request.GET.get(BatchFilter.parameter_name) else BoundedPaginator
         return paginator(queryset, per_page, *args, **kwargs)
 

@@ -48,7 +48,7 @@ def progress_parts(batch: CallBatch) -> list[dict[str, Any]]:
 
 
 def agency_and_campaign(batch: CallBatch, separator: str) -> str:
-    """Return the names of the batch's agency and campaign. One that another service deleted is named by its id."""
+    """Return the names of the batch's agency and campaign, or the id of one that another service has deleted."""
     names = []
     for relation in ("agency", "campaign"):
         try:

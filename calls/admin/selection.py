@@ -13,7 +13,7 @@ from calls.database.transactions import transaction_with_timeouts
 from calls.models import CallBatch
 from calls.parsing import parse_uuid
 
-# One page of the list. The operator waits while each batch is dealt with in its own transaction.
+# The size of one page of the list. The operator waits while each batch is changed in its own transaction.
 BATCHES_AT_ONCE = 50
 
 

@@ -22,8 +22,8 @@ from calls.parsing import parse_uuid
 
 _BEARER = re.compile(rb"bearer +([^\s]+)", re.IGNORECASE)
 
-# Supabase does not use these header parameters. They make a verifier fetch or trust a key that the token brings along,
-# or require extensions (crit) that this one does not implement.
+# Supabase does not use these header parameters. They tell a verifier to fetch or trust a key that the token itself
+# names, or require extensions (crit) that this backend does not implement.
 _REFUSED_HEADERS = frozenset({"crit", "jku", "jwk", "x5c", "x5u"})
 
 
@@ -32,7 +32,7 @@ class SupabaseTokenBackend(TokenBackend):
     Verifies access tokens of both of Supabase's signing schemes. A project uses both while it rotates its keys.
 
     HS256 tokens are verified with the project's legacy secret, ES256 and RS256 tokens with the published key that
-    ``kid`` names. The key determines the accepted algorithm, not the token.
+    ``kid`` names. The key, not the token, determines the accepted algorithm.
     """
 
     def decode(self, token: Any, verify: bool = True) -> dict[str, Any]:
@@ -96,15 +96,15 @@ class SupabaseJWTAuthentication(JWTAuthentication):
     """
     Authenticates ``Authorization: Bearer <Supabase access token>``. ``request.user`` is an :class:`AgencyUser`.
 
-    Agency and role are read from the ``users`` row on every request, so a demotion takes effect at once. The user of a
-    valid token without such a row has no agency, which the permissions refuse.
+    Agency and role are read from the ``users`` row on every request, so a demotion takes effect at once. If a valid
+    token has no such row, its user has no agency, and the permissions refuse the request.
     """
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
 
     def get_raw_token(self, header: bytes) -> bytes | None:
-        """Return the only token after ``Bearer`` (in any case) and one or more spaces."""
+        """Return the single token after ``Bearer`` (in upper or lower case) and one or more spaces."""
         match = _BEARER.fullmatch(header)
         if match is None:
             raise AuthenticationFailed

@@ -58,7 +58,8 @@ ingest = extend_schema(
             "X-Ultravox-Webhook-Signature",
             str,
             "header",
-            description="Hexadecimal HMAC-SHA256 of raw body + timestamp. May be a list with commas; one must match.",
+            description="Hexadecimal HMAC-SHA256 of raw body + timestamp. May be a list separated by commas; at least "
+            "one must match.",
         ),
     ],
     request={

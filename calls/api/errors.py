@@ -145,7 +145,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:
-    """Django's ``handler400``, for requests that reach no view, such as one with a host that is not allowed."""
+    """Django's ``handler400``, for requests that reach no view, for example because their host is not allowed."""
     return JsonResponse(error_body(BadRequest), status=http_status(BadRequest))
 
 

@@ -28,10 +28,10 @@ class KeySet:
     The keys published at ``uri``, by key id (``kid``), shared by all threads of the process.
 
     A set is used for at most ``lifetime`` seconds. A background thread fetches the next one before that, so no request
-    with a known key waits. An unknown key id causes a fetch at once; at most two threads wait for it, and further
-    ones get None at once. Two fetches start at least ``fetch_interval`` seconds apart, whether or not the
-    first one succeeded, and each takes at most ``fetch_timeout`` seconds. If a fetch fails (no answer, or an answer
-    without a usable key), the last good set stays in use and a warning is logged.
+    with a known key waits. An unknown key id causes a fetch at once; at most two threads wait for it, and other threads
+    get None at once. Two fetches start at least ``fetch_interval`` seconds apart, whether or not the first one
+    succeeded, and each takes at most ``fetch_timeout`` seconds. If a fetch fails (no answer, or an answer without a
+    usable key), the last good set stays in use and a warning is logged.
 
     ``PyJWKClient`` only fetches. Its own cache would make requests wait, and it loses the keys in an outage.
     """
@@ -105,7 +105,7 @@ class KeySet:
             logger.warning(
                 "no key set at %s: %s",
                 self._client.uri,
-                "the last good one stays in use" if self._keys else "no key is known",
+                "the last good set stays in use" if self._keys else "no key is known",
             )
         self._schedule_refresh(succeeded=bool(downloaded))
 
@@ -123,7 +123,7 @@ class KeySet:
             self._refresh_timer.cancel()
         if not self._keys:
             return
-        # The next set must be there before this one expires. An unknown key id may delay that fetch by the interval.
+        # The next set must arrive before this set expires. An unknown key id may delay that fetch by the interval.
         delay = self._lifetime - self._fetch_interval - 2 * self._fetch_timeout if succeeded else self._fetch_interval
         self._refresh_timer = threading.Timer(max(delay, self._fetch_interval), self._refresh)
         self._refresh_timer.daemon = True

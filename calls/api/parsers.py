@@ -74,7 +74,7 @@ class LargeJSONParser(AnyJSONParser):
 
 
 class RawParser(AnyJSONParser):
-    """Returns the body as bytes: the signature of a webhook is that of the raw body."""
+    """Returns the body as bytes, because a webhook's signature is computed from the raw body."""
 
     max_bytes = 1024 * 1024
     too_large_text = "Request body too large: at most 1 MB"

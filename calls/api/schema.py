@@ -50,7 +50,8 @@ class SupabaseJWTScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unty
         return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 
-# Ids of the batch, campaign and agent in the examples. The demo creates them, so the examples on /docs work there.
+# Ids of the batch, campaign and agent in the examples. The demo creates them, so the examples on /docs work with the
+# demo's data.
 EXAMPLE_BATCH_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10")
 EXAMPLE_CAMPAIGN_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e11")
 EXAMPLE_AGENT_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e12")

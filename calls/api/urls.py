@@ -10,7 +10,7 @@ router.register("", ProcessViewSet, basename="calls-batch-process")
 
 urlpatterns = [
     *router.urls,
-    # A secret may contain slashes, but a trailing slash is not found.
+    # A secret may contain slashes, but a URL that ends with a slash gets 404.
     re_path(
         r"^webhook-ingest/(?P<agency_id>[^/]+)/(?P<secret>.*[^/])$",
         WebhookViewSet.as_view({"post": "ingest"}),

@@ -43,7 +43,7 @@ from calls.roles import WRITER_ROLES
 
 
 class CallBatchViewSet(EdgeFunctionViewSet):
-    """The batches of the caller's agency. A batch of another agency is answered like one that does not exist."""
+    """The batches of the caller's agency. Another agency's batch gets the same answer as one that does not exist."""
 
     paginator: ClampedPagination
 

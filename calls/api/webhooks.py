@@ -24,7 +24,8 @@ from calls.exceptions import BatchNotFound, BatchReadFailed, DatabaseFailed
 from calls.models import Agency, Call, WebhookEvent
 from calls.parsing import parse_time, parse_uuid
 
-# Maximum difference between a delivery's timestamp and our clock. The provider signs a repeated delivery anew.
+# Maximum difference between a delivery's timestamp and our clock. The provider signs each repeated delivery again, with
+# a new timestamp.
 TIMESTAMP_TOLERANCE = timedelta(seconds=60)
 
 

@@ -2,12 +2,12 @@
 Guards: triggers that keep the promise of a cancel for every writer of the tables, including other services.
 
 - ``batch_final``: a completed or cancelled batch keeps its status, ``completed_at`` and ``error_message``.
-- ``contact_batch_live``: in a completed or cancelled batch, no contact becomes dialable or in progress, and no contact
-  that is one of these enters the batch. In a paused batch, no contact becomes in progress.
+- ``contact_batch_live``: in a completed or cancelled batch, no contact becomes dialable or in progress, and no dialable
+  contact or contact in progress is added or moved to the batch. In a paused batch, no contact becomes in progress.
 
 A refused write fails with SQLSTATE 23514 and the guard's name as its constraint. The guards run as the owner of the
 tables (``RUN_AS_OWNER``), so neither row level security nor missing grants of the writing role affect them. Their
-conditions exclude all that a cancel writes, so they add nothing to its cost.
+conditions exclude everything that a cancel writes, so a cancel does not call their functions.
 
 A guard that locks the batch uses FOR KEY SHARE, which waits for the FOR UPDATE of a cancel but for no weaker lock. With
 FOR SHARE, two other services that each retry a contact and then count it on the batch would deadlock.
@@ -25,7 +25,7 @@ def _sql_list(*statuses: str) -> str:
 _FINAL = _sql_list(*FINAL)
 _FINAL_OR_FAILED = _sql_list(*FINAL, BatchStatus.FAILED)
 _DIALABLE = _sql_list(*DIALABLE)
-# What no contact of a completed or cancelled batch may become.
+# The statuses that a contact cannot get in a completed or cancelled batch.
 _ACTIVE = _sql_list(*DIALABLE, ContactStatus.IN_PROGRESS)
 _IN_PROGRESS = f"'{ContactStatus.IN_PROGRESS}'"
 _PAUSED = f"'{BatchStatus.PAUSED}'"

@@ -13,8 +13,8 @@ from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
 
-# The most contacts that one claim sets aside. A cancel waits for the batch's lock meanwhile.
-MAX_SET_ASIDE = 100
+# The most contacts that one claim skips or fails without a call. Meanwhile a cancel waits for the batch's lock.
+MAX_ENDED_UNCALLED = 100
 
 
 @database_errors_as(BatchUpdateFailed)
@@ -22,10 +22,10 @@ def claim_next_contact(batch: CallBatch) -> CampaignContact | None:
     """
     Claim the contact of ``batch`` to call next. Place the call only after this has been committed.
 
-    The contact is then in progress and its attempt is counted. Return None if no call may start: the batch is not
-    being dialled, it has reached a limit, or no contact is left, which completes the batch once no call is in progress.
-    A contact marked ``do_not_call`` is skipped, and one without attempts left fails. A contact that another service has
-    locked is passed over.
+    The contact is then in progress and its attempt is counted. Return None if no call may start: the batch is not being
+    dialled, it has reached a limit, or no contact can be claimed now. A batch without unfinished contacts is completed.
+    A contact marked ``do_not_call`` is skipped. A contact without attempts left becomes ``failed``. A contact that
+    another service has locked is passed over.
 
     :raises BatchNotFound: the batch is gone.
     :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
@@ -52,23 +52,23 @@ def claim_next_contact(batch: CallBatch) -> CampaignContact | None:
 
 
 def _next_contact(batch: CallBatch) -> CampaignContact | None:
-    """Return the contact to claim, locked, and set aside the contacts before it that are not to be called."""
+    """Return the contact to claim, locked, and skip or fail the contacts before it that must not be called."""
     waiting = CampaignContact.objects.filter(batch=batch.pk).claimable().in_call_order()
-    for _ in range(MAX_SET_ASIDE):
+    for _ in range(MAX_ENDED_UNCALLED):
         contact = waiting.select_for_update(of=("self",), skip_locked=True).first()
         if contact is None:
             batch.complete_if_finished()
             return None
         if contact.do_not_call:
-            _set_aside(contact, batch, ContactStatus.SKIPPED, "Do not call")
+            _end_uncalled(contact, batch, ContactStatus.SKIPPED, "Do not call")
         elif not contact.has_attempts_left:
-            _set_aside(contact, batch, ContactStatus.FAILED, "No attempts left", completed_at=TransactionNow())
+            _end_uncalled(contact, batch, ContactStatus.FAILED, "No attempts left", completed_at=TransactionNow())
         else:
             return contact
     return None
 
 
-def _set_aside(contact: CampaignContact, batch: CallBatch, status: ContactStatus, note: str, **values: Any) -> None:
+def _end_uncalled(contact: CampaignContact, batch: CallBatch, status: ContactStatus, note: str, **values: Any) -> None:
     CampaignContact.objects.filter(pk=contact.pk).update(
         status=status, outcome_notes=note, updated_at=TransactionNow(), **values
     )

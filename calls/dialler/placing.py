@@ -36,8 +36,8 @@ def place_next_call(batch_id: UUID) -> DialOutcome:
     """
     Claim one contact of the batch, if a call may start, and place its call. At most one request is sent.
 
-    The claim is committed before the request is sent, so no contact is called twice, and none after the batch
-    was cancelled. Do not call this inside a transaction.
+    The claim is committed before the request is sent, so no contact is called twice, and no contact is claimed after
+    the batch was cancelled. Do not call this inside a transaction.
 
     :raises BatchNotFound: the batch was deleted while the call was being placed.
     :raises BatchReadFailed: the batch could not be read; no call was placed.

@@ -27,7 +27,7 @@ from calls.providers.base import LONGEST_PAUSE, Provider, ProviderUnavailable
 
 logger = logging.getLogger(__name__)
 
-# How many contacts of each kind one sweep asks about, and for how many seconds.
+# The most contacts of each kind that one sweep asks about, and the seconds after which it stops.
 MAX_CONTACTS = 500
 SWEEP_SECONDS = 50.0
 # A call without a recorded end is given up after this time.
@@ -40,7 +40,10 @@ class SweepOutcome(Enum):
     RECORDED = "recorded"
     """The provider had a call that was not recorded yet."""
     GIVEN_BACK = "given_back"
-    """The provider had no call, so the contact was given back to the queue, or failed after its last attempt."""
+    """
+    The provider had no call. The contact was queued again, has failed after its last attempt, or was skipped in an
+    ended batch.
+    """
     ENDED = "ended"
     """The call has ended, or was given up."""
     UNCLEAR = "unclear"
@@ -74,7 +77,7 @@ def run_sweep() -> SweepResult:
     """
     provider, deadline = get_provider(), time.monotonic() + SWEEP_SECONDS
     questions = _questions(provider)
-    # In random order, so that calls which the provider cannot answer for do not always come first.
+    # In random order, so that calls about which the provider gives no answer do not always come first.
     random.shuffle(questions)
     # A provider that does not answer uses up the time. The next sweep asks about the rest.
     outcomes = Counter(_settle(contact, ask) for contact, ask in questions if time.monotonic() < deadline)
@@ -98,12 +101,12 @@ def _questions(provider: Provider) -> list[tuple[CampaignContact, Callable[[], S
     in_progress = CampaignContact.objects.with_call_in_progress().exclude(of_other_diallers).order_by("?")
     with transaction_with_timeouts():
         unrecorded = in_progress.filter(call_id=None, last_attempt_at__lt=sent_before).select_related("batch")
-        silent_since = Now() - provider.lookup_after
-        silent = list(in_progress.filter(call_id__isnull=False, last_attempt_at__lt=silent_since)[:MAX_CONTACTS])
-        calls = Call.objects.select_related("agency").in_bulk([contact.call_id for contact in silent])
+        began_before = Now() - provider.lookup_after
+        without_end = list(in_progress.filter(call_id__isnull=False, last_attempt_at__lt=began_before)[:MAX_CONTACTS])
+        calls = Call.objects.select_related("agency").in_bulk([contact.call_id for contact in without_end])
         return [
             *((contact, partial(_find_call, provider, contact)) for contact in unrecorded[:MAX_CONTACTS]),
-            *((contact, partial(_look_up_call, provider, calls.get(contact.call_id))) for contact in silent),
+            *((contact, partial(_look_up_call, provider, calls.get(contact.call_id))) for contact in without_end),
         ]
 
 
@@ -146,7 +149,7 @@ def _find_call(provider: Provider, contact: CampaignContact) -> SweepOutcome:
 def _look_up_call(provider: Provider, call: Call | None) -> SweepOutcome:
     if call is None:
         # Another service has deleted it.
-        raise ProviderUnavailable("its row in calls is gone")
+        raise ProviderUnavailable("the call's row in calls is gone")
     snapshot = provider.look_up(call.ultravox_call_id)
     if snapshot is None:
         raise ProviderUnavailable(f"call={call.ultravox_call_id} is not known")
@@ -160,10 +163,10 @@ def _look_up_call(provider: Provider, call: Call | None) -> SweepOutcome:
 
 def _give_up(contact: CampaignContact) -> SweepOutcome:
     """
-    End a call that began a day ago, unless it has ended meanwhile.
+    End a call that began a day ago, unless it has ended since the sweep read it.
 
-    The contact may have been spoken to, so it is not called again. Its slot becomes free.
+    The contact may have talked to the agent, so it is not called again. The call's slot becomes free.
     """
     if contact.record_lost():
-        logger.error("sweep batch=%s contact=%s outcome=ended: its end is not known", contact.batch_id, contact.pk)
+        logger.error("sweep batch=%s contact=%s outcome=ended: the call's end is unknown", contact.batch_id, contact.pk)
     return SweepOutcome.ENDED

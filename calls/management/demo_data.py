@@ -29,7 +29,7 @@ from calls.providers.simulated import SimulatedProvider
 from calls.roles import Role
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Mode, Outcome
 
-# Staff users of the admin. Each one's password is the name.
+# Staff users of the admin. Each user's password is the same as the user name.
 SUPERUSER, OPERATOR = "demo", "operator"
 
 FIRST_NAMES = """
@@ -137,7 +137,7 @@ def _create_user(agency: Agency, role: Role, email: str) -> None:
 def _create_batch(
     campaign: Campaign, status: BatchStatus, numbers: list[str], counts: Counts, **fields: Any
 ) -> CallBatch:
-    """Create a batch with these contacts and matching counters. It started an hour ago unless its status is earlier."""
+    """Create a batch with these contacts and matching counters. Unless pending or scheduled, it started an hour ago."""
     agency, started_at = campaign.agency, timezone.now() - timedelta(hours=1)
     not_started = status in (BatchStatus.PENDING, BatchStatus.SCHEDULED)
     finished = status in (BatchStatus.COMPLETED, BatchStatus.FAILED)
@@ -171,7 +171,7 @@ def _create_batch(
 def _contact(
     batch: CallBatch, status: ContactStatus, number: str, first_name: str, last_name: str, called_at: datetime
 ) -> CampaignContact:
-    """Return a contact, not saved yet. ``called_at`` is the time of its call, if its status implies one."""
+    """Return an unsaved contact. ``called_at`` is the time of its call, and is ignored if the contact is dialable."""
     contact = CampaignContact(
         agency_id=batch.agency_id,
         campaign_id=batch.campaign_id,

@@ -32,7 +32,7 @@ def refuse_existing_tables(apps, schema_editor):
 
 def refuse_to_drop_tables(apps, schema_editor):
     raise CommandError(
-        "The agencies' tables are not dropped, because they hold their data. "
+        "The agencies' tables are not dropped, because they hold the agencies' data. "
         "To remove what was added to them: python manage.py migrate calls 0001"
     )
 

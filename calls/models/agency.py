@@ -11,7 +11,7 @@ from calls.roles import Role
 
 
 class Agency(BaseModel):
-    """A tenant. An agency that has batches, contacts or calls cannot be deleted."""
+    """A tenant. Django refuses to delete an agency while users, campaigns, batches or other rows refer to it."""
 
     name = models.TextField()
     slug = models.TextField(unique=True)

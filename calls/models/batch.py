@@ -84,12 +84,12 @@ class CallBatch(BaseModel):
     paused_at = models.DateTimeField(null=True, blank=True)
     completed_at = models.DateTimeField(null=True, blank=True)
     error_message = models.TextField(null=True, blank=True)
-    # No call starts before this time: the provider asked to wait, or another dialler keeps the batch.
+    # No call starts before this time: the provider asked to wait, or another dialler dials the batch.
     dial_after = models.DateTimeField(null=True, blank=True)
 
     objects = CallBatchQuerySet.as_manager()
 
-    # Annotated by locked(), by the database's clock.
+    # Annotated by _read(), with the database's clock.
     now: datetime
     is_scheduled_ahead: bool | None
     is_on_hold: bool | None
@@ -100,7 +100,7 @@ class CallBatch(BaseModel):
         # For staff in the admin. Django's "change" permission does not imply any of these.
         permissions = [(f"{verb}_callbatch", f"Can {verb} call batch") for verb in ("cancel", "pause", "resume")]
         constraints = [
-            # For all writers: a batch in an unknown status could be neither dialled nor cancelled.
+            # For all writers: a batch in an unknown status would never be dialled.
             models.CheckConstraint(name="batch_status_known", condition=models.Q(status__in=BatchStatus.values)),
             models.CheckConstraint(name="batch_mode_known", condition=models.Q(mode__in=Mode.values)),
         ]
@@ -213,7 +213,7 @@ class CallBatch(BaseModel):
         :raises BatchAlreadyCompleted: the batch is completed.
         :raises BatchNotFound: the row is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed. If the connection broke during
-            COMMIT the outcome is unknown. Calling cancel again is safe and shows it.
+            COMMIT the outcome is unknown. Calling cancel again is safe and shows the outcome.
         """
         with self.locked(*_CANCEL_COLUMNS) as batch:
             batch._refuse_if_ended()
@@ -308,7 +308,7 @@ class CallBatch(BaseModel):
         self._write_status_as_dialler(BatchStatus.PROCESSING, started_at=Coalesce("started_at", TransactionNow()))
 
     def complete_if_finished(self) -> None:
-        """Complete a processing batch without unfinished contacts. On an instance that :meth:`locked` yielded."""
+        """Complete a processing batch without unfinished contacts. Call it on an instance from :meth:`locked`."""
         if self.status != BatchStatus.PROCESSING or self._has_calls_in_progress():
             return
         unfinished = self.contacts.unfinished()
@@ -322,14 +322,14 @@ class CallBatch(BaseModel):
         """
         Lock the batch's row and yield it as it is now, in a transaction with timeouts.
 
-        Everything that changes a batch's status, adds contacts, claims one or records an outcome starts here: the
+        Everything that changes a batch's status, adds contacts, claims a contact or records an outcome starts here: the
         batch first, then its contacts (docs/promise.md). The instance has ``agency_id``, ``status`` and ``columns``.
 
         :raises BatchNotFound: the row is gone.
         """
         with transaction_with_timeouts():
-            # FOR UPDATE, not FOR NO KEY UPDATE: the weaker lock lets an INSERT pass whose foreign key points here, and
-            # its contacts would stay dialable in a cancelled batch.
+            # FOR UPDATE, not FOR NO KEY UPDATE: the weaker lock does not block an INSERT whose foreign key points here,
+            # and the new contacts would stay dialable in a cancelled batch.
             batch = self._read(CallBatch.objects.select_for_update(of=("self",)), *columns)
             set_timeouts(statement=settings.CANCEL_TIMEOUT)
             yield batch

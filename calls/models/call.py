@@ -99,8 +99,8 @@ class Call(BaseModel):
         """
         Store a provider's event and apply it, all or nothing. An event that was delivered before has no effect.
 
-        The contact is the one of the stored call; the event's metadata is not used. An event may arrive before its call
-        is stored. :meth:`record_placed` then applies it.
+        The contact is taken from the stored call, not from the event's metadata. An event may arrive before its call is
+        stored. :meth:`record_placed` then applies it.
 
         :raises BatchUpdateFailed: a database error or timeout; nothing was stored.
         """
@@ -128,7 +128,7 @@ class Call(BaseModel):
             with transaction.atomic():
                 Call.objects.filter(pk=self.pk).update(**changes, updated_at=TransactionNow())
         except (DataError, IntegrityError) as error:
-            # A constraint of an adopted table rejects a value. The contact's outcome is recorded all the same.
+            # A constraint of an adopted table rejects a value. The contact's outcome is still recorded.
             name = type(error).__name__
             logger.error("call=%s: the table calls rejects a value of its events: %s", self.ultravox_call_id, name)
         if state.ended_at is not None:

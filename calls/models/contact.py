@@ -23,7 +23,7 @@ from calls.statuses import ContactStatus, Outcome, skip_note
 
 class CampaignContact(BaseModel):
     """
-    One person to call, and the state of that call. A batch has up to a million contacts.
+    One person to call, and the state of that call. A batch may have a million contacts.
 
     The trigger ``contact_batch_live`` keeps every writer, including other services, from making a contact dialable or
     in progress when its batch has ended, and from making it in progress while its batch is paused.
@@ -65,7 +65,7 @@ class CampaignContact(BaseModel):
             models.CheckConstraint(name="contact_status_known", condition=models.Q(status__in=ContactStatus.values)),
         ]
         indexes = [
-            # No index here names a column that a cancel writes, so a cancel updates no index (heap-only tuples).
+            # No index contains a column that a cancel writes, so a cancel updates no index (heap-only tuples).
             #
             # For cancel, which skips a batch's contacts, and for lists of contacts, oldest first.
             models.Index(name="contact_in_order", fields=["batch", "created_at", "id"]),
@@ -118,7 +118,8 @@ class CampaignContact(BaseModel):
         """
         Record that the call failed or was not answered.
 
-        It is queued again while attempts are left and the batch has not ended. Otherwise it becomes ``failed``.
+        The contact is queued again while attempts are left and the batch has not ended. Otherwise it becomes
+        ``failed``.
 
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
         :raises BatchNotFound: the batch is gone.
@@ -146,7 +147,8 @@ class CampaignContact(BaseModel):
         """
         Record that the provider rejected the call, so no call was placed. The attempt counts.
 
-        The contact is queued again or has failed, as in :meth:`record_failed`. If the batch has ended it is skipped.
+        The contact is queued again or has failed, as in :meth:`record_failed`. If the batch has ended, the contact is
+        skipped.
 
         :param reason: shown to staff with the contact.
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
@@ -167,7 +169,7 @@ class CampaignContact(BaseModel):
         """
         Undo the claim: no call was placed, for a reason that has nothing to do with this contact.
 
-        The attempt does not count. The contact is queued again. If the batch has ended it is skipped.
+        The attempt does not count. The contact is queued again, or skipped if the batch has ended.
 
         :param hold: start no call of the batch for this long.
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
@@ -204,8 +206,8 @@ class CampaignContact(BaseModel):
         """
         Return this contact's row, or no row once the attempt that this instance was claimed for has ended.
 
-        ``last_attempt_at`` identifies a claim. ``attempts`` alone does not, because a released claim gives its number
-        back.
+        ``last_attempt_at`` identifies a claim. ``attempts`` alone does not: a released claim does not count, so the
+        next claim has the same number.
         """
         return CampaignContact.objects.filter(
             pk=self.pk,

@@ -28,7 +28,7 @@ class IdempotencyKey(models.Model):
     The row is written in the transaction that carries out the request, so either both are stored or neither.
     """
 
-    # Without a database constraint: it would keep another service that owns the agencies from deleting one.
+    # No database constraint, because it would keep another service that owns the agencies from deleting an agency.
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, db_constraint=False, db_index=False)
     key = models.TextField()
     fingerprint = models.TextField(help_text="Hash of the request")
@@ -38,7 +38,7 @@ class IdempotencyKey(models.Model):
     class Meta:
         db_table = "call_idempotency_keys"
         constraints = [
-            # For repeated requests. Of two at the same moment, the second one waits for the first.
+            # For repeated requests. If two requests arrive at the same moment, the second waits for the first.
             models.UniqueConstraint(name="idempotency_key_of_agency", fields=["agency", "key"]),
         ]
 

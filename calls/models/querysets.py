@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# SQL expressions: the contact's batch if it was ever claimed, or if its call is in progress, else NULL. Each has an
-# index. A query by the expression instead of the batch leaves the planner only that index, so stale statistics of a
-# table that has just grown cannot mislead it.
+# Two SQL expressions. The first is the contact's batch if the contact was ever claimed, the second if its call is in
+# progress; otherwise both are NULL. Each has an index. A query by the expression instead of the batch leaves the
+# planner only that index, so stale statistics of a table that has just grown cannot mislead it.
 BATCH_IF_ATTEMPTED = models.Case(
     models.When(last_attempt_at__isnull=False, then="batch"), output_field=models.UUIDField()
 )
@@ -39,7 +39,7 @@ BATCH_IF_CALL_IN_PROGRESS = models.Case(
 
 
 def _row(*parts: models.F | models.Value) -> models.Func:
-    """Return a SQL row value. Unlike two comparisons joined by OR, PostgreSQL can look it up in an index."""
+    """Return a SQL row value. PostgreSQL can look it up in an index, unlike two comparisons joined by OR."""
     return models.Func(*parts, template="(%(expressions)s)", output_field=models.TextField())
 
 
@@ -120,7 +120,7 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
         """
         Return dialable contacts whose last attempt, if any, was at least ``RETRY_PAUSE`` ago.
 
-        A claim takes the first one :meth:`in_call_order` that is not ``do_not_call`` and has attempts left
+        A claim takes the first of them :meth:`in_call_order` that is not marked ``do_not_call`` and has attempts left
         (dialler/claims.py).
         """
         rested = models.Q(last_attempt_at__lte=Now() - timedelta(seconds=settings.RETRY_PAUSE))

@@ -35,7 +35,7 @@ class WebhookEvent(models.Model):
     Each type of event is stored once for each call, however often it was delivered.
     """
 
-    # Without a database constraint: it would keep another service that owns the agencies from deleting one.
+    # No database constraint, because it would keep another service that owns the agencies from deleting an agency.
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, db_constraint=False, db_index=False)
     event = models.TextField()
     ultravox_call_id = models.TextField()
@@ -48,7 +48,7 @@ class WebhookEvent(models.Model):
     class Meta:
         db_table = "call_webhook_events"
         constraints = [
-            # For repeated deliveries. Of two at the same moment, the second one waits for the first.
+            # For repeated deliveries. If two arrive at the same moment, the second waits for the first.
             models.UniqueConstraint(name="webhook_event_once", fields=["agency", "identity"]),
         ]
         indexes = [
@@ -158,5 +158,5 @@ def _time(value: Any) -> datetime | None:
 
 
 def _text(value: Any) -> str | None:
-    """Return a string that PostgreSQL can store, or None if ``value`` is no string or is empty."""
+    """Return a string that PostgreSQL can store, or None if ``value`` is not a string or is empty."""
     return value.replace("\0", "").encode(errors="replace").decode() if isinstance(value, str) and value else None

@@ -58,11 +58,11 @@ class Provider(Protocol):
     """A voice provider. Instances are shared between threads."""
 
     lookup_after: timedelta
-    """How long to wait for a call's events before looking the call up."""
+    """How long after the start of an attempt its call is looked up, if no end was recorded."""
 
     def place(self, request: CallRequest) -> str:
         """
-        Place a call and return the provider's id of it. The request is sent once, without retries.
+        Place a call and return its id at the provider. The request is sent once, without retries.
 
         :raises ProviderBusy: the provider takes no calls at the moment; no call was placed.
         :raises PlacementRefused: the provider refused this call; no call was placed.

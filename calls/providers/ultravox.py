@@ -69,10 +69,10 @@ class UltravoxProvider:
 
     def _refuse_to_send_late(self) -> Callable[[str, Mapping[str, Any]], None]:
         """
-        Return a trace hook that sends no request after the timeout.
+        Return a trace hook that stops a request that would be sent after the timeout.
 
-        DNS and connection attempts may take any time. The sweep, which looks for the call after several timeouts,
-        must be able to rely on finding it then.
+        DNS and connection attempts may take any time. The sweep looks for the call after four timeouts, and relies on
+        finding it if it was placed.
         """
         until = time.monotonic() + self._timeout
 
@@ -163,7 +163,7 @@ def _results(page: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _belongs_to_attempt(call: dict[str, Any], metadata: dict[str, Any], attempt: int, since: datetime) -> bool:
-    """Compare by attempt number, or by time for a call that another dialler placed without a number."""
+    """Compare by attempt number, or by time if another dialler placed the call without an attempt number."""
     number = metadata.get("attempt")
     if isinstance(number, str) and number.isdigit():
         return number == str(attempt)

@@ -22,7 +22,7 @@ COLUMN_TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
     models.JSONField: {"jsonb"},
 }
 
-# The columns that a cancel writes.
+# The columns that a cancel writes, without ``updated_at``.
 WRITTEN_BY_CANCEL = ["status", "outcome_notes", "error_message", "queued", "skipped", "completed_at"]
 # The longest value that the app must be able to store in a text column with a limit.
 MIN_LENGTH = 20
@@ -98,7 +98,7 @@ def _survey_type(report: Report, field: Any, column: Column) -> None:
         for value in _known_values(report, field) or ([field.default] if field.has_default() else []):
             if value not in column.enum_labels:
                 report.add_obstacle(
-                    f"{field.column} has the enum type {column.type}, which lacks the value '{value}'",
+                    f"{field.column} has the enum type {column.type}, which does not have the value '{value}'",
                     f"ALTER TYPE {column.type} ADD VALUE '{value}';",
                 )
 

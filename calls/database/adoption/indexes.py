@@ -23,7 +23,7 @@ class Index:
 
 
 def survey_indexes(report: Report, model: type[models.Model]) -> None:
-    """Add to the report which indexes are missing. An index of another service with the same first columns will do."""
+    """Report the missing indexes. An index of another service with the same first columns is enough."""
     existing = _indexes_of(report.name)
     complete = [index for index in existing if not index.is_partial]
     column_of = {field.name: field.column for field in concrete_fields(model)}
@@ -73,7 +73,7 @@ def _survey_unique_column(report: Report, column: str) -> None:
 
 
 def _add_index(report: Report, name: str, columns: list[str], create: str) -> None:
-    # An invalid index of that name on that table is what an interrupted build leaves. The step replaces it.
+    # An interrupted build leaves an invalid index with this name on this table. The step replaces it.
     name_is_taken = fetch_count(
         f"SELECT count(*) FROM pg_class LEFT JOIN pg_index ON indexrelid = oid WHERE oid = to_regclass('public.{name}')"
         f" AND (indrelid IS DISTINCT FROM '{report.name}'::regclass OR indisvalid)"

@@ -14,10 +14,11 @@ from psycopg.errors import LockNotAvailable
 
 logger = logging.getLogger(__name__)
 
-# How long a step waits for a lock, which makes other services wait too; how many seconds they then have before the
-# next attempt; and how many attempts there are.
+# A step waits this long for a lock. Other services wait behind it.
 LOCK_TIMEOUT = "250ms"
+# Seconds between two attempts, in which other services can continue.
 PAUSE = 1.0
+# About five minutes in all.
 ATTEMPTS = 240
 
 
@@ -57,8 +58,8 @@ def apply(steps: Collection[Step]) -> None:
     )
     for step in steps:
         if step.concurrently:
-            # Recorded first, because an interrupted build leaves an invalid index that has to be undone as well. One
-            # that was left earlier is dropped here.
+            # Record the step first, because an interrupted build leaves an invalid index, which undo must drop too.
+            # Then drop such an index of an earlier attempt.
             _record(step, "NULL")
             _execute(step.undo)
             _execute(step.sql)
@@ -115,8 +116,8 @@ def run_with_short_lock_timeout(work: Callable[[], None]) -> None:
     """
     Run ``work`` in a transaction that waits for each lock for at most a quarter of a second, and retry it.
 
-    While a transaction waits for such a lock, every later transaction waits behind it. So it gives up early, lets the
-    others continue for a second, and tries again.
+    While a transaction waits for a lock that conflicts with writers, every later writer waits behind it. So this
+    transaction gives up early, lets the others continue for a second, and tries again.
 
     :raises OperationalError: a lock was not available for about five minutes, because of a long transaction.
     """

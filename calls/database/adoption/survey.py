@@ -122,7 +122,8 @@ def _survey_ownership(report: Report) -> bool:
     kind, report.rows, has_rls, forces_rls, is_owner, owner, user, bypasses_rls, inherits = row
     if kind != "r" or inherits:
         report.add_obstacle(
-            "it is a view, partitioned, or part of an inheritance", "The app needs an ordinary table of this name."
+            "it is a view, a partitioned table, or a table with inheritance",
+            "The app needs an ordinary table of this name.",
         )
         return False
     if not is_owner:

@@ -22,10 +22,7 @@ class Command(BatchCommand):
         return batch.preview_pause()
 
     def as_text(self, result: PauseResult, *, dry_run: bool) -> str:
-        return (
-            f"Contacts left to dial, which wait: {result.queued}. "
-            f"Calls in progress, which will finish: {result.in_progress}."
-        )
+        return f"Contacts that wait: {result.queued}. Calls in progress, which will finish: {result.in_progress}."
 
     def as_data(self, result: PauseResult) -> dict[str, Any]:
         return result.numbers

@@ -19,7 +19,9 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: Any) -> None:
-        parser.add_argument("--fix", action="store_true", help="correct the counters, and skip those contacts")
+        parser.add_argument(
+            "--fix", action="store_true", help="correct the counters, and skip what is left to dial in ended batches"
+        )
 
     def handle(self, *, fix: bool, **options: Any) -> None:
         wrong = False

@@ -17,7 +17,7 @@ class Command(BaseCommand):
     requires_system_checks = []
     help = (
         "Adds missing defaults, indexes and constraints, and reinstalls the triggers for the guards and the history. "
-        "Other services can keep writing, and it can be repeated. Needs a database with all migrations applied."
+        "Other services can keep writing. The command can be repeated. Needs a database with all migrations applied."
     )
 
     def handle(self, **options: Any) -> None:

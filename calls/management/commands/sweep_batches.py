@@ -15,8 +15,8 @@ class Command(BaseCommand):
     help = (
         "Asks the provider about claimed contacts whose call was never recorded, because a worker died or the "
         "provider's answer was lost. Records the call if the provider has it, else releases the claim. Also looks up "
-        "calls for which no event has arrived for long. Prints the result as a JSON object. Exits with 1 if any call "
-        "remains unclear."
+        "calls that have no recorded end an hour after they began. Prints the result as a JSON object. Exits with 1 if "
+        "any call remains unclear."
     )
 
     def handle(self, **options: Any) -> None:

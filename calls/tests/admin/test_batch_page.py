@@ -85,7 +85,7 @@ def test_the_history_names_no_actor_for_a_change_by_sql(harbour, admin):
     with connection.cursor() as cursor:
         cursor.execute("UPDATE call_batches SET status = 'paused' WHERE id = %s", [batch.pk])
 
-    assert "UTC Paused not known another service or SQL" in text_of(admin.get(page_of(batch)))
+    assert "UTC Paused unknown another service or SQL" in text_of(admin.get(page_of(batch)))
 
 
 def test_the_history_shows_the_diallers_own_changes(harbour, admin):
@@ -93,7 +93,7 @@ def test_the_history_shows_the_diallers_own_changes(harbour, admin):
     with batch.locked() as locked:
         locked.start()
 
-    assert "UTC Processing not known dialler" in text_of(admin.get(page_of(batch)))
+    assert "UTC Processing unknown dialler" in text_of(admin.get(page_of(batch)))
 
 
 def test_a_long_history_is_cut_and_says_so(harbour, admin):

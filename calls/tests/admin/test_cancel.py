@@ -107,7 +107,7 @@ def test_the_message_says_that_the_numbers_have_changed_since_the_confirmation(h
 
     ((_, message),) = messages_at(admin, page_of(batch))
     assert "2 contacts skipped" in message
-    assert message.endswith("The confirmation page showed 3 and 0; that has changed since.")
+    assert message.endswith("The confirmation page showed 3 and 0; these have changed.")
 
 
 def test_the_message_says_that_more_contacts_and_calls_were_found_than_announced(harbour, admin):
@@ -120,8 +120,7 @@ def test_the_message_says_that_more_contacts_and_calls_were_found_than_announced
 
     ((_, message),) = messages_at(admin, page_of(batch))
     assert message.endswith(
-        "4 contacts skipped; 2 calls in progress will finish."
-        " The confirmation page showed 3 and 0; that has changed since."
+        "4 contacts skipped; 2 calls in progress will finish. The confirmation page showed 3 and 0; these have changed."
     )
 
 

@@ -58,7 +58,7 @@ def test_a_batchs_contacts_name_it_and_link_back_to_it(harbour, admin):
 
     response = admin.get(CONTACTS, {"batch": str(batch.pk)})
 
-    assert "Contacts of Harbour: Spring The batch" in text_of(response)
+    assert "Contacts of Harbour: Spring View the batch" in text_of(response)
     assert f'<a href="{page_of(batch)}">' in response.content.decode()
 
 

@@ -209,7 +209,7 @@ def test_the_last_good_set_stays_in_use_during_an_outage_with_a_warning(key_set,
     keys.find("old")
     outage(supabase)
 
-    wait_until(lambda: "the last good one stays in use" in caplog.text)
+    wait_until(lambda: "the last good set stays in use" in caplog.text)
     assert keys.find("old")
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 

@@ -21,8 +21,8 @@ def test_pause_batch_pauses_each_batch_and_prints_the_counts(harbour, run_comman
     assert run_command("pause_batch", first.pk, second.pk) == (
         0,
         [
-            f"{first.pk}: paused. Contacts left to dial, which wait: 3. Calls in progress, which will finish: 1.",
-            f"{second.pk}: paused. Contacts left to dial, which wait: 2. Calls in progress, which will finish: 0.",
+            f"{first.pk}: paused. Contacts that wait: 3. Calls in progress, which will finish: 1.",
+            f"{second.pk}: paused. Contacts that wait: 2. Calls in progress, which will finish: 0.",
         ],
     )
     assert set(CallBatch.objects.values_list("status", flat=True)) == {"paused"}
@@ -64,10 +64,7 @@ def test_a_dry_run_prints_the_same_counts_and_writes_nothing(harbour, run_comman
 
     assert run_command("pause_batch", batch.pk, "--dry-run") == (
         0,
-        [
-            f"{batch.pk}: would be paused. "
-            "Contacts left to dial, which wait: 3. Calls in progress, which will finish: 0."
-        ],
+        [f"{batch.pk}: would be paused. Contacts that wait: 3. Calls in progress, which will finish: 0."],
     )
     assert batch_snapshot(batch) == before
 

@@ -45,7 +45,7 @@ def test_on_an_empty_database_check_database_lists_eight_missing_tables():
 RENAMED = "ALTER TABLE {0} RENAME TO old_{0}"
 OBSTACLES = {
     "calls: the table is missing": RENAMED.format("calls"),
-    "call_batches: status has the enum type small, which lacks the value 'scheduled'": """
+    "call_batches: status has the enum type small, which does not have the value 'scheduled'": """
         ALTER TABLE call_batches ALTER status DROP DEFAULT;
         CREATE TYPE small AS ENUM ('pending', 'processing', 'paused', 'completed', 'cancelled', 'failed');
         ALTER TABLE call_batches ALTER status TYPE small USING status::text::small
@@ -94,7 +94,7 @@ OBSTACLES = {
     "campaign_contacts: the constraint outcomes does not allow outcome to be 'not_placed', 'unknown'": """
         ALTER TABLE campaign_contacts ADD CONSTRAINT outcomes CHECK (outcome IN ('answered', 'no_answer', 'failed'))
     """,
-    "calls: status has the enum type progress, which lacks the value 'joined'": """
+    "calls: status has the enum type progress, which does not have the value 'joined'": """
         CREATE TYPE progress AS ENUM ('initiated', 'ringing', 'ended');
         ALTER TABLE calls ALTER status DROP DEFAULT, ALTER status TYPE progress USING status::text::progress
     """,
@@ -102,7 +102,7 @@ OBSTACLES = {
         CREATE TYPE direction AS ENUM ('in', 'out');
         ALTER TABLE calls ADD direction direction
     """,
-    "users: role has the enum type roles, which lacks the value 'agency_owner'": """
+    "users: role has the enum type roles, which does not have the value 'agency_owner'": """
         CREATE TYPE roles AS ENUM ('agency_admin', 'agency_member', 'client_admin', 'client_viewer', 'admin');
         UPDATE users SET role = 'admin';
         ALTER TABLE users ALTER role DROP DEFAULT, ALTER role TYPE roles USING role::text::roles
@@ -118,10 +118,10 @@ OBSTACLES = {
     """,
     "database: the table call_adoption exists, and the app did not create it": "CREATE TABLE call_adoption (id int)",
     "database: the table auth_user exists, and the app did not create it": "CREATE TABLE auth_user (id int)",
-    "campaign_contacts: it is a view, partitioned, or part of an inheritance": """
+    "campaign_contacts: it is a view, a partitioned table, or a table with inheritance": """
         CREATE TABLE contacts_2026 () INHERITS (campaign_contacts)
     """,
-    "calls: it is a view, partitioned, or part of an inheritance": RENAMED.format("calls")
+    "calls: it is a view, a partitioned table, or a table with inheritance": RENAMED.format("calls")
     + "; CREATE VIEW calls AS SELECT * FROM old_calls",
 }
 

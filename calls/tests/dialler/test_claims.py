@@ -75,7 +75,7 @@ def test_contacts_marked_do_not_call_are_skipped(harbour, ultravox):
 @pytest.mark.django_db(transaction=True)
 def test_one_claim_skips_a_limited_number_of_contacts(harbour, ultravox, monkeypatch):
     """A cancel that waits for the batch's lock must not wait long."""
-    monkeypatch.setattr(claims, "MAX_SET_ASIDE", 2)
+    monkeypatch.setattr(claims, "MAX_ENDED_UNCALLED", 2)
     batch = harbour.batch(queued=5)
     batch.contacts.update(do_not_call=True)
 
