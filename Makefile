@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 EMBEDDED := $(BIN)/python -m agency_backend.embedded
 
-# The settings of a deployment for which check --deploy reports nothing.
+# Settings of a deployment. With them, check --deploy reports nothing.
 PRODUCTION := ULTRAVOX_API_KEY=key DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/python -c "import secrets; print(secrets.token_urlsafe(64))") DJANGO_ALLOWED_HOSTS=api.example.com \
 	SUPABASE_URL=https://project.supabase.co CORS_ALLOWED_ORIGINS=https://app.example.com
 
