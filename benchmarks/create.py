@@ -72,7 +72,7 @@ def main() -> None:
     with gunicorn(database_url(), LOG_LEVEL="WARNING") as server, plain_connection() as plain:
         for size in SIZES:
             contacts = [contact(index) for index in range(size)]
-            body = json.dumps(tenant.wanted(contacts=contacts)).encode()
+            body = json.dumps(tenant.create_body(contacts=contacts)).encode()
             columns = f"id, agency_id, campaign_id, batch_id, status, {', '.join(contacts[0])}"
             # The first request also starts the server's connection pool.
             create_by_request(server, body, token, [])

@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(config, items):
     if config.getoption("adopted"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("not_adopted")])
         items[:] = [item for item in items if not item.get_closest_marker("not_adopted")]
-    # Start long tests early, so that no worker is left with one at the end.
+    # Start long tests early, so that at the end no worker is still busy with a long test.
     items.sort(key=lambda item: not item.get_closest_marker("slow"))
 
 
@@ -144,7 +144,7 @@ def provider():
 
 @pytest.fixture
 def ultravox(provider, settings):
-    """The fake voice provider, as the one that the dialler uses."""
+    """The fake voice provider. The settings point to it, so the dialler uses it."""
     settings.ULTRAVOX_API_URL, settings.ULTRAVOX_API_KEY = provider.url, KEY
     providers._create_provider.cache_clear()
     yield provider
@@ -154,7 +154,11 @@ def ultravox(provider, settings):
 
 @pytest.fixture
 def empty_queue(db):
-    """Delete the jobs and workers of earlier tests. Django does not truncate procrastinate's tables between tests."""
+    """
+    Delete the jobs and workers of earlier tests.
+
+    ``truncate_tables`` does not empty their tables, because procrastinate's models are not managed.
+    """
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE procrastinate_jobs, procrastinate_workers CASCADE")
 

@@ -25,7 +25,7 @@ def main() -> int:
     from rich.progress import BarColumn, Progress, TextColumn
 
     from calls.models import CallBatch
-    from calls.tests.support.deployment import AnsweredCancel, calls_in_progress, running_deployment
+    from calls.tests.support.deployment import AnsweredCancel, has_calls_in_progress, running_deployment
     from calls.tests.support.factories import Tenant, checked_counters, new_contacts
     from calls.tests.support.provider import fake_provider
 
@@ -66,7 +66,7 @@ def main() -> int:
         progress.console.print(
             f"\nPOST calls-batch-cancel: {answer['status']}, {answer['contacts_skipped']} contacts skipped\n"
         )
-        while calls_in_progress():
+        while has_calls_in_progress():
             show_progress()
         # Wait a little longer, in case a worker still sends a request.
         time.sleep(3)

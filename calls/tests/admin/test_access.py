@@ -56,7 +56,7 @@ def test_an_anonymous_user_is_redirected_to_the_sign_in_page(address):
     assert (response.status_code, response["Location"]) == (302, f"/admin/login/?next={address}")
 
 
-def test_nobody_can_add_edit_or_delete_not_even_a_superuser(harbour, admin, operator):
+def test_no_user_can_add_edit_or_delete_superusers_included(harbour, admin, operator):
     operator.is_superuser = True
     operator.save()
     batch = harbour.batch(queued=1)
@@ -133,7 +133,7 @@ def test_a_batchs_page_is_found_by_its_id_only(harbour, admin):
         assert admin.get(page_of(batch), {"_to_field": name}).status_code in (200, 400)
 
 
-def test_the_shortcut_to_a_public_page_is_off(admin):
+def test_the_view_on_site_redirect_is_disabled(admin):
     assert admin.get("/admin/r/1/1/").status_code == 404
 
 

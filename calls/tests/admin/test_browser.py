@@ -44,7 +44,7 @@ def chromium(db, settings, window):
     settings.DEBUG = True
     settings.PASSWORD_HASHERS = global_settings.PASSWORD_HASHERS
     call_command("demo", stdout=StringIO())
-    window.forget()
+    window.clear_session()
     window.set_window()
     window.visit("/admin/")
     return window
@@ -146,7 +146,7 @@ def test_a_double_click_cancels_once(operator):
     assert example().skipped == 342
 
 
-def test_going_back_and_pressing_again_is_harmless(operator):
+def test_going_back_to_the_confirmation_shows_that_the_batch_is_already_cancelled(operator):
     operator.visit(CONFIRMATION)
     operator.click("Skip 342 contacts in 1 batch")
     operator.back()

@@ -25,7 +25,7 @@ from calls.tests.support.factories import batch_snapshot, count
 pytestmark = pytest.mark.django_db
 
 
-def test_a_mixed_selection_is_cancelled_as_far_as_possible_with_a_message_for_each(harbour, admin):
+def test_of_a_mixed_selection_each_batch_that_can_be_cancelled_is_cancelled_with_a_message(harbour, admin):
     first, completed, second = harbour.batch(queued=1), harbour.batch(BatchStatus.COMPLETED), harbour.batch(queued=2)
 
     messages = confirm(admin, first, completed, UNKNOWN_ID, second)
@@ -38,7 +38,7 @@ def test_a_mixed_selection_is_cancelled_as_far_as_possible_with_a_message_for_ea
     assert [count(batch, ContactStatus.SKIPPED) for batch in (first, second)] == [1, 2]
 
 
-def test_a_full_page_of_batches_is_cancelled_at_once(harbour, admin):
+def test_a_full_page_of_batches_is_cancelled_by_one_confirmation(harbour, admin):
     batches = [harbour.batch(queued=1) for _ in range(BATCHES_AT_ONCE)]
 
     assert [level for level, _ in confirm(admin, *batches)] == ["success"] * BATCHES_AT_ONCE
@@ -207,7 +207,9 @@ def test_a_batch_whose_campaign_was_deleted_is_shown_and_can_be_cancelled_with_o
 
 
 @pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 BC"])
-def test_a_batch_with_an_impossible_creation_time_is_shown_and_can_be_cancelled(harbour, admin, moment):
+def test_a_batch_with_a_creation_time_that_python_cannot_represent_is_shown_and_can_be_cancelled(
+    harbour, admin, moment
+):
     batch = harbour.batch(queued=3)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE call_batches SET created_at = %s", [moment])

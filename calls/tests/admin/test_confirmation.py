@@ -67,17 +67,19 @@ def test_it_counts_contacts_instead_of_trusting_the_counter(harbour, admin):
 
 
 def test_it_shows_which_batches_cannot_be_cancelled_and_why(harbour, bluebell, admin):
-    harbours, bluebells = harbour.batch(queued=1), bluebell.batch(queued=1)
+    harbour_batch, bluebell_batch = harbour.batch(queued=1), bluebell.batch(queued=1)
     completed = harbour.batch(BatchStatus.COMPLETED)
     cancelled = harbour.batch()
     cancel(cancelled)
     since = CallBatch.objects.get(pk=cancelled.pk).completed_at
 
-    text = text_of(admin.get(confirmation_of(harbours, completed, bluebells, cancelled, UNKNOWN_ID, "nonsense")))
+    text = text_of(
+        admin.get(confirmation_of(harbour_batch, completed, bluebell_batch, cancelled, UNKNOWN_ID, "nonsense"))
+    )
 
     plans, refusals = text.split("Will be cancelled")[1].split("Cannot be cancelled")
-    assert f"{harbours.pk} Harbour Spring Processing 1 0" in plans
-    assert f"{bluebells.pk} Bluebell Spring Processing 1 0" in plans
+    assert f"{harbour_batch.pk} Harbour Spring Processing 1 0" in plans
+    assert f"{bluebell_batch.pk} Bluebell Spring Processing 1 0" in plans
     assert f"{completed.pk} Harbour Spring Completed Batch is already completed" in refusals
     assert f"Cancelled Batch is already cancelled, since {since:%Y-%m-%d %H:%M:%S} UTC" in refusals
     assert f"{UNKNOWN_ID} Batch not found" in refusals

@@ -54,7 +54,7 @@ def export_address(*batches):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_it_tells_which_contacts_were_called_or_skipped_and_why(harbour):
+def test_the_export_shows_which_contacts_were_called_or_skipped_and_why(harbour):
     batch = harbour.batch(queued=1)
     contact = claim_next_contact(batch)
     batch.add_contacts(new_contacts(1))
@@ -102,7 +102,7 @@ def test_every_cell_is_quoted_and_rows_end_with_crlf(harbour):
     assert rest == ""
 
 
-def test_it_has_no_contacts_of_other_batches(harbour, bluebell):
+def test_the_export_has_no_contacts_of_other_batches(harbour, bluebell):
     batch = harbour.batch(queued=2)
     bluebell.batch(queued=5)
 
@@ -147,7 +147,7 @@ def test_a_million_separators_take_linear_time(harbour, text):
     assert text * 1_000_000 in file.getvalue()
 
 
-def test_it_does_not_keep_all_contacts_in_memory(harbour):
+def test_the_export_does_not_keep_all_contacts_in_memory(harbour):
     batch = harbour.batch()
     batch.add_contacts(new_contacts(20_000))
 

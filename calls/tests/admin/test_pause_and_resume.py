@@ -86,7 +86,7 @@ def test_the_confirmation_of_a_resume_says_that_calls_start_again(harbour, admin
 
 
 @verbs
-def test_a_mixed_selection_is_done_as_far_as_possible_and_the_page_shows_the_rest(harbour, admin, verb):
+def test_of_a_mixed_selection_the_allowed_batches_are_changed_and_the_page_shows_the_others(harbour, admin, verb):
     allowed, refused = harbour.batch(BEFORE[verb], queued=1), harbour.batch(BatchStatus.PENDING, queued=1)
 
     text = text_of(admin.get(confirmation_of(allowed, refused, verb=verb)))

@@ -1,4 +1,8 @@
-"""POST /functions/v1/calls-batch-cancel: the error table of the contract, row by row."""
+"""
+POST /functions/v1/calls-batch-cancel: its answers.
+
+The checks run in the order of their tests: method, token, agency, role, batch_id, batch, status.
+"""
 
 import json
 import re
@@ -101,7 +105,7 @@ def test_an_upper_case_id_is_answered_in_lower_case(harbour, owner):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"])
 @pytest.mark.parametrize("signed_in", [True, False])
-def test_row_1_methods_other_than_post_are_refused_with_or_without_a_token(harbour, owner, client, method, signed_in):
+def test_methods_other_than_post_are_refused_with_or_without_a_token(harbour, owner, client, method, signed_in):
     response = (owner if signed_in else client).generic(method, URL)
 
     assert response.status_code == 405
@@ -110,7 +114,7 @@ def test_row_1_methods_other_than_post_are_refused_with_or_without_a_token(harbo
         assert response.json() == {"error": "Method not allowed", "code": "method_not_allowed"}
 
 
-def test_row_2_a_missing_header_is_refused(harbour, client):
+def test_a_request_without_an_authorization_header_is_refused(harbour, client):
     response = post(client, body(harbour.batch().pk))
 
     assert status_and_body(response) == (
@@ -120,7 +124,7 @@ def test_row_2_a_missing_header_is_refused(harbour, client):
     assert response["WWW-Authenticate"] == "Bearer"
 
 
-def test_row_3_a_token_without_a_users_row_is_refused(harbour, bluebell):
+def test_a_token_without_a_users_row_is_refused(harbour, bluebell):
     batch = harbour.batch(queued=1)
     unknown_user = AgencyUser(id=uuid.uuid4(), role=Role.AGENCY_OWNER, email="unknown@example.com")
 
@@ -129,7 +133,7 @@ def test_row_3_a_token_without_a_users_row_is_refused(harbour, bluebell):
     assert status_and_body(response) == (403, {"error": "User is not associated with an agency", "code": "no_agency"})
 
 
-def test_row_3_a_users_row_without_an_agency_is_refused(harbour):
+def test_a_users_row_without_an_agency_is_refused(harbour):
     AgencyUser.objects.filter(pk=harbour.owner.pk).update(agency=None)
 
     response = post(client_of(harbour.owner), body(harbour.batch().pk))
@@ -137,7 +141,7 @@ def test_row_3_a_users_row_without_an_agency_is_refused(harbour):
     assert status_and_body(response) == (403, {"error": "User is not associated with an agency", "code": "no_agency"})
 
 
-def test_row_4_an_agency_member_is_refused(harbour):
+def test_an_agency_member_is_refused(harbour):
     batch = harbour.batch(queued=1)
     before = batch_snapshot(batch)
 
@@ -150,14 +154,14 @@ def test_row_4_an_agency_member_is_refused(harbour):
     assert batch_snapshot(batch) == before
 
 
-def test_row_4_a_demotion_takes_effect_at_once(harbour, owner):
+def test_a_demotion_takes_effect_at_once(harbour, owner):
     AgencyUser.objects.filter(pk=harbour.owner.pk).update(role=Role.AGENCY_MEMBER)
 
     assert post(owner, body(harbour.batch().pk)).status_code == 403
 
 
 @pytest.mark.parametrize("content", NO_BATCH_ID, ids=lambda content: content[:24].decode(errors="replace"))
-def test_row_5_a_body_without_a_batch_id_is_refused(owner, content):
+def test_a_body_without_a_batch_id_is_refused(owner, content):
     assert status_and_body(post(owner, content)) == (
         400,
         {"error": "batch_id is required", "code": "batch_id_required"},
@@ -165,20 +169,20 @@ def test_row_5_a_body_without_a_batch_id_is_refused(owner, content):
 
 
 @pytest.mark.parametrize("batch_id", INVALID_IDS, ids=lambda batch_id: repr(batch_id)[:40])
-def test_row_6_a_batch_id_that_is_not_a_uuid_is_refused(owner, batch_id):
+def test_a_batch_id_that_is_not_a_uuid_is_refused(owner, batch_id):
     assert status_and_body(post(owner, body(batch_id))) == (
         400,
         {"error": "batch_id must be a valid UUID", "code": "batch_id_invalid"},
     )
 
 
-def test_row_6_a_number_too_long_for_python_is_refused_like_any_number(owner):
+def test_a_number_too_long_for_python_is_refused_like_any_number(owner):
     response = post(owner, '{"batch_id": ' + "9" * 5000 + "}")
 
     assert status_and_body(response) == (400, {"error": "batch_id must be a valid UUID", "code": "batch_id_invalid"})
 
 
-def test_row_7_an_unknown_batch_and_one_of_another_agency_get_the_same_answer(owner, bluebell):
+def test_an_unknown_batch_and_one_of_another_agency_get_the_same_answer(owner, bluebell):
     other = bluebell.batch(queued=1)
     before = batch_snapshot(other)
 
@@ -188,7 +192,7 @@ def test_row_7_an_unknown_batch_and_one_of_another_agency_get_the_same_answer(ow
     assert batch_snapshot(other) == before
 
 
-def test_row_8_a_cancelled_batch_is_refused_with_the_time_of_the_cancel(harbour, owner):
+def test_a_cancelled_batch_is_refused_with_the_time_of_the_cancel(harbour, owner):
     batch = harbour.batch(queued=1)
     cancel(batch)
     batch.refresh_from_db()
@@ -206,7 +210,7 @@ def test_row_8_a_cancelled_batch_is_refused_with_the_time_of_the_cancel(harbour,
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", answer["completed_at"])
 
 
-def test_row_8_a_completed_batch_without_a_time_is_refused_with_null(harbour, owner):
+def test_a_completed_batch_without_a_time_is_refused_with_null(harbour, owner):
     batch = harbour.batch(BatchStatus.COMPLETED)
 
     assert status_and_body(post(owner, body(batch.pk))) == (
@@ -223,9 +227,7 @@ def test_row_8_a_completed_batch_without_a_time_is_refused_with_null(harbour, ow
 
 @pytest.mark.parametrize("error", [DatabaseError, OperationalError, InterfaceError])
 @pytest.mark.parametrize("verb", ["get", "select_for_update", "update"])
-def test_row_9_a_database_error_is_answered_with_500_and_changes_nothing(
-    harbour, owner, monkeypatch, caplog, error, verb
-):
+def test_a_database_error_is_answered_with_500_and_changes_nothing(harbour, owner, monkeypatch, caplog, error, verb):
     batch = harbour.batch(queued=1)
     before = batch_snapshot(batch)
 

@@ -26,7 +26,7 @@ def test_every_field_of_a_contact_is_stored_as_it_was_sent(harbour, create):
         "max_attempts": 10,
     }
 
-    status, _ = create(harbour.wanted(contacts=[sent]))
+    status, _ = create(harbour.create_body(contacts=[sent]))
 
     assert status == 201
     contact = CampaignContact.objects.get()
@@ -35,11 +35,11 @@ def test_every_field_of_a_contact_is_stored_as_it_was_sent(harbour, create):
     assert (contact.attempts, contact.do_not_call, contact.created_at) == (0, False, contact.updated_at)
 
 
-def test_contacts_keep_their_order_and_the_first_of_several_with_one_number_is_kept(harbour, create):
+def test_contacts_keep_their_order_and_the_first_of_several_with_the_same_number_is_kept(harbour, create):
     numbers = [f"+1212555{index:04d}" for index in range(300)]
     contacts = [{"phone_number": number, "first_name": "first"} for number in numbers]
 
-    _, answer = create(harbour.wanted(contacts=[*contacts, {"phone_number": numbers[7], "first_name": "second"}]))
+    _, answer = create(harbour.create_body(contacts=[*contacts, {"phone_number": numbers[7], "first_name": "second"}]))
 
     stored = CampaignContact.objects.oldest_first()
     assert [contact.phone_number for contact in stored] == numbers
@@ -53,8 +53,8 @@ def test_10000_contacts_need_as_many_statements_as_one(harbour, create):
             assert create(body)[0] == 201
         return [query["sql"].split()[0] for query in queries]
 
-    one = statements(harbour.wanted())
-    many = statements(harbour.wanted(*(f"+1212{index:07d}" for index in range(10_000))))
+    one = statements(harbour.create_body())
+    many = statements(harbour.create_body(*(f"+1212{index:07d}" for index in range(10_000))))
 
     assert one == many
     assert one.count("COPY") == 1
@@ -63,7 +63,7 @@ def test_10000_contacts_need_as_many_statements_as_one(harbour, create):
 
 
 def test_more_than_10000_contacts_are_refused(harbour, create):
-    status, answer = create(harbour.wanted(*[PHONE] * 10_001))
+    status, answer = create(harbour.create_body(*[PHONE] * 10_001))
 
     assert (status, answer["code"]) == (400, "contacts_invalid")
     assert answer["error"] == "contacts must have at most 10,000 contacts"
@@ -73,7 +73,7 @@ def test_one_invalid_contact_of_10000_is_reported_and_nothing_is_stored(harbour,
     numbers = [f"+1212{index:07d}" for index in range(10_000)]
     numbers[7000] = "212 555 0100"
 
-    status, answer = create(harbour.wanted(*numbers))
+    status, answer = create(harbour.create_body(*numbers))
 
     assert status == 400
     assert answer == {
@@ -92,7 +92,7 @@ def test_one_invalid_contact_of_10000_is_reported_and_nothing_is_stored(harbour,
 def test_the_first_20_invalid_contacts_are_reported_once_each(harbour, create):
     contact = {"phone_number": "nonsense", "first_name": 7}
 
-    status, answer = create(harbour.wanted(contacts=[{"phone_number": PHONE}, *[contact] * 99]))
+    status, answer = create(harbour.create_body(contacts=[{"phone_number": PHONE}, *[contact] * 99]))
 
     assert (status, answer["error"]) == (400, "99 of 100 contacts are invalid; nothing was stored")
     assert [invalid["index"] for invalid in answer["invalid_contacts"]] == list(range(1, 21))
@@ -141,7 +141,7 @@ def test_an_invalid_contact_is_reported_with_the_reason(harbour, create, contact
     if isinstance(contact, dict):
         contact = {"phone_number": PHONE} | contact
 
-    status, answer = create(harbour.wanted(contacts=[contact]))
+    status, answer = create(harbour.create_body(contacts=[contact]))
 
     if reason is None:
         assert status == 201
@@ -152,7 +152,7 @@ def test_an_invalid_contact_is_reported_with_the_reason(harbour, create, contact
 
 @pytest.mark.parametrize("number", INVALID_PHONE_NUMBERS)
 def test_a_phone_number_that_is_not_e164_is_refused(harbour, create, number):
-    status, answer = create(harbour.wanted(number))
+    status, answer = create(harbour.create_body(number))
 
     assert (status, answer["code"]) == (400, "contacts_invalid")
     assert nothing_is_stored()
@@ -160,12 +160,12 @@ def test_a_phone_number_that_is_not_e164_is_refused(harbour, create, number):
 
 @pytest.mark.parametrize("number", ["+1234567", "+442079460000", "+4915112345678", "+819012345678", "+123456789012345"])
 def test_phone_numbers_of_all_countries_are_accepted(harbour, create, number):
-    assert create(harbour.wanted(number))[0] == 201
+    assert create(harbour.create_body(number))[0] == 201
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000, "1e30", "1E-30", "1.5e+308", "[0, -2e-99]"])
 def test_custom_data_with_a_number_out_of_range_is_refused(harbour, owner, number):
-    content = json.dumps(harbour.wanted(contacts=[{"phone_number": PHONE, "custom_data": {"n": 0}}]))
+    content = json.dumps(harbour.create_body(contacts=[{"phone_number": PHONE, "custom_data": {"n": 0}}]))
 
     response = owner.generic("POST", f"{FUNCTIONS}create", content.replace('"n": 0', f'"n": {number}'))
 
@@ -176,7 +176,7 @@ def test_custom_data_with_a_number_out_of_range_is_refused(harbour, owner, numbe
 
 
 def test_custom_data_nested_deeper_than_the_parser_allows_is_refused(harbour, owner):
-    content = json.dumps(harbour.wanted(contacts=[{"phone_number": PHONE, "custom_data": {"n": 0}}]))
+    content = json.dumps(harbour.create_body(contacts=[{"phone_number": PHONE, "custom_data": {"n": 0}}]))
 
     response = owner.generic("POST", f"{FUNCTIONS}create", content.replace('"n": 0', '"n": ' + "[" * 900 + "]" * 900))
 
@@ -190,7 +190,7 @@ def test_a_contact_that_a_stricter_table_rejects_is_refused_and_nothing_is_store
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE campaign_contacts {stricter}")
 
-    status, answer = create(harbour.wanted(contacts=[{"phone_number": PHONE, "first_name": "Zoe the Great"}]))
+    status, answer = create(harbour.create_body(contacts=[{"phone_number": PHONE, "first_name": "Zoe the Great"}]))
 
     assert (status, answer["code"]) == (400, "contacts_invalid")
     assert answer["error"] == "contacts have a value that a constraint of the table refuses"

@@ -29,27 +29,30 @@ def create_with_key(owner):
 class TestRepeatedRequests:
     def test_a_repeated_request_gets_exactly_the_first_answer_and_creates_no_second_batch(self, harbour, owner):
         answers = [
-            call(owner, "create", harbour.wanted(PHONE, PHONE), **{"Idempotency-Key": KEY}).content for _ in range(3)
+            call(owner, "create", harbour.create_body(PHONE, PHONE), **{"Idempotency-Key": KEY}).content
+            for _ in range(3)
         ]
 
         assert len(set(answers)) == 1
         assert CallBatch.objects.count() == CampaignContact.objects.count() == 1
 
     def test_the_answer_stays_the_same_after_the_batch_has_changed(self, harbour, create_with_key):
-        first = create_with_key(harbour.wanted())
+        first = create_with_key(harbour.create_body())
         CallBatch.objects.update(status=BatchStatus.PROCESSING)
         harbour.campaign.name = "Renamed"
         harbour.campaign.save()
 
-        assert create_with_key(harbour.wanted()) == first
+        assert create_with_key(harbour.create_body()) == first
 
     def test_the_answer_stays_the_same_after_the_scheduled_time_has_passed(self, harbour, create_with_key, monkeypatch):
-        body = harbour.wanted(scheduled_for="2099-01-01T00:00:00Z")
+        body = harbour.create_body(scheduled_for="2099-01-01T00:00:00Z")
         first = create_with_key(body)
 
         monkeypatch.setattr("calls.inputs._is_in_future", lambda time: False)
 
         assert create_with_key(body) == first
+        another = create_with_key(body, "another")
+        assert (first[1]["status"], another[1]["status"]) == (BatchStatus.SCHEDULED, BatchStatus.PENDING)
 
     @pytest.mark.parametrize(
         "change",
@@ -65,16 +68,16 @@ class TestRepeatedRequests:
         ids=str,
     )
     def test_another_body_with_the_same_key_is_refused(self, harbour, create_with_key, change):
-        create_with_key(harbour.wanted())
+        create_with_key(harbour.create_body())
 
-        status, answer = create_with_key(harbour.wanted(**change))
+        status, answer = create_with_key(harbour.create_body(**change))
 
         assert (status, answer["code"]) == (422, "idempotency_key_reused")
         assert CallBatch.objects.count() == CampaignContact.objects.count() == 1
 
     def test_key_order_and_whitespace_do_not_make_another_body(self, harbour, create_with_key, owner):
-        first = create_with_key(harbour.wanted())
-        body = json.dumps(dict(reversed(harbour.wanted().items())), indent=4)
+        first = create_with_key(harbour.create_body())
+        body = json.dumps(dict(reversed(harbour.create_body().items())), indent=4)
 
         again = owner.generic("POST", f"{FUNCTIONS}create", body, headers={"Idempotency-Key": KEY})
 
@@ -82,38 +85,38 @@ class TestRepeatedRequests:
 
     def test_every_valid_body_can_be_sent_with_a_key(self, harbour, create_with_key):
         data = {"n": 10**400, "f": 1.5e22, "t": "\U0001f469", "l": [None, True, {"deep": [[]]}]}
-        body = harbour.wanted(contacts=[{"phone_number": PHONE, "custom_data": data}])
+        body = harbour.create_body(contacts=[{"phone_number": PHONE, "custom_data": data}])
 
         assert create_with_key(body)[0] == 201
         assert create_with_key(body)[0] == 201
         assert CampaignContact.objects.get().custom_data == data
 
     def test_another_key_or_no_key_creates_another_batch(self, harbour, create_with_key, owner):
-        create_with_key(harbour.wanted())
-        create_with_key(harbour.wanted(), "another")
-        call(owner, "create", harbour.wanted())
-        call(owner, "create", harbour.wanted())
+        create_with_key(harbour.create_body())
+        create_with_key(harbour.create_body(), "another")
+        call(owner, "create", harbour.create_body())
+        call(owner, "create", harbour.create_body())
 
         assert CallBatch.objects.count() == 4
 
     def test_agencies_do_not_share_keys(self, harbour, bluebell, create_with_key):
-        create_with_key(harbour.wanted())
+        create_with_key(harbour.create_body())
 
-        response = call(client_of(bluebell.owner), "create", bluebell.wanted(), **{"Idempotency-Key": KEY})
+        response = call(client_of(bluebell.owner), "create", bluebell.create_body(), **{"Idempotency-Key": KEY})
 
         assert response.status_code == 201
         assert CallBatch.objects.count() == 2
 
     def test_a_refused_request_leaves_the_key_unused(self, harbour, create_with_key):
-        assert create_with_key(harbour.wanted("nonsense"))[0] == 400
-        assert create_with_key(harbour.wanted(campaign_id=str(harbour.agency.pk)))[0] == 404
+        assert create_with_key(harbour.create_body("nonsense"))[0] == 400
+        assert create_with_key(harbour.create_body(campaign_id=str(harbour.agency.pk)))[0] == 404
 
-        assert create_with_key(harbour.wanted())[0] == 201
+        assert create_with_key(harbour.create_body())[0] == 201
         assert IdempotencyKey.objects.count() == 1
 
     @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "schl\u00fcssel"])
     def test_a_malformed_key_is_refused(self, harbour, create_with_key, key):
-        status, answer = create_with_key(harbour.wanted(), key)
+        status, answer = create_with_key(harbour.create_body(), key)
 
         assert (status, answer["code"]) == (400, "idempotency_key_invalid")
         assert not CallBatch.objects.exists()
@@ -128,7 +131,7 @@ class TestRepeatedRequests:
 
         monkeypatch.setattr(IdempotencyKey, "save", fail_when_the_answer_is_saved)
 
-        assert create_with_key(harbour.wanted())[1]["code"] == "create_failed"
+        assert create_with_key(harbour.create_body())[1]["code"] == "create_failed"
         assert not IdempotencyKey.objects.exists()
         assert not CallBatch.objects.exists()
 
@@ -140,7 +143,7 @@ def send_two_simultaneously(harbour):
     """Send the second request while the first has stored its batch but not committed. Return both answers."""
 
     def send():
-        return call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
+        return call(client_of(harbour.owner), "create", harbour.create_body(), **{"Idempotency-Key": KEY})
 
     with PausedThread(send, after='INSERT INTO "call_batches"') as first:
         second = PausedThread(send)
@@ -168,7 +171,7 @@ def test_control_looking_up_the_key_without_inserting_it_creates_two_batches(har
     monkeypatch.setattr(IdempotencyKey, "save", lambda self, **options: None)
 
     def send():
-        return call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
+        return call(client_of(harbour.owner), "create", harbour.create_body(), **{"Idempotency-Key": KEY})
 
     with PausedThread(send, after='INSERT INTO "call_batches"') as first:
         second = PausedThread(send)
@@ -180,11 +183,11 @@ def test_control_looking_up_the_key_without_inserting_it_creates_two_batches(har
 
 
 @SIMULTANEOUS
-def test_when_the_first_request_fails_the_waiting_one_creates_the_batch(harbour):
+def test_when_the_first_request_fails_the_waiting_request_creates_the_batch(harbour):
     with transaction.atomic():
         IdempotencyKey.objects.create(agency=harbour.agency, key=KEY, fingerprint="of a request that will not commit")
         second = PausedThread(
-            lambda: call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
+            lambda: call(client_of(harbour.owner), "create", harbour.create_body(), **{"Idempotency-Key": KEY})
         )
         second.start()
         assert wait_for_lock_waiter()
@@ -197,13 +200,13 @@ def test_when_the_first_request_fails_the_waiting_one_creates_the_batch(harbour)
 @SIMULTANEOUS
 def test_a_client_that_disconnects_after_the_commit_and_repeats_the_request_creates_one_batch(harbour):
     def send_and_disconnect():
-        call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
+        call(client_of(harbour.owner), "create", harbour.create_body(), **{"Idempotency-Key": KEY})
         connection.close()
         raise ConnectionResetError
 
     PausedThread(send_and_disconnect).run()
 
-    again = call(client_of(harbour.owner), "create", harbour.wanted(), **{"Idempotency-Key": KEY})
+    again = call(client_of(harbour.owner), "create", harbour.create_body(), **{"Idempotency-Key": KEY})
 
     assert again.status_code == 201
     assert CallBatch.objects.count() == CampaignContact.objects.count() == 1

@@ -92,7 +92,7 @@ def test_an_encryption_key_is_not_used(key_set, supabase):
     assert (keys.find("old"), keys.find("new").key_id) == (None, "new")
 
 
-def test_the_default_times_are_those_of_the_contract():
+def test_the_default_times_are_600_30_and_3_seconds():
     assert (jwks.LIFETIME, jwks.FETCH_INTERVAL, jwks.FETCH_TIMEOUT) == (600, 30, 3)
 
 

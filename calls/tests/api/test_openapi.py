@@ -1,4 +1,4 @@
-"""/openapi.json and /docs: every answer of the contract has an example."""
+"""/openapi.json and /docs: every answer of the API has an example."""
 
 import re
 from io import StringIO
@@ -22,7 +22,7 @@ WRITE_ERRORS = READ_ERRORS | {
 }
 BATCH_ID_ERRORS = {"batch_id_required", "batch_id_invalid"}
 
-# The error codes of each endpoint by status, as in the contract.
+# The error codes of each endpoint, by HTTP status.
 ANSWERS = {
     ("post", "cancel"): WRITE_ERRORS
     | {"200": {None}, "400": BATCH_ID_ERRORS | {"batch_already_completed", "batch_already_cancelled"}},
@@ -98,7 +98,7 @@ def test_the_create_example_works_and_its_answer_has_the_documented_keys(schema,
     create = schema["paths"][f"{FUNCTIONS}create"]["post"]
     (request_example,) = create["requestBody"]["content"]["application/json"]["examples"].values()
     (answer_example,) = create["responses"]["201"]["content"]["application/json"]["examples"].values()
-    own = {name: harbour.wanted()[name] for name in ("agent_mapping_id", "campaign_id", "from_number")}
+    own = {name: harbour.create_body()[name] for name in ("agent_mapping_id", "campaign_id", "from_number")}
 
     response = call(owner, "create", request_example["value"] | own)
 

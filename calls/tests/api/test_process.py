@@ -31,7 +31,7 @@ pytestmark = pytest.mark.django_db
         ("bearer   the-cron-secret", 200),
     ],
 )
-def test_the_process_endpoint_needs_the_cron_secret_and_is_not_found_without_one_in_the_settings(
+def test_the_process_endpoint_needs_the_cron_secret_and_is_not_found_if_the_settings_have_no_secret(
     settings, configured, header, status
 ):
     settings.CRON_SECRET = configured

@@ -53,7 +53,7 @@ API_USERS = [
 ]
 
 # An entry point, its user or option, and the expected result of changing a batch of Harbour and of Bluebell. Staff and
-# operators belong to no agency; the command's --agency restricts it to one.
+# operators belong to no agency; the option --agency restricts the command to one agency.
 ADMIN_AND_COMMAND = [
     (Source.ADMIN, "staff with the permission", ALLOWED, ALLOWED),
     (Source.ADMIN, "staff with all permissions but this one", FORBIDDEN, FORBIDDEN),
@@ -136,16 +136,16 @@ def test_api_users_may_change_batches_of_their_agency_if_their_role_allows(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize(("source", "user_kind", "harbours", "bluebells"), ADMIN_AND_COMMAND)
+@pytest.mark.parametrize(("source", "user_kind", "harbour_result", "bluebell_result"), ADMIN_AND_COMMAND)
 def test_staff_and_operators_may_change_batches_if_they_are_permitted_to(
-    harbour, bluebell, change_batch, source, user_kind, harbours, bluebells, verb
+    harbour, bluebell, change_batch, source, user_kind, harbour_result, bluebell_result, verb
 ):
-    check(change_batch, source, user_kind, verb, [(harbour, harbours), (bluebell, bluebells)])
+    check(change_batch, source, user_kind, verb, [(harbour, harbour_result), (bluebell, bluebell_result)])
 
 
 @pytest.mark.parametrize(("user_kind", "expected", "_others", "_reading"), API_USERS)
 def test_only_owners_and_admins_of_an_agency_may_create_batches(harbour, user_kind, expected, _others, _reading):
-    answer = call(api_client(user_kind, harbour), "create", harbour.wanted()).json()
+    answer = call(api_client(user_kind, harbour), "create", harbour.create_body()).json()
 
     assert answer.get("code") == expected
     assert CallBatch.objects.exists() is (expected is ALLOWED)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(scope="module")
 def keys():
-    """The project's published keys by algorithm, and one that is not published."""
+    """The project's published keys by algorithm, and a key that is not published."""
     return {"ES256": SigningKey("ES256"), "RS256": SigningKey("RS256"), "unpublished": SigningKey("RS256")}
 
 

@@ -147,7 +147,7 @@ def test_an_end_event_while_the_call_is_being_recorded_is_not_lost(harbour, deli
 
 
 @pytest.mark.django_db(transaction=True)
-def test_control_without_the_lock_of_the_call_that_event_is_lost(harbour, deliver, monkeypatch):
+def test_control_without_the_lock_on_the_call_the_end_event_is_lost(harbour, deliver, monkeypatch):
     monkeypatch.setattr(call_module, "lock_call", lambda call_id: None)
     batch = harbour.batch(queued=1)
     contact = claim_next_contact(batch)

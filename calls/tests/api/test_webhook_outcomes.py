@@ -154,7 +154,7 @@ def test_the_contact_is_completed_even_if_the_calls_table_rejects_the_values_of_
         {"joined": "0001-01-01T00:00:00+14:00"},
         {"endReason": ["x"], "shortSummary": "\0\ud800"},
         {"joined": ENDED.isoformat(), "ended": JOINED.isoformat()},
-        {"created": {}, "endReason": "a reason of next year"},
+        {"created": {}, "endReason": "an unknown reason"},
     ],
 )
 def test_an_end_event_with_invalid_details_still_ends_the_call(deliver, called_contact, changes):

@@ -156,7 +156,7 @@ def test_json_output_has_one_object_per_line(harbour, run):
     ]
 
 
-def test_json_output_of_a_dry_run_does_not_claim_a_cancel(harbour, run):
+def test_json_output_of_a_dry_run_says_would_cancel_instead_of_cancelled(harbour, run):
     batch = harbour.batch(queued=3)
 
     status, (line,) = run(batch.pk, "--json", "--dry-run")

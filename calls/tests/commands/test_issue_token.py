@@ -33,7 +33,7 @@ def test_it_issues_no_token_for_an_unknown_user(harbour, settings):
     settings.DEBUG = True
 
     with pytest.raises(CommandError, match="0 rows of the users table"):
-        issue_token("nobody@example.com")
+        issue_token("unknown@example.com")
 
 
 def test_it_issues_no_token_without_a_secret_to_sign_it(harbour, settings):

@@ -1,4 +1,4 @@
-"""Faults in the middle of a cancel: all of it is done or nothing, and repeating it is safe."""
+"""Faults in the middle of a cancel: either all of it is done or nothing, and repeating the cancel is safe."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def test_a_connection_lost_at_any_statement_changes_nothing(harbour, number):
     assert isinstance(cancel(batch), CancelResult)
 
 
-def test_cancel_sends_no_more_statements_than_those(harbour):
+def test_cancel_sends_exactly_five_statements(harbour):
     batch, fault = harbour.batch(queued=3), LoseConnection(STATEMENTS + 1)
 
     with connection.execute_wrapper(fault):
@@ -75,7 +75,9 @@ def test_a_failed_commit_changes_nothing(harbour, monkeypatch):
     assert batch_snapshot(batch) == before
 
 
-def test_after_a_connection_lost_during_commit_the_next_cancel_tells_that_it_was_done(harbour, owner, monkeypatch):
+def test_after_a_connection_lost_during_commit_the_next_cancel_answers_that_the_batch_is_cancelled(
+    harbour, owner, monkeypatch
+):
     batch = harbour.batch(queued=3)
     commit = DatabaseWrapper._commit
 

@@ -58,8 +58,8 @@ def write_during_cancel(batch, statement, *, waits=(True,)):
     """
     Run another service's statement while a cancel has skipped the contacts but not committed.
 
-    Assert that the cancel succeeds, and that the statement waits for it or not, as ``waits`` allows. Return the
-    SQLSTATE of the statement's error, or None.
+    Assert that the cancel succeeds. The statement must wait for it if ``waits`` is ``(True,)`` and must not wait if it
+    is ``(False,)``; with both values it may do either. Return the SQLSTATE of the statement's error, or None.
     """
     with PausedThread(lambda: cancel(batch), after=CONTACT_UPDATE) as cancelling:
         writing = OtherServiceThread(statement).start()
@@ -174,7 +174,7 @@ def test_control_without_the_guards_a_contact_is_claimed_after_the_answer(harbou
     assert count_unfinished(batch) == 1
 
 
-# Writes that make a contact unfinished and that cancel's snapshot does not contain
+# Writes that make a contact unfinished that is not dialable in the cancel's snapshot
 
 
 @pytest.fixture(params=["add", "move", "retry", "redial"])
@@ -254,7 +254,11 @@ def test_a_writer_with_a_snapshot_from_before_the_cancel_is_refused(unseen_write
 
 
 def deadlock_with_webhook(batch):
-    """Cancel holds the batch and waits for a contact, while a webhook holds the contact and waits for the batch."""
+    """
+    Make a cancel and a webhook deadlock.
+
+    The cancel holds the batch and waits for a contact; the webhook holds the contact and waits for the batch.
+    """
     contact = batch.contacts.filter(status=ContactStatus.QUEUED).first()
     with PausedThread(lambda: cancel(batch), after=BATCH_SELECT) as cancelling, plain_connection() as plain:
         # PostgreSQL looks for a deadlock sooner in the cancel, so the cancel is the victim.

@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from calls.database.transactions import set_timeouts
+from calls.database.transactions import set_timeouts, transaction_with_timeouts
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
@@ -146,15 +146,33 @@ def test_cancel_answers_in_time_during_a_stream_of_inserts_by_another_service(ha
         assert CallBatch.objects.get(pk=batch.pk).status == BatchStatus.PROCESSING
 
 
-def test_control_with_a_lock_timeout_alone_the_stream_keeps_cancel_waiting(harbour, monkeypatch):
-    batch = harbour.batch(queued=3)
+def set_default_timeouts(monkeypatch, *, statement):
     monkeypatch.setitem(set_timeouts.__kwdefaults__, "lock", 1.0)
-    monkeypatch.setitem(set_timeouts.__kwdefaults__, "statement", 60.0)
+    monkeypatch.setitem(transaction_with_timeouts.__wrapped__.__kwdefaults__, "statement", statement)
+
+
+@pytest.fixture
+def short_timeouts(monkeypatch):
+    """Set the lock timeout to 1 second and the statement timeout to 2."""
+    set_default_timeouts(monkeypatch, statement=2.0)
+
+
+def is_waiting_in_the_stream(batch):
+    """Return whether a cancel still waits after 6 seconds of a stream of inserts."""
     with stream_of_inserts(batch):
         cancelling = PausedThread(lambda: cancel(batch))
         cancelling.start()
-        cancelling.join(3)
-        still_waiting = cancelling.is_alive()
+        cancelling.join(6)
+        is_waiting = cancelling.is_alive()
     cancelling.release()
+    return is_waiting
 
-    assert still_waiting
+
+def test_the_statement_timeout_ends_the_wait_in_the_stream(harbour, short_timeouts):
+    assert not is_waiting_in_the_stream(harbour.batch(queued=3))
+
+
+def test_control_with_a_lock_timeout_alone_the_stream_keeps_cancel_waiting(harbour, short_timeouts, monkeypatch):
+    set_default_timeouts(monkeypatch, statement=60.0)
+
+    assert is_waiting_in_the_stream(harbour.batch(queued=3))

@@ -1,5 +1,5 @@
 """
-Races between claims, pauses, resumes, cancels and added contacts. The second waits for the first.
+Races between claims, pauses, resumes, cancels and added contacts. The second operation waits for the first.
 
 A control removes the lock, and shows that the two then interfere.
 """
@@ -154,7 +154,7 @@ def test_a_result_whose_transaction_is_a_deadlock_victim_is_recorded_by_the_retr
     contact = claim_next_contact(batch)
     Call.record_placed(contact, "the-call", caller_id="+12125550199")
     with PausedThread(lambda: end(contact), after=BATCH_LOCK) as finishing, plain_connection() as plain:
-        # PostgreSQL looks for a deadlock sooner in our own transaction, so that is the victim.
+        # PostgreSQL looks for a deadlock sooner in our own transaction, so our transaction is the victim.
         plain.execute("SET deadlock_timeout = '10s'")
         with plain.transaction():
             plain.execute("UPDATE campaign_contacts SET outcome = 'x' WHERE id = %s", [contact.pk])

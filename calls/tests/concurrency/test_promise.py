@@ -20,7 +20,12 @@ from django.db.models import QuerySet
 from calls.dialler.sweep import run_sweep
 from calls.models import CallBatch
 from calls.statuses import FINAL
-from calls.tests.support.deployment import AnsweredCancel, attempts_called_twice, calls_in_progress, running_deployment
+from calls.tests.support.deployment import (
+    AnsweredCancel,
+    attempts_called_twice,
+    has_calls_in_progress,
+    running_deployment,
+)
 from calls.tests.support.factories import checked_counters, plain_connection
 from calls.tests.support.provider import Answer
 
@@ -165,7 +170,7 @@ def test_no_contact_is_claimed_after_the_cancel_was_answered(harbour, ultravox, 
     killer.join()
     other_dialler.join()
     deadline = time.monotonic() + 60
-    while calls_in_progress() and time.monotonic() < deadline:
+    while has_calls_in_progress() and time.monotonic() < deadline:
         run_sweep()
         time.sleep(0.5)
 

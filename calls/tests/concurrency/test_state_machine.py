@@ -77,7 +77,7 @@ class Batches(RuleBasedStateMachine):
     def create(self, size, hours, attempts):
         time = hours and (timezone.now() + timedelta(hours=hours)).isoformat()
         contacts = [{"phone_number": contact.phone_number, "max_attempts": attempts} for contact in new_contacts(size)]
-        new = NewBatch.parse(self.tenant.wanted(contacts=contacts, scheduled_for=time))
+        new = NewBatch.parse(self.tenant.create_body(contacts=contacts, scheduled_for=time))
         return CallBatch.create(new, agency_id=self.tenant.agency.pk, actor=STAFF_ACTOR, source=Source.API).batch
 
     @rule(batch=batches)

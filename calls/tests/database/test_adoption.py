@@ -70,7 +70,6 @@ def test_other_services_keep_writing_but_cannot_retry_a_contact_of_a_cancelled_b
         service.execute("UPDATE campaign_contacts SET status = 'completed' WHERE phone_number = '+12125550001'")
 
 
-@pytest.mark.slow
 def test_an_interrupted_adoption_can_be_continued(legacy):
     """An event trigger makes one statement fail, as if the connection was lost."""
     legacy.query(

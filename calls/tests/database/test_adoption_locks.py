@@ -1,4 +1,4 @@
-"""Adoption and undo while other services write: no writer waits for a lock for a second."""
+"""Adoption and undo while other services write: every writer waits less than a second for a lock."""
 
 import pytest
 

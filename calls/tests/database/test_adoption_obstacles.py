@@ -88,8 +88,8 @@ OBSTACLES = {
         ALTER TABLE call_batches DROP queued;
         ALTER TABLE call_batches ADD queued bigint GENERATED ALWAYS AS (total_contacts - completed) STORED
     """,
-    "campaign_contacts: the constraint none does not allow status to be 'skipped'": """
-        ALTER TABLE campaign_contacts ADD CONSTRAINT none CHECK (status <> 'skipped')
+    "campaign_contacts: the constraint no_skipped does not allow status to be 'skipped'": """
+        ALTER TABLE campaign_contacts ADD CONSTRAINT no_skipped CHECK (status <> 'skipped')
     """,
     "campaign_contacts: the constraint outcomes does not allow outcome to be 'not_placed', 'unknown'": """
         ALTER TABLE campaign_contacts ADD CONSTRAINT outcomes CHECK (outcome IN ('answered', 'no_answer', 'failed'))

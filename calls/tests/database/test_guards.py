@@ -150,7 +150,7 @@ def test_a_finished_contact_may_be_moved_to_a_finished_batch(harbour, final, sta
 
 
 @pytest.mark.parametrize("status", DIALABLE)
-def test_no_contact_is_moved_to_a_paused_batch_and_becomes_in_progress_at_once(harbour, status):
+def test_a_contact_cannot_be_moved_to_a_paused_batch_and_set_to_in_progress_in_one_write(harbour, status):
     elsewhere, batch = harbour.batch(**{status: 1}), harbour.batch(BatchStatus.PAUSED)
     contact = elsewhere.contacts.get()
 

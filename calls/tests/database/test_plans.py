@@ -42,7 +42,7 @@ def _many_rows(django_db_setup, django_db_blocker):
                 CASE WHEN called THEN 'completed' ELSE 'queued' END, CASE WHEN called THEN 'answered' END,
                 CASE WHEN called THEN at END, CASE WHEN called THEN at END
             FROM (SELECT * FROM call_batches ORDER BY created_at LIMIT 2) b, generate_series(1, 100000) n,
-                LATERAL (SELECT n <= 50000 AS called, now() - n * interval '1 second' AS at) AS life
+                LATERAL (SELECT n <= 50000 AS called, now() - n * interval '1 second' AS at) AS state
             """
         )
         for table in tables:

@@ -118,7 +118,7 @@ def test_a_cancel_stops_waiting_for_a_lock_after_its_timeout(harbour, server):
 
 def test_many_creates_at_once_share_few_connections_and_each_stores_its_own_contacts(harbour, server):
     bodies = [
-        json.dumps(harbour.wanted(*(f"+1212{index:03d}{line:04d}" for line in range(100)))) for index in range(20)
+        json.dumps(harbour.create_body(*(f"+1212{index:03d}{line:04d}" for line in range(100)))) for index in range(20)
     ]
 
     with ThreadPoolExecutor(10) as pool:

@@ -45,7 +45,7 @@ def test_a_request_cancels_a_batch(harbour, server):
 
 @pytest.fixture
 def functions(harbour, server):
-    """Supabase's Python client with the token of Harbour's owner. Only its URL differs from a client of Supabase."""
+    """Supabase's Python client with the token of Harbour's owner. Only the URL differs from Supabase's."""
     with httpx.Client() as http_client:
         headers = {"Authorization": f"Bearer {issue_token(harbour.owner)}"}
         yield SyncFunctionsClient(f"http://{server}/functions/v1", headers, http_client=http_client)
@@ -62,7 +62,7 @@ def test_supabases_client_cancels_a_batch(harbour, functions):
 def test_supabases_client_creates_a_batch_and_lists_and_gets_it(harbour, functions):
     created = functions.invoke(
         "calls-batch-create",
-        {"body": harbour.wanted(), "headers": {"Idempotency-Key": "once"}, "responseType": "json"},
+        {"body": harbour.create_body(), "headers": {"Idempotency-Key": "once"}, "responseType": "json"},
     )
     listed, got = (
         functions.invoke(name, {"method": "GET", "responseType": "json"})
@@ -125,7 +125,7 @@ def test_a_create_of_more_than_16_mb_is_refused_with_an_answer_that_the_client_c
 
 
 def test_a_chunked_create_with_10_000_contacts_is_stored(harbour, server):
-    body = json.dumps(harbour.wanted(*(f"+1212{index:07d}" for index in range(10_000)))).encode()
+    body = json.dumps(harbour.create_body(*(f"+1212{index:07d}" for index in range(10_000)))).encode()
 
     status, _, answer = request(
         server, "POST", f"{FUNCTIONS}create", iter([body]), Authorization=f"Bearer {issue_token(harbour.owner)}"
@@ -221,7 +221,7 @@ def test_the_health_check_answers_200_for_any_host(server):
     assert request(server, "GET", "/healthz", Host="10.0.0.7")[::2] == (200, {"status": "ok"})
 
 
-def test_it_starts_without_a_database_and_the_health_check_answers_503():
+def test_the_server_starts_without_a_database_and_the_health_check_answers_503():
     with gunicorn("postgresql://nobody@127.0.0.1:1/nothing") as server:
         assert request(server, "GET", "/healthz")[::2] == (503, {"status": "unavailable"})
 

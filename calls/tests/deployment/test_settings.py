@@ -173,7 +173,7 @@ def test_gunicorns_timeouts_are_longer_than_that_of_a_cancel(settings):
 def test_cancel_batch_reports_an_unreachable_database_in_one_line():
     batch_id = "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"
 
-    # At once, because each waits 5 seconds for a connection.
+    # Run both at the same time, because each waits 5 seconds for a connection.
     with ThreadPoolExecutor() as pool:
         commands = [
             pool.submit(manage, "cancel_batch", batch_id, *options, environment=PRODUCTION)
@@ -186,7 +186,7 @@ def test_cancel_batch_reports_an_unreachable_database_in_one_line():
         f"{batch_id}: not cancelled: Failed to update batch status (update_failed)\n",
     )
     assert with_agency.returncode == 1
-    # Among the lines of the log.
+    # One of several lines, because standard error also has the log.
     assert (
         "CommandError: Failed to read batches (read_failed): the database cannot be reached, nothing is done"
         in with_agency.stderr.splitlines()

@@ -63,10 +63,10 @@ def test_control_without_the_lock_concurrent_claims_exceed_max_concurrent(harbou
     batch = harbour.batch(queued=50)
     type(batch).objects.update(max_concurrent=1)
     next_contact = claims._next_contact
-    barrier = threading.Barrier(2, timeout=20)
+    barrier, arrivals = threading.Barrier(2, timeout=20), []
 
     def at_the_same_moment(batch):
-        barrier.wait()
+        arrivals.append(barrier.wait())
         return next_contact(batch)
 
     monkeypatch.setattr(claims, "_next_contact", at_the_same_moment)
@@ -74,3 +74,4 @@ def test_control_without_the_lock_concurrent_claims_exceed_max_concurrent(harbou
     for thread in threads:
         thread.start()
     assert [thread.release() for thread in threads] == [DialOutcome.PLACED, DialOutcome.PLACED]
+    assert sorted(arrivals) == [0, 1]

@@ -173,7 +173,7 @@ def test_calls_are_placed_again_once_the_hold_is_over(harbour, ultravox):
     assert place_next_call(batch.pk) is DialOutcome.PLACED
 
 
-# The answer to a call of a batch that was cancelled meanwhile
+# The answer to a request whose batch was cancelled while the provider was answering
 
 
 @pytest.mark.parametrize("status", [422, 429, 503])

@@ -1,4 +1,4 @@
-"""The client of Ultravox: what it sends and how it reads each answer. And the simulated provider."""
+"""The Ultravox client (what it sends and how it reads each answer) and the simulated provider."""
 
 import contextlib
 import logging

@@ -3,12 +3,15 @@
 from datetime import timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from calls.dialler import starting
 from calls.dialler.passes import PassResult, run_pass
 from calls.dialler.starting import start_batch
 from calls.statuses import BatchStatus, ContactStatus
+from calls.tests.support.concurrency import CONTACT_UPDATE
 from calls.tests.support.factories import checked_counters, pause, plain_connection, resume
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -19,8 +22,10 @@ def test_contacts_are_queued_in_chunks(harbour, monkeypatch):
     monkeypatch.setattr(starting, "QUEUE_CHUNK", 2)
     batch = harbour.batch(BatchStatus.PENDING, pending=7)
 
-    start_batch(batch)
+    with CaptureQueriesContext(connection) as queries:
+        start_batch(batch)
 
+    assert sum(CONTACT_UPDATE in query["sql"] for query in queries) == 4
     assert set(batch.contacts.values_list("status", flat=True)) == {"queued"}
     assert checked_counters(batch) == {"total_contacts": 7, "queued": 7}
 
@@ -36,7 +41,7 @@ def test_contacts_that_an_interrupted_pass_left_pending_are_queued_by_the_next_p
     assert set(batch.contacts.values_list("status", flat=True)) == {"queued"}
 
 
-def test_a_contact_locked_by_another_service_does_not_keep_the_others_from_being_queued(harbour):
+def test_the_other_contacts_are_queued_while_another_service_has_locked_one(harbour):
     batch = harbour.batch(BatchStatus.PENDING, pending=3)
     with plain_connection() as plain, plain.transaction():
         plain.execute("SELECT FROM campaign_contacts LIMIT 1 FOR UPDATE")
@@ -55,7 +60,9 @@ def test_contacts_without_created_at_are_queued(harbour, monkeypatch):
             "UPDATE campaign_contacts SET created_at = NULL WHERE id IN (SELECT id FROM campaign_contacts LIMIT 3)"
         )
     try:
-        assert start_batch(batch) == 5
+        with CaptureQueriesContext(connection) as queries:
+            assert start_batch(batch) == 5
+        assert sum(CONTACT_UPDATE in query["sql"] for query in queries) == 2
         assert set(batch.contacts.values_list("status", flat=True)) == {"queued"}
     finally:
         with plain_connection() as plain:

@@ -94,7 +94,7 @@ def test_the_periodic_tasks_have_these_schedules():
     }
 
 
-def test_a_worker_places_concurrency_calls_at_once_and_none_after_sigterm(harbour, provider):
+def test_a_worker_places_as_many_calls_at_once_as_its_concurrency_and_none_after_sigterm(harbour, provider):
     provider.may_answer.clear()
     batch = harbour.batch(queued=60)
     for _ in range(60):

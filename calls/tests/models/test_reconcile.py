@@ -127,7 +127,7 @@ def test_reconcile_waits_for_the_lock_of_the_batch_and_counts_afterwards(harbour
 
 
 @pytest.mark.django_db(transaction=True)
-def test_control_without_the_lock_it_writes_outdated_counters(harbour, monkeypatch):
+def test_control_without_the_lock_reconcile_writes_outdated_counters(harbour, monkeypatch):
     batch = harbour.batch(queued=3)
     monkeypatch.setattr("calls.models.querysets.CallBatchQuerySet.select_for_update", lambda self, **options: self)
     overwrite(batch, queued=9)

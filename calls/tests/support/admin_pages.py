@@ -14,7 +14,7 @@ UNKNOWN_ID = "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"
 
 
 def signed_in(user):
-    """Return a client that is signed in as ``user``, behind a proxy that ends TLS."""
+    """Return a client that is signed in as ``user``, behind a proxy that terminates TLS."""
     client = Client(headers={"X-Forwarded-Proto": "https"})
     client.force_login(user)
     return client

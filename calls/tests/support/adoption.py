@@ -68,9 +68,9 @@ class Writer(threading.Thread):
 
 def run_beside_writers(database, *command):
     """
-    Run the command while another service writes and a second one keeps a transaction on a contact open.
+    Run the command while one service writes and a second service has an open transaction that changed a contact.
 
-    That transaction ends 3 seconds after something waits for it.
+    The open transaction ends 3 seconds after another backend waits for it.
 
     :return: whether the writer gave up waiting for a lock.
     """

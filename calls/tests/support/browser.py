@@ -37,7 +37,7 @@ class Browser(webdriver.Chrome):
         super().__init__(options, Service(DRIVER))
         self.base = base
 
-    def forget(self):
+    def clear_session(self):
         """Clear cookies, storage and the console, so that the user is signed out."""
         self.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": self.base, "storageTypes": "all"})
         self.get_log("browser")
@@ -74,7 +74,7 @@ class Browser(webdriver.Chrome):
         self.type("password", password)
 
     def wait_for(self, text):
-        """Wait until the page shows this text, in any case."""
+        """Wait until the page shows this text, in upper or lower case."""
         self.wait_until(lambda _: text.lower() in self.find_element(By.TAG_NAME, "body").text.lower())
 
     def wait_until(self, condition):

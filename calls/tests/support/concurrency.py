@@ -135,7 +135,7 @@ def cancel_during_write(batch: CallBatch, sql: str, parameters: list[Any]) -> An
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait until ``condition`` is true, which another thread or process makes it."""
+    """Wait until another thread or process has made ``condition`` true."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
@@ -143,7 +143,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def wait_for_lock_waiter(pid: int | None = None) -> bool:
-    """Wait up to 3 s until the backend ``pid``, or any backend of this database, waits for a lock. Return if it did."""
+    """Wait up to 3 s until the backend ``pid``, or any of this database, waits for a lock. Return whether it did."""
     deadline = time.monotonic() + 3
     with plain_connection() as plain:
         while time.monotonic() < deadline:

@@ -152,7 +152,7 @@ class AnsweredCancel:
             asked
             for asked in self.requests(provider)
             for contact, attempt in [asked.attempt]
-            # A claim that was released meanwhile is not in ``attempts``, but it was made before the answer.
+            # ``attempts`` lacks a claim that was released before ``record``, but it was made before the answer.
             if asked.at > self.at and attempt > self.attempts[contact] + (contact in self.not_placed)
         ]
 
@@ -166,6 +166,6 @@ def attempts_called_twice(provider):
     return [attempt for attempt, count in attempts.items() if count > 1]
 
 
-def calls_in_progress():
+def has_calls_in_progress():
     """Return whether any contact is in progress."""
     return CampaignContact.objects.filter(status="in_progress").exists()

@@ -1,4 +1,4 @@
-"""Agencies, users, batches and contacts for tests, and short forms of what tests do with them."""
+"""Agencies, users, batches and contacts for tests, and shortcuts for common actions on them."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ class Tenant:
             self.contact(batch, status=status) for status, count in contacts.items() for _ in range(count)
         )
         if status != batch.status:
-            # Only now: a guard lets no dialable contact, and none in progress, into a finished batch.
+            # Set the status last: a guard refuses contacts that are dialable or in progress in a finished batch.
             batch.status = status
             batch.save(update_fields=["status"])
         return batch
 
-    def wanted(self, *numbers: str, **fields: Any) -> dict[str, Any]:
-        """Return the body of a request that creates a batch of this tenant, with these numbers or with one."""
+    def create_body(self, *numbers: str, **fields: Any) -> dict[str, Any]:
+        """Return the body of a request that creates a batch of this tenant, with these numbers or a default one."""
         return {
             "agent_mapping_id": str(self.agent.pk),
             "campaign_id": str(self.campaign.pk),

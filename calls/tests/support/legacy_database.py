@@ -86,7 +86,7 @@ class Database:
 
     @contextmanager
     def as_default(self):
-        """Make it the default database of this process for the duration of the context."""
+        """Make this the default database of the process for the duration of the context."""
         own = connections["default"]
         options = {name: value for name, value in own.settings_dict["OPTIONS"].items() if name != "pool"}
         connections["default"] = type(own)(own.settings_dict | {"NAME": self.name, "OPTIONS": options}, "default")

@@ -123,7 +123,11 @@ class FakeProvider(ThreadingHTTPServer):
         self._deliver_later(duration + random.uniform(0, self.webhook_delay), "call.ended", call, **end)
 
     def _deliver_later(self, seconds, event, call, **changes):
-        """After so many seconds, change the call and deliver an event until it is accepted. True means the time."""
+        """
+        After ``seconds``, change the call and deliver an event until it is accepted.
+
+        A change to True sets the current time.
+        """
 
         def deliver():
             call.update({key: _iso(time.time()) if value is True else value for key, value in changes.items()})

@@ -9,7 +9,7 @@ KEPT = {"auth_group", "auth_group_permissions", "auth_permission", "django_conte
 
 
 def truncate_tables():
-    """Truncate every table that has rows, except for those in ``KEPT``."""
+    """Truncate every table of a managed model that has rows, except for those in ``KEPT``."""
     with connection.cursor() as cursor:
         cursor.execute(" UNION ALL ".join(f"(SELECT '{table}' FROM {table} LIMIT 1)" for table in _tables()))
         filled = [table for (table,) in cursor.fetchall()]
