@@ -1,8 +1,9 @@
 """
 Who may cancel, pause and resume batches.
 
-- API: a user with one of ``WRITER_ROLES``, on batches of the user's own agency (api/permissions.py).
-- Admin: staff with the permission of the verb, such as ``calls.cancel_callbatch`` (admin/actions.py).
+- API: a user with one of ``WRITER_ROLES`` (api/permissions.py), on batches of the user's own agency (api/views.py).
+- Admin: staff who may view batches and have the permission of the verb, such as ``calls.cancel_callbatch``
+  (admin/actions.py). The group "Call operators" has these permissions.
 - Command: everyone who can run ``manage.py``. Nothing else is checked (management/batch_command.py).
 """
 

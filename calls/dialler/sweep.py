@@ -68,8 +68,9 @@ def run_sweep() -> SweepResult:
     """
     Ask the provider about contacts whose call has no recorded result.
 
-    - No call was recorded, because a worker died or the provider's answer was unclear: record the call if the provider
-      has it. If not, release the claim, or count the attempt as rejected after an unclear answer.
+    - No call was recorded within four times ``ULTRAVOX_TIMEOUT``, because a worker died or the provider's answer was
+      unclear: record the call if the provider has it. If not, release the claim, or count the attempt as rejected after
+      an unclear answer.
     - A call was recorded and its attempt began more than ``provider.lookup_after`` ago: record its end if it has ended.
     - The attempt began more than a day ago: give it up.
 

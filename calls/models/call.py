@@ -99,8 +99,8 @@ class Call(BaseModel):
         """
         Store a provider's event and apply it, all or nothing. An event that was delivered before has no effect.
 
-        The contact is taken from the stored call, not from the event's metadata. An event may arrive before its call is
-        stored. :meth:`record_placed` then applies it.
+        The event belongs to the stored call with its agency and provider's id, and so to that call's contact. The
+        event's metadata is not used. An event may arrive before its call is stored: :meth:`record_placed` applies it.
 
         :raises BatchUpdateFailed: a database error or timeout; nothing was stored.
         """

@@ -15,7 +15,7 @@ from psycopg.errors import LockNotAvailable
 logger = logging.getLogger(__name__)
 
 # A step waits this long for a lock. Other services wait behind it.
-LOCK_TIMEOUT = "250ms"
+STEP_LOCK_TIMEOUT = "250ms"
 # Seconds between two attempts, in which other services can continue.
 PAUSE = 1.0
 # About five minutes in all.
@@ -125,7 +125,7 @@ def run_with_short_lock_timeout(work: Callable[[], None]) -> None:
         try:
             with transaction.atomic():
                 with connection.cursor() as cursor:
-                    cursor.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+                    cursor.execute("SELECT set_config('lock_timeout', %s, true)", [STEP_LOCK_TIMEOUT])
                 work()
                 return
         except OperationalError as error:

@@ -164,7 +164,6 @@ def test_a_secret_may_contain_slashes_but_the_url_may_not_end_with_one(harbour):
 def test_while_the_batch_is_locked_nothing_is_stored_and_the_provider_is_asked_to_deliver_again(
     deliver, called_contact, monkeypatch
 ):
-    monkeypatch.setattr("calls.database.transactions.LOCK_TIMEOUT", 0.2)
     monkeypatch.setattr("calls.database.transactions.set_timeouts.__kwdefaults__", {"lock": 0.2, "statement": 5.0})
     body = event_body("call.ended", call_object("the-call"))
     with plain_connection() as plain, plain.transaction():

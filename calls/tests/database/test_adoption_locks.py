@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.not_adopted]
 MIGRATE = ("migrate", "--fake-initial", "--verbosity", "0")
 WITH_LONG_LOCK_TIMEOUT = """
 from calls.database.adoption import steps
-steps.LOCK_TIMEOUT = "60s"
+steps.STEP_LOCK_TIMEOUT = "60s"
 from django.core.management import call_command
 call_command("migrate", fake_initial=True, verbosity=0)
 """
