@@ -27,5 +27,5 @@ def get_provider() -> Provider:
 def _create_provider() -> Provider:
     if settings.ULTRAVOX_API_KEY:
         return UltravoxProvider(settings.ULTRAVOX_API_URL, settings.ULTRAVOX_API_KEY, settings.ULTRAVOX_TIMEOUT)
-    logger.warning("calls are simulated, nobody is called: ULTRAVOX_API_KEY is not set")
+    logger.warning("calls are simulated, no real call is placed: ULTRAVOX_API_KEY is not set")
     return SimulatedProvider()

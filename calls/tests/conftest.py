@@ -68,14 +68,13 @@ def _truncate_after_tests():
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(request, django_db_blocker, django_db_modify_db_settings_parallel_suffix):
+def django_db_modify_db_settings(request, django_db_modify_db_settings_parallel_suffix):
     """With ``--adopted``, create the test databases as copies of an adopted legacy database."""
     if not request.config.getoption("adopted"):
         yield
         return
     with legacy_database() as template:
-        with django_db_blocker.unblock():
-            template.adopt()
+        template.adopt()
         template.query(f"TRUNCATE {', '.join(sorted(LEGACY_TABLES))}")
         connection.settings_dict["TEST"]["TEMPLATE"] = template.name
         yield

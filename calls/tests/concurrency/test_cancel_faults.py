@@ -17,6 +17,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CancelResult
 from calls.tests.support.factories import ROOT, batch_snapshot, cancel, plain_connection
+from calls.tests.support.manage import manage
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -175,24 +176,16 @@ def server(tmp_path_factory):
     killable.stop()
 
 
-def manage(url, *arguments):
+def manage_on(url, *arguments):
     settings = {"DJANGO_SETTINGS_MODULE": "agency_backend.settings", "DJANGO_DEBUG": "1", "DATABASE_URL": url}
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        env=os.environ | settings,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return manage(*arguments, environment=os.environ | settings, timeout=60)
 
 
 @pytest.mark.slow
 def test_a_database_killed_in_the_middle_of_a_cancel_has_changed_nothing(server):
     url = server.start()
-    manage(url, "migrate", "--verbosity", "0")
-    manage(url, "demo")
+    manage_on(url, "migrate", "--verbosity", "0")
+    manage_on(url, "demo")
     counts = "SELECT c.status, count(*) FROM campaign_contacts c WHERE batch_id = %s GROUP BY 1 ORDER BY 1"
     with psycopg.connect(url, autocommit=True) as plain, closing(psycopg.connect(url)) as locking:
         (batch_id,) = plain.execute("SELECT id FROM call_batches ORDER BY total_contacts DESC LIMIT 1").fetchone()
@@ -204,7 +197,7 @@ def test_a_database_killed_in_the_middle_of_a_cancel_has_changed_nothing(server)
             [batch_id],
         )
         with ThreadPoolExecutor() as pool:
-            command = pool.submit(manage, url, "cancel_batch", str(batch_id))
+            command = pool.submit(manage_on, url, "cancel_batch", str(batch_id))
             waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE%'"
             while not plain.execute(waiting).fetchone():
                 assert not command.done()
@@ -220,4 +213,4 @@ def test_a_database_killed_in_the_middle_of_a_cancel_has_changed_nothing(server)
     with psycopg.connect(url, autocommit=True) as plain:
         assert plain.execute(counts, [batch_id]).fetchall() == before
         assert plain.execute("SELECT status FROM call_batches WHERE id = %s", [batch_id]).fetchone() == ("processing",)
-    assert "cancelled. Contacts skipped: 342." in manage(url, "cancel_batch", str(batch_id)).stdout
+    assert "cancelled. Contacts skipped: 342." in manage_on(url, "cancel_batch", str(batch_id)).stdout

@@ -11,11 +11,10 @@ def legacy(db):
 
 
 @pytest.fixture(scope="session")
-def adopted_template(django_db_setup, django_db_blocker):
+def adopted_template(django_db_setup):
     """The name of an adopted database, to be copied."""
     with legacy_database() as database:
-        with django_db_blocker.unblock():
-            database.adopt()
+        database.adopt()
         yield database.name
 
 

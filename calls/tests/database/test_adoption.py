@@ -2,7 +2,6 @@
 
 import psycopg
 import pytest
-from django.db import ProgrammingError
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.not_adopted]
 
@@ -84,18 +83,17 @@ def test_an_interrupted_adoption_can_be_continued(legacy):
             EXECUTE FUNCTION interrupt()
         """
     )
-    interruptions = []
+    interrupted = 0
     for remaining in (1, 4, 9, 9, 9, 5, 3, 2, 1, 1, 100):
         legacy.query(f"ALTER DATABASE {legacy.name} SET interrupt.remaining = {remaining}")
-        try:
-            code, _ = legacy.manage("migrate", "--fake-initial", "calls", "0002")
+        code, output = legacy.manage("migrate", "--fake-initial", "calls", "0002")
+        if code == 0:
             break
-        except ProgrammingError as error:
-            interruptions.append(str(error))
+        assert "interrupted" in output
+        interrupted += 1
     legacy.query("DROP EVENT TRIGGER interrupt")
     assert code == 0
-    assert len(interruptions) >= 5
-    assert all("interrupted" in interruption for interruption in interruptions)
+    assert interrupted >= 5
 
     legacy.adopt()
     assert legacy.manage("check", "--database", "default")[0] == 0

@@ -152,7 +152,7 @@ ROLE = "DO $$ BEGIN CREATE ROLE {0} LOGIN; EXCEPTION WHEN duplicate_object OR un
 def test_a_role_that_does_not_own_the_tables_is_an_obstacle(legacy):
     legacy.query(ROLE.format("visitor"))
 
-    code, output = legacy.run("check_database", DATABASE_URL=legacy.url_for("visitor"))
+    code, output = legacy.manage("check_database", DATABASE_URL=legacy.url_for("visitor"))
 
     assert code == 1
     assert f"its owner is {legacy.where['user']}, but this connection is visitor" in output
@@ -164,7 +164,7 @@ def test_row_level_security_that_applies_to_the_owner_is_an_obstacle(legacy):
     legacy.query("ALTER TABLE campaign_contacts OWNER TO proprietor")
     legacy.query("ALTER TABLE campaign_contacts FORCE ROW LEVEL SECURITY")
 
-    output = legacy.run("check_database", DATABASE_URL=legacy.url_for("proprietor"))[1]
+    output = legacy.manage("check_database", DATABASE_URL=legacy.url_for("proprietor"))[1]
 
     assert "row level security applies to its owner too" in output
     assert "ALTER TABLE campaign_contacts NO FORCE ROW LEVEL SECURITY;" in output
@@ -182,7 +182,7 @@ def test_a_search_path_that_starts_with_another_schema_is_an_obstacle(legacy):
 def test_migrate_without_fake_initial_names_the_flag_and_changes_nothing(legacy):
     before = snapshot(legacy)
 
-    code, output = legacy.run("migrate")
+    code, output = legacy.manage("migrate")
 
     assert code == 1
     assert "python manage.py migrate --fake-initial" in output.splitlines()[-1]

@@ -12,7 +12,7 @@ def test_undo_leaves_the_tables_as_they_were(legacy):
     legacy.adopt()
     assert snapshot(legacy) != before
 
-    code, output = legacy.run("migrate", "calls", "0001")
+    code, output = legacy.manage("migrate", "calls", "0001")
 
     assert code == 0, output
     assert "not undone" not in output
@@ -27,7 +27,7 @@ def test_additions_that_were_changed_since_are_kept_and_logged(adopted):
     adopted.query("CREATE VIEW titles AS SELECT title FROM campaign_contacts")
     adopted.query("DROP TRIGGER pgtrigger_batch_final_28c79 ON call_batches")
 
-    code, output = adopted.run("migrate", "calls", "0001", "--skip-checks")
+    code, output = adopted.manage("migrate", "calls", "0001", "--skip-checks")
 
     assert code == 0, output
     assert "not undone, because it was changed since: call_batches: default of skipped" in output
@@ -56,7 +56,7 @@ def test_the_tables_can_be_adopted_again_after_undo(adopted):
 
 
 def test_the_legacy_tables_are_never_dropped(adopted):
-    code, output = adopted.run("migrate", "calls", "zero")
+    code, output = adopted.manage("migrate", "calls", "zero")
 
     assert code == 1
     assert "The agencies' tables are not dropped" in output

@@ -222,7 +222,7 @@ def test_the_health_check_answers_200_for_any_host(server):
 
 
 def test_the_server_starts_without_a_database_and_the_health_check_answers_503():
-    with gunicorn("postgresql://nobody@127.0.0.1:1/nothing") as server:
+    with gunicorn("postgresql://user@127.0.0.1:1/nothing") as server:
         assert request(server, "GET", "/healthz")[::2] == (503, {"status": "unavailable"})
 
 

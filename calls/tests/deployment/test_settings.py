@@ -13,7 +13,7 @@ from calls.tests.support.manage import ROOT, manage
 
 DEMO_KEY = "demo-only-django-secret-key-known-to-everybody-who-can-read"
 DEMO_SECRET = "demo-only-supabase-jwt-secret-of-more-than-32-characters"
-DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
+DATABASE = "postgresql://user@127.0.0.1:1/nothing"
 PRODUCTION = {
     "CORS_ALLOWED_ORIGINS": "https://app.example.com",
     "DATABASE_URL": DATABASE,

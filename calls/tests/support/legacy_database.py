@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
 import uuid
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-from django.contrib.contenttypes.models import ContentType
-from django.core.management import ManagementUtility
 from django.db import connections
 from psycopg import sql
 
 from calls.tests.support.factories import ROOT, address
+from calls.tests.support.manage import manage
 
 SCHEMA = Path(__file__).with_name("legacy_database.sql").read_text()
 
@@ -56,33 +54,24 @@ class Database:
             cursor = plain.execute(query, parameters or None)
             return cursor.fetchall() if cursor.description else None
 
-    def start(self, *arguments, **environment):
+    def environment(self, **changes):
+        return os.environ | {"DATABASE_URL": self.url, "DJANGO_SETTINGS_MODULE": "agency_backend.settings"} | changes
+
+    def start(self, *arguments):
         """Start ``manage.py`` on this database and return the process."""
-        settings = {"DATABASE_URL": self.url, "DJANGO_SETTINGS_MODULE": "agency_backend.settings"}
         return subprocess.Popen(
             [sys.executable, "manage.py", *arguments],
             cwd=ROOT,
-            env=os.environ | settings | environment,
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *arguments, **environment):
-        """Run ``manage.py`` on this database as a process. Return its exit code and its output, with its log."""
-        process = self.start(*arguments, **environment)
-        out, err = process.communicate(timeout=120)
-        return process.returncode, out + err
-
-    def manage(self, name, *arguments):
-        """Run a command on this database in this process, which is faster. Return its exit code and its output."""
-        code, output = 0, io.StringIO()
-        with self.as_default(), redirect_stdout(output), redirect_stderr(output):
-            try:
-                ManagementUtility().fetch_command(name).run_from_argv(["manage.py", name, *arguments])
-            except SystemExit as exit_:
-                code = exit_.code
-        return code, output.getvalue()
+    def manage(self, *arguments, **environment):
+        """Run ``manage.py`` on this database and return its exit code and its output."""
+        done = manage(*arguments, environment=self.environment(**environment))
+        return done.returncode, done.stdout + done.stderr
 
     @contextmanager
     def as_default(self):
@@ -95,8 +84,6 @@ class Database:
         finally:
             connections["default"].close()
             connections["default"] = own
-            # The ids of content types differ between databases.
-            ContentType.objects.clear_cache()
 
     def adopt(self):
         code, output = self.manage("migrate", "--fake-initial", "--verbosity", "0")
