@@ -58,6 +58,10 @@ STARTABLE = (BatchStatus.PENDING, BatchStatus.SCHEDULED, BatchStatus.PROCESSING)
 # Statuses of contacts that were not called yet, or will be called again. A cancel skips exactly these.
 DIALABLE = (ContactStatus.PENDING, ContactStatus.QUEUED, ContactStatus.SCHEDULED)
 
+# Statuses of contacts that are not called again unless another attempt is made. Every status that is neither here nor
+# in DIALABLE counts as in progress, including another service's own words for it.
+FINISHED = (ContactStatus.COMPLETED, ContactStatus.FAILED, ContactStatus.SKIPPED)
+
 
 def skip_note(status: str) -> str:
     """Return the note of a contact that is skipped because its batch ended: "Batch cancelled", "Batch completed"."""

@@ -3,7 +3,11 @@ Guards: triggers that keep the promise of a cancel for every writer of the table
 
 - ``batch_final``: a completed or cancelled batch keeps its status, ``completed_at`` and ``error_message``.
 - ``contact_batch_live``: in a completed or cancelled batch, no contact becomes dialable or in progress, and no dialable
-  contact or contact in progress is added or moved to the batch. In a paused batch, no contact becomes in progress.
+  contact or contact in progress is added or moved to the batch. In a paused batch, no contact becomes in progress. In
+  all three, a contact that is in progress cannot be claimed again.
+
+Another service may claim with a status of its own, such as ``dialing``. So every status that is neither dialable nor
+finished counts as in progress.
 
 A refused write fails with SQLSTATE 23514 and the guard's name as its constraint. The guards run as the owner of the
 tables (``RUN_AS_OWNER``), so neither row level security nor missing grants of the writing role affect them. Their
@@ -15,7 +19,7 @@ FOR SHARE, two other services that each retry a contact and then count it on the
 
 import pgtrigger
 
-from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
+from calls.statuses import DIALABLE, FINAL, FINISHED, BatchStatus
 
 
 def _sql_list(*statuses: str) -> str:
@@ -25,9 +29,8 @@ def _sql_list(*statuses: str) -> str:
 _FINAL = _sql_list(*FINAL)
 _FINAL_OR_FAILED = _sql_list(*FINAL, BatchStatus.FAILED)
 _DIALABLE = _sql_list(*DIALABLE)
-# The statuses that a contact cannot get in a completed or cancelled batch.
-_ACTIVE = _sql_list(*DIALABLE, ContactStatus.IN_PROGRESS)
-_IN_PROGRESS = f"'{ContactStatus.IN_PROGRESS}'"
+_FINISHED = _sql_list(*FINISHED)
+_DIALABLE_OR_FINISHED = _sql_list(*DIALABLE, *FINISHED)
 _PAUSED = f"'{BatchStatus.PAUSED}'"
 
 
@@ -42,6 +45,16 @@ def _raise_check_violation(constraint: str, table: str, message: str, *arguments
         f"RAISE EXCEPTION '{message}'{values} USING ERRCODE = 'check_violation', CONSTRAINT = '{constraint}',"
         f" SCHEMA = TG_TABLE_SCHEMA, TABLE = '{table}';"
     )
+
+
+def _is_active(status: str) -> str:
+    """Return the condition that a contact is dialable or in progress. A contact without a status counts as active."""
+    return f"({status} IN {_FINISHED}) IS NOT TRUE"
+
+
+def _is_in_progress(status: str) -> str:
+    """Return the condition that a contact is in progress. It is NULL for a contact without a status."""
+    return f"({status} NOT IN {_DIALABLE_OR_FINISHED})"
 
 
 _BATCH_REFUSED = _raise_check_violation(
@@ -80,15 +93,31 @@ _CONTACT_REFUSED = _raise_check_violation(
     "COALESCE(batch_status, 'not there')",
 )
 
+# A dialler that read its list earlier may claim a contact that another one has claimed: the status stays the same.
+# Setting ``call_id`` records a call that the provider has accepted, so a write that does both is not a claim.
+_CLAIMED_AGAIN = """(
+    (
+        COALESCE(NEW.attempts, 0) > COALESCE(OLD.attempts, 0)
+        OR (NEW.last_attempt_at IS NOT NULL AND NEW.last_attempt_at IS DISTINCT FROM OLD.last_attempt_at)
+    )
+    AND (NEW.call_id IS NULL OR NEW.call_id IS NOT DISTINCT FROM OLD.call_id)
+)"""
+_CLAIMED = f"""(
+    {_is_in_progress("NEW.status")} AND ({_is_in_progress("OLD.status")} IS NOT TRUE OR {_CLAIMED_AGAIN})
+)"""
+
 contact_batch_live = pgtrigger.Trigger(
     name="contact_batch_live",
     when=pgtrigger.After,
     operation=pgtrigger.Update,
+    # While a contact stays dialable, or its call stays in progress, it may change its status.
     condition=pgtrigger.Condition(
-        f"NEW.batch_id IS NOT NULL AND NEW.status IN {_ACTIVE}"
+        f"NEW.batch_id IS NOT NULL AND {_is_active('NEW.status')}"
         " AND (NEW.batch_id IS DISTINCT FROM OLD.batch_id"
         " OR (NEW.status IS DISTINCT FROM OLD.status"
-        f" AND NOT (OLD.status IN {_DIALABLE} AND NEW.status IN {_DIALABLE})))"
+        f" AND (OLD.status IN {_DIALABLE} AND NEW.status IN {_DIALABLE}) IS NOT TRUE"
+        f" AND ({_is_in_progress('OLD.status')} AND {_is_in_progress('NEW.status')}) IS NOT TRUE)"
+        f" OR ({_is_in_progress('NEW.status')} AND {_CLAIMED_AGAIN}))"
     ),
     declare=[("batch_status", "text")],
     # From a dialable status no lock on the batch is needed: claim and cancel update the same contact, so the second one
@@ -100,9 +129,7 @@ contact_batch_live = pgtrigger.Trigger(
         ELSE
             SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id FOR KEY SHARE;
         END IF;
-        IF batch_status IS NULL OR batch_status IN {_FINAL} OR (
-            batch_status = {_PAUSED} AND NEW.status = {_IN_PROGRESS} AND OLD.status IS DISTINCT FROM NEW.status
-        ) THEN
+        IF batch_status IS NULL OR batch_status IN {_FINAL} OR (batch_status = {_PAUSED} AND {_CLAIMED}) THEN
             {_CONTACT_REFUSED}
         END IF;
         RETURN NULL;
@@ -128,14 +155,14 @@ contact_batch_live_insert = pgtrigger.Trigger(
     declare=[("refused", "record")],
     func=f"""
         PERFORM 1 FROM call_batches
-        WHERE id IN (SELECT batch_id FROM new_contacts WHERE status IN {_ACTIVE})
+        WHERE id IN (SELECT batch_id FROM new_contacts WHERE {_is_active("status")})
         ORDER BY id FOR KEY SHARE;
         SELECT c.batch_id, c.status, b.status::text AS batch_status INTO refused
         FROM (
-            SELECT DISTINCT batch_id, status FROM new_contacts WHERE batch_id IS NOT NULL AND status IN {_ACTIVE}
+            SELECT DISTINCT batch_id, status FROM new_contacts WHERE batch_id IS NOT NULL AND {_is_active("status")}
         ) c LEFT JOIN call_batches b ON b.id = c.batch_id
         WHERE b.id IS NULL OR b.status IN {_FINAL}
-            OR (b.status = {_PAUSED} AND c.status = {_IN_PROGRESS})
+            OR (b.status = {_PAUSED} AND {_is_in_progress("c.status")})
         LIMIT 1;
         IF FOUND THEN
             {_INSERT_REFUSED}

@@ -9,12 +9,14 @@ from django.db.models import QuerySet
 
 from calls.database import transactions as db
 from calls.exceptions import BatchAlreadyCancelled, BatchUpdateFailed
-from calls.models import CallBatch, CancelResult
+from calls.models import CallBatch, CampaignContact, CancelResult
 from calls.models.querysets import CampaignContactQuerySet
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
 from calls.tests.support.concurrency import (
     ADD_CONTACT_BY_SQL,
+    BATCH_LOCK,
     BATCH_SELECT,
+    CLAIM_AND_COUNT_BY_SQL,
     CLAIM_BY_SQL,
     CONTACT_UPDATE,
     OtherServiceThread,
@@ -172,6 +174,73 @@ def test_control_without_the_guards_a_contact_is_claimed_after_the_answer(harbou
 
     assert write_during_cancel(batch, (CLAIM_BY_SQL, [batch.contacts.first().pk])) is None
     assert count_unfinished(batch) == 1
+
+
+# A second claim of a contact that is in progress, by a dialler that read its list before the cancel
+
+
+def attempts_of(contact_id):
+    return CampaignContact.objects.get(pk=contact_id).attempts
+
+
+def record_result(contact_id):
+    return CampaignContact.objects.get(pk=contact_id).record_answered(outcome="answered")
+
+
+@pytest.fixture
+def claimed_twice(harbour):
+    """A batch, and a contact that two diallers found in their lists. One of them has claimed it."""
+    batch = harbour.batch(queued=3)
+    contact = batch.contacts.first()
+    with plain_connection() as plain:
+        plain.execute(CLAIM_AND_COUNT_BY_SQL, [contact.pk])
+    return batch, contact.pk
+
+
+def test_a_second_claim_after_the_answer_is_refused(claimed_twice):
+    batch, contact = claimed_twice
+    cancel(batch)
+
+    assert OtherServiceThread((CLAIM_AND_COUNT_BY_SQL, [contact])).start().result() == "23514"
+    assert attempts_of(contact) == 1
+
+
+def test_a_second_claim_during_a_cancel_waits_for_it_and_is_refused(claimed_twice):
+    batch, contact = claimed_twice
+
+    assert write_during_cancel(batch, (CLAIM_AND_COUNT_BY_SQL, [contact])) == "23514"
+    assert attempts_of(contact) == 1
+
+
+def test_control_without_the_guards_a_second_claim_succeeds_after_the_answer(claimed_twice, without_guards):
+    batch, contact = claimed_twice
+
+    # At the commit, the deferred foreign key may wait for cancel.
+    assert write_during_cancel(batch, (CLAIM_AND_COUNT_BY_SQL, [contact]), waits=(True, False)) is None
+    assert attempts_of(contact) == 2
+
+
+def test_a_cancel_waits_for_a_second_claim_that_began_before_it(claimed_twice):
+    batch, contact = claimed_twice
+
+    assert cancel_during_write(batch, CLAIM_AND_COUNT_BY_SQL, [contact]).contacts_skipped == 2
+    assert attempts_of(contact) == 2
+
+
+def test_a_second_claim_and_a_result_that_lock_in_opposite_order_both_succeed(claimed_twice):
+    _, contact = claimed_twice
+    # The result locks the batch and waits for the contact. The claim has locked the contact and waits for the batch.
+    with PausedThread(lambda: record_result(contact), after=BATCH_LOCK) as recording, plain_connection() as plain:
+        plain.execute("SET deadlock_timeout = '10s'")
+        with plain.transaction():
+            plain.execute("UPDATE campaign_contacts SET updated_at = now() WHERE id = %s", [contact])
+            recording.let_go()
+            assert wait_for_lock_waiter()
+            plain.execute(CLAIM_AND_COUNT_BY_SQL, [contact])
+
+    # The result belongs to the first claim, and came after the second.
+    assert (recording.release(), recording.attempts) == (False, 2)
+    assert attempts_of(contact) == 2
 
 
 # Writes that make a contact unfinished that is not dialable in the cancel's snapshot

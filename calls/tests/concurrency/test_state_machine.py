@@ -3,7 +3,9 @@
 from datetime import timedelta
 
 import pytest
-from django.db import transaction
+from django.db import IntegrityError, transaction
+from django.db.models import F
+from django.db.models.functions import Now
 from django.utils import timezone
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -39,8 +41,8 @@ BATCH_MOVES = {
     "cancelled": set(),
 }
 CONTACT_MOVES = {
-    "pending": {"queued", "in_progress", "skipped"},
-    "queued": {"in_progress", "skipped"},
+    "pending": {"queued", "in_progress", "skipped", "failed"},
+    "queued": {"in_progress", "skipped", "failed"},
     "in_progress": {"completed", "failed", "queued", "skipped"},
     "completed": set(),
     "failed": set(),
@@ -106,22 +108,35 @@ class Batches(RuleBasedStateMachine):
             self.status_of(batch) == BatchStatus.PROCESSING
             and batch.contacts.with_call_in_progress().count() < MAX_CONCURRENT
         )
-        has_dialable = batch.contacts.dialable().exists()
+        has_dialable = batch.contacts.dialable().filter(attempts__lt=F("max_attempts")).exists()
         contact = claim_next_contact(batch)
         assert (contact is not None) is (may_claim and has_dialable)
         return contact if contact else multiple()
 
+    @rule(target=calls, contact=calls)
+    def claim_again(self, contact):
+        """Another service claims a contact that is in progress, which is refused in a finished or paused batch."""
+        if not contact.in_this_attempt().exists():
+            return multiple()
+        stopped = self.status_of(contact.batch) in (*FINAL, BatchStatus.PAUSED)
+        try:
+            with transaction.atomic():
+                contact.in_this_attempt().update(attempts=F("attempts") + 1, last_attempt_at=Now())
+            assert not stopped
+        except IntegrityError:
+            assert stopped
+        return CampaignContact.objects.get(pk=contact.pk)
+
     @rule(contact=calls)
     def record_answered(self, contact):
-        """A result has an effect only while the call is in progress."""
-        in_progress = CampaignContact.objects.get(pk=contact.pk).status == ContactStatus.IN_PROGRESS
+        """A result has an effect only while the attempt that it belongs to is in progress."""
+        in_progress = contact.in_this_attempt().exists()
         assert contact.record_answered(outcome="answered", duration_seconds=1) is in_progress
 
     @rule(contact=consumes(calls))
     def record_failed(self, contact):
         """The contact is queued again while attempts are left and the batch is not finished."""
-        before = CampaignContact.objects.get(pk=contact.pk)
-        in_progress = before.status == ContactStatus.IN_PROGRESS
+        before, in_progress = CampaignContact.objects.get(pk=contact.pk), contact.in_this_attempt().exists()
         retry = before.attempts < before.max_attempts and self.status_of(before.batch) not in FINAL
         assert contact.record_failed(outcome="no_answer") is in_progress
         if in_progress:
@@ -131,8 +146,8 @@ class Batches(RuleBasedStateMachine):
     @rule(contact=consumes(calls), released=st.booleans())
     def record_not_placed(self, contact, released):
         """The provider rejects the call or is busy. In a finished batch the contact is skipped."""
-        before = CampaignContact.objects.get(pk=contact.pk)
-        in_progress, finished = before.status == ContactStatus.IN_PROGRESS, self.status_of(before.batch) in FINAL
+        before, in_progress = CampaignContact.objects.get(pk=contact.pk), contact.in_this_attempt().exists()
+        finished = self.status_of(before.batch) in FINAL
         retry = released or before.attempts < before.max_attempts
         assert (contact.release_claim() if released else contact.record_rejected(reason="busy")) is in_progress
         if in_progress:

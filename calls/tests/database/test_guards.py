@@ -1,54 +1,25 @@
 """The guards: which writes the database refuses to every writer, and which it allows."""
 
-import itertools
 import uuid
 from contextlib import contextmanager
 
-import psycopg
 import pytest
 from django.contrib.postgres.functions import TransactionNow
-from django.db import IntegrityError, connection, transaction
+from django.db import connection
 from django.db.models import F
 
 from calls.models import CallBatch, CampaignContact
-from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
-from calls.tests.support.factories import PHONE, cancel
+from calls.statuses import DIALABLE, FINAL, FINISHED, BatchStatus, ContactStatus
+from calls.tests.support.factories import cancel
+from calls.tests.support.guards import batch_refused, contact_refused, pairs, refused_by
 
 pytestmark = pytest.mark.django_db
-
-
-def pairs(*groups):
-    return list(itertools.product(*groups))
 
 
 LIVE = [status for status in BatchStatus if status not in FINAL]
 FINAL_OR_FAILED = [*FINAL, BatchStatus.FAILED]
 ACTIVE = [*DIALABLE, ContactStatus.IN_PROGRESS]
-FINISHED = [status for status in ContactStatus if status not in ACTIVE]
-
-
-def refused_by(constraint, write):
-    """Return whether this guard refuses the write. Fail if the write is refused for another reason."""
-    try:
-        with transaction.atomic():
-            write()
-    except IntegrityError as error:
-        refusal = error
-    else:
-        return False
-    cause = refusal.__cause__
-    assert isinstance(cause, psycopg.errors.CheckViolation)
-    assert (cause.sqlstate, cause.diag.constraint_name, cause.diag.schema_name) == ("23514", constraint, "public")
-    assert PHONE not in str(refusal)
-    return True
-
-
-def batch_refused(batch, **changes):
-    return refused_by("batch_final", lambda: CallBatch.objects.filter(pk=batch.pk).update(**changes))
-
-
-def contact_refused(contact, **changes):
-    return refused_by("contact_batch_live", lambda: CampaignContact.objects.filter(pk=contact.pk).update(**changes))
+STOPPED = [*FINAL, BatchStatus.PAUSED]
 
 
 @pytest.mark.parametrize(("final", "revived"), pairs(FINAL, [s for s in BatchStatus if s not in FINAL_OR_FAILED]))
@@ -96,9 +67,7 @@ def test_a_live_batch_may_get_any_status(harbour, live, status):
     assert not batch_refused(batch, status=status)
 
 
-@pytest.mark.parametrize(
-    ("batch_status", "status"), pairs([*FINAL, BatchStatus.PAUSED], [*FINISHED, ContactStatus.QUEUED])
-)
+@pytest.mark.parametrize(("batch_status", "status"), pairs(STOPPED, [*FINISHED, ContactStatus.QUEUED]))
 def test_no_contact_becomes_in_progress_in_a_finished_or_paused_batch(harbour, batch_status, status):
     batch = harbour.batch(**{status: 1})
     contact = batch.contacts.get()

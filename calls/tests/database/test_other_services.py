@@ -19,6 +19,10 @@ BUSINESS_TABLES = (
 # What another service may write. ``elsewhere`` is a contact of another batch.
 WRITES = {
     "claims a contact": "UPDATE public.campaign_contacts SET status = 'in_progress' WHERE id = %(queued)s",
+    "claims a contact again": """
+        UPDATE public.campaign_contacts SET status = 'in_progress', attempts = attempts + 1, last_attempt_at = now()
+        WHERE id = %(in_progress)s
+    """,
     "retries a contact": "UPDATE public.campaign_contacts SET status = 'queued' WHERE id = %(failed)s",
     "moves a contact in": "UPDATE public.campaign_contacts SET batch_id = %(batch)s WHERE id = %(elsewhere)s",
     "adds a contact": """
@@ -58,10 +62,11 @@ def writer(request, db):
 
 @pytest.fixture
 def rows(harbour):
-    batch = harbour.batch(queued=2, failed=1)
+    batch = harbour.batch(queued=2, in_progress=1, failed=1)
     return {
         "batch": batch.pk,
         "queued": batch.contacts.filter(status=ContactStatus.QUEUED).first().pk,
+        "in_progress": batch.contacts.get(status=ContactStatus.IN_PROGRESS).pk,
         "failed": batch.contacts.get(status=ContactStatus.FAILED).pk,
         "elsewhere": harbour.batch(queued=1).contacts.get().pk,
         "agency": harbour.agency.pk,

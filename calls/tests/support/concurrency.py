@@ -28,6 +28,9 @@ CONTACT_UPDATE = 'UPDATE "campaign_contacts"'
 
 # Statements of other services.
 CLAIM_BY_SQL = "UPDATE campaign_contacts SET status = 'in_progress' WHERE id = %s"
+CLAIM_AND_COUNT_BY_SQL = """
+    UPDATE campaign_contacts SET status = 'in_progress', attempts = attempts + 1, last_attempt_at = now() WHERE id = %s
+"""
 ADD_CONTACT_BY_SQL = """
     INSERT INTO campaign_contacts (agency_id, campaign_id, batch_id, phone_number)
     SELECT agency_id, campaign_id, id, '+12125550100' FROM call_batches WHERE id = %s

@@ -8,7 +8,7 @@ CREATE TYPE call_batch_status AS ENUM (
     'pending', 'scheduled', 'processing', 'paused', 'completed', 'cancelled', 'failed'
 );
 CREATE TYPE contact_status AS ENUM (
-    'pending', 'queued', 'scheduled', 'in_progress', 'completed', 'failed', 'skipped', 'voicemail'
+    'pending', 'queued', 'scheduled', 'in_progress', 'completed', 'failed', 'skipped', 'dialing', 'voicemail'
 );
 
 CREATE FUNCTION set_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$

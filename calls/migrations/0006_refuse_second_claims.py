@@ -1,0 +1,69 @@
+"""Replace the guards of contacts: refuse second claims, and claims with a status of another service."""
+
+import pgtrigger.compiler
+import pgtrigger.migrations
+from django.db import migrations
+
+from calls.database.adoption.steps import run_with_short_lock_timeout
+from calls.database.triggers import RUN_AS_OWNER
+
+
+def lock_contacts(apps, schema_editor):
+    """Lock the table once, so that other services write neither without a guard nor wait for long."""
+    run_with_short_lock_timeout(lambda: schema_editor.execute("LOCK TABLE campaign_contacts IN ACCESS EXCLUSIVE MODE"))
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("calls", "0005_call_operators"),
+    ]
+
+    # Undone from the last to the first.
+    operations = [
+        migrations.RunPython(lock_contacts, migrations.RunPython.noop),
+        migrations.RunSQL(migrations.RunSQL.noop, RUN_AS_OWNER),
+        pgtrigger.migrations.RemoveTrigger(
+            model_name="campaigncontact",
+            name="contact_batch_live",
+        ),
+        pgtrigger.migrations.RemoveTrigger(
+            model_name="campaigncontact",
+            name="contact_batch_live_insert",
+        ),
+        pgtrigger.migrations.AddTrigger(
+            model_name="campaigncontact",
+            trigger=pgtrigger.compiler.Trigger(
+                name="contact_batch_live",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    condition="WHEN (NEW.batch_id IS NOT NULL AND (NEW.status IN ('completed', 'failed', 'skipped')) IS NOT TRUE AND (NEW.batch_id IS DISTINCT FROM OLD.batch_id OR (NEW.status IS DISTINCT FROM OLD.status AND (OLD.status IN ('pending', 'queued', 'scheduled') AND NEW.status IN ('pending', 'queued', 'scheduled')) IS NOT TRUE AND ((OLD.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')) AND (NEW.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped'))) IS NOT TRUE) OR ((NEW.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')) AND (\n    (\n        COALESCE(NEW.attempts, 0) > COALESCE(OLD.attempts, 0)\n        OR (NEW.last_attempt_at IS NOT NULL AND NEW.last_attempt_at IS DISTINCT FROM OLD.last_attempt_at)\n    )\n    AND (NEW.call_id IS NULL OR NEW.call_id IS NOT DISTINCT FROM OLD.call_id)\n))))",
+                    declare="DECLARE batch_status text;",
+                    func="\n        IF OLD.status IN ('pending', 'queued', 'scheduled') AND NEW.batch_id IS NOT DISTINCT FROM OLD.batch_id THEN\n            SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id;\n        ELSE\n            SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id FOR KEY SHARE;\n        END IF;\n        IF batch_status IS NULL OR batch_status IN ('completed', 'cancelled') OR (batch_status = 'paused' AND (\n    (NEW.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')) AND ((OLD.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')) IS NOT TRUE OR (\n    (\n        COALESCE(NEW.attempts, 0) > COALESCE(OLD.attempts, 0)\n        OR (NEW.last_attempt_at IS NOT NULL AND NEW.last_attempt_at IS DISTINCT FROM OLD.last_attempt_at)\n    )\n    AND (NEW.call_id IS NULL OR NEW.call_id IS NOT DISTINCT FROM OLD.call_id)\n))\n)) THEN\n            RAISE EXCEPTION 'contact % cannot become % in batch %, which is %', NEW.id, NEW.status, NEW.batch_id, COALESCE(batch_status, 'not there') USING ERRCODE = 'check_violation', CONSTRAINT = 'contact_batch_live', SCHEMA = TG_TABLE_SCHEMA, TABLE = 'campaign_contacts';\n        END IF;\n        RETURN NULL;\n    ",
+                    hash="ac6372eb7d5f4caec5e58454cbe063f395a33d56",
+                    operation="UPDATE",
+                    pgid="pgtrigger_contact_batch_live_b5935",
+                    table="campaign_contacts",
+                    when="AFTER",
+                ),
+            ),
+        ),
+        pgtrigger.migrations.AddTrigger(
+            model_name="campaigncontact",
+            trigger=pgtrigger.compiler.Trigger(
+                name="contact_batch_live_insert",
+                sql=pgtrigger.compiler.UpsertTriggerSql(
+                    declare="DECLARE refused record;",
+                    func="\n        PERFORM 1 FROM call_batches\n        WHERE id IN (SELECT batch_id FROM new_contacts WHERE (status IN ('completed', 'failed', 'skipped')) IS NOT TRUE)\n        ORDER BY id FOR KEY SHARE;\n        SELECT c.batch_id, c.status, b.status::text AS batch_status INTO refused\n        FROM (\n            SELECT DISTINCT batch_id, status FROM new_contacts WHERE batch_id IS NOT NULL AND (status IN ('completed', 'failed', 'skipped')) IS NOT TRUE\n        ) c LEFT JOIN call_batches b ON b.id = c.batch_id\n        WHERE b.id IS NULL OR b.status IN ('completed', 'cancelled')\n            OR (b.status = 'paused' AND (c.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')))\n        LIMIT 1;\n        IF FOUND THEN\n            RAISE EXCEPTION 'a contact cannot be added as % to batch %, which is %', refused.status, refused.batch_id, COALESCE(refused.batch_status, 'not there') USING ERRCODE = 'check_violation', CONSTRAINT = 'contact_batch_live', SCHEMA = TG_TABLE_SCHEMA, TABLE = 'campaign_contacts';\n        END IF;\n        RETURN NULL;\n    ",
+                    hash="a0fad2c29b503e1ef3cbc6a84a90204f45c08664",
+                    level="STATEMENT",
+                    operation="INSERT",
+                    pgid="pgtrigger_contact_batch_live_insert_5428e",
+                    referencing="REFERENCING NEW TABLE AS new_contacts ",
+                    table="campaign_contacts",
+                    when="AFTER",
+                ),
+            ),
+        ),
+        # A function that is replaced runs with the writer's rights again.
+        migrations.RunSQL(RUN_AS_OWNER, migrations.RunSQL.noop),
+        migrations.RunPython(migrations.RunPython.noop, lock_contacts),
+    ]

@@ -1,0 +1,41 @@
+"""Whether the database's guards refuse a write."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psycopg
+from django.db import IntegrityError, transaction
+
+from calls.models import CallBatch, CampaignContact
+from calls.tests.support.factories import PHONE
+
+
+def pairs(*groups: Iterable[Any]) -> list[tuple[Any, ...]]:
+    return list(itertools.product(*groups))
+
+
+def refused_by(constraint: str, write: Callable[[], Any]) -> bool:
+    """Return whether this guard refuses the write. Fail if the write is refused for another reason."""
+    try:
+        with transaction.atomic():
+            write()
+    except IntegrityError as error:
+        refusal = error
+    else:
+        return False
+    cause = refusal.__cause__
+    assert isinstance(cause, psycopg.errors.CheckViolation)
+    assert (cause.sqlstate, cause.diag.constraint_name, cause.diag.schema_name) == ("23514", constraint, "public")
+    assert PHONE not in str(refusal)
+    return True
+
+
+def batch_refused(batch: CallBatch, **changes: Any) -> bool:
+    return refused_by("batch_final", lambda: CallBatch.objects.filter(pk=batch.pk).update(**changes))
+
+
+def contact_refused(contact: CampaignContact, **changes: Any) -> bool:
+    return refused_by("contact_batch_live", lambda: CampaignContact.objects.filter(pk=contact.pk).update(**changes))
