@@ -26,7 +26,7 @@ class CampaignContact(BaseModel):
     One person to call, and the state of that call. A batch may have a million contacts.
 
     The trigger ``contact_batch_live`` keeps every writer, including other services, from making a contact dialable or
-    in progress when its batch has ended, and from making it in progress while its batch is paused.
+    in progress when its batch has ended, and from claiming it when its batch has ended or is paused.
     """
 
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, related_name="contacts", db_index=False)
