@@ -1,4 +1,4 @@
-"""The sweep: ask the provider about calls whose result was never recorded."""
+"""The sweep: find out about calls whose result was never recorded, from stored events and from the provider."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
 from typing import cast
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
@@ -23,7 +24,7 @@ from calls.database.transactions import database_errors_as, transaction_with_tim
 from calls.exceptions import BatchReadFailed, CallsError
 from calls.models import Call, CallBatch, CampaignContact, WebhookEvent
 from calls.providers import get_provider
-from calls.providers.base import LONGEST_PAUSE, Provider, ProviderUnavailable
+from calls.providers.base import LONGEST_PAUSE, Provider, ProviderUnavailable, belongs_to_attempt
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,10 @@ class SweepOutcome(Enum):
     """What a sweep found out about one contact."""
 
     RECORDED = "recorded"
-    """The provider had a call that was not recorded yet."""
+    """There was a call that was not recorded yet."""
     GIVEN_BACK = "given_back"
     """
-    The provider had no call. The contact was queued again, has failed after its last attempt, or was skipped in an
+    There was no call. The contact was queued again, has failed after its last attempt, or was skipped in an
     ended batch.
     """
     ENDED = "ended"
@@ -69,8 +70,8 @@ def run_sweep() -> SweepResult:
     Ask the provider about contacts whose call has no recorded result.
 
     - No call was recorded within four times ``ULTRAVOX_TIMEOUT``, because a worker died or the provider's answer was
-      unclear: record the call if the provider has it. If not, release the claim, or count the attempt as rejected after
-      an unclear answer.
+      unclear: record the call if an event of it was delivered, or if the provider has it. If not, release the claim, or
+      count the attempt as rejected after an unclear answer.
     - A call was recorded and its attempt began more than ``provider.lookup_after`` ago: record its end if it has ended.
     - The attempt began more than a day ago: give it up.
 
@@ -131,8 +132,14 @@ def _ask_safely(contact: CampaignContact, ask: Callable[[], SweepOutcome]) -> Sw
 
 
 def _find_call(provider: Provider, contact: CampaignContact) -> SweepOutcome:
-    attempt, batch = contact.attempts or 0, cast(CallBatch, contact.batch)
-    call_id = provider.find(contact.pk, attempt, since=cast(datetime, contact.last_attempt_at))
+    attempt, since = contact.attempts or 0, cast(datetime, contact.last_attempt_at)
+    batch = cast(CallBatch, contact.batch)
+    call_id = (
+        _find_in_events(batch, contact.pk, attempt, since)
+        or provider.find(contact.pk, attempt, since=since)
+        # Events may arrive while the provider is being asked.
+        or _find_in_events(batch, contact.pk, attempt, since)
+    )
     if call_id is not None:
         recorded = Call.record_placed(contact, call_id, caller_id=batch.from_number)
         outcome = SweepOutcome.RECORDED if recorded else SweepOutcome.UNCLEAR
@@ -145,6 +152,15 @@ def _find_call(provider: Provider, contact: CampaignContact) -> SweepOutcome:
         outcome = SweepOutcome.GIVEN_BACK if ended else SweepOutcome.TOO_LATE
     logger.warning("sweep batch=%s contact=%s attempt=%s outcome=%s", batch.pk, contact.pk, attempt, outcome.value)
     return outcome
+
+
+@database_errors_as(BatchReadFailed)
+def _find_in_events(batch: CallBatch, contact_id: UUID, attempt: int, since: datetime) -> str | None:
+    """Return the id of the call of this attempt if an event of it is stored, even if the provider has deleted it."""
+    with transaction_with_timeouts():
+        events = WebhookEvent.objects.about_contact(contact_id).filter(agency=batch.agency_id).order_by("pk")
+        calls = (event.ultravox_call_id for event in events if belongs_to_attempt(event.call, attempt, since))
+        return next(calls, None)
 
 
 def _look_up_call(provider: Provider, call: Call | None) -> SweepOutcome:

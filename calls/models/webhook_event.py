@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from django.db import models
 from django.db.models.functions import Now
@@ -16,7 +17,7 @@ from django.utils import timezone
 
 from calls.exceptions import FieldInvalid, FieldRequired
 from calls.models.agency import Agency
-from calls.parsing import is_call_id, parse_time
+from calls.parsing import is_call_id, parse_time, parse_uuid
 from calls.statuses import CallStatus, Outcome
 
 # The events that have an effect. Where two events of a call differ, the one that is listed first wins.
@@ -26,6 +27,12 @@ FAILURES = frozenset({"connection_error", "system_error"})
 MAX_DURATION = 2**31 - 1
 # Integers with more digits than Python accepts are valid JSON, so all integers are read as floats.
 _load_json = partial(json.loads, parse_int=float)
+
+
+class WebhookEventQuerySet(models.QuerySet["WebhookEvent"]):
+    def about_contact(self, contact_id: UUID) -> WebhookEventQuerySet:
+        """Return the events of calls whose metadata names this contact, in any of its attempts."""
+        return self.filter(contact_id=contact_id).exclude(ultravox_call_id="")
 
 
 class WebhookEvent(models.Model):
@@ -39,11 +46,15 @@ class WebhookEvent(models.Model):
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, db_constraint=False, db_index=False)
     event = models.TextField()
     ultravox_call_id = models.TextField()
+    # The contact that the call's metadata names, whether or not there is such a contact.
+    contact_id = models.UUIDField(null=True)
     # Equal for two deliveries of the same event.
     identity = models.TextField()
     # JSON as text, because jsonb rejects some valid JSON.
     body = models.TextField()
     created_at = models.DateTimeField(default=timezone.now, db_default=Now())
+
+    objects = WebhookEventQuerySet.as_manager()
 
     class Meta:
         db_table = "call_webhook_events"
@@ -54,6 +65,10 @@ class WebhookEvent(models.Model):
         indexes = [
             # For CallState, which reads all events of a call.
             models.Index(name="webhook_event_of_call", fields=["ultravox_call_id"]),
+            # For the sweep, which looks for events of a call that was not recorded.
+            models.Index(
+                name="webhook_event_of_contact", fields=["contact_id"], condition=models.Q(contact_id__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:
@@ -82,14 +97,26 @@ class WebhookEvent(models.Model):
             call_id = ""
         known = event in KNOWN_EVENTS and call_id
         identity = f"{event} {call_id}" if known else hashlib.sha256(body).hexdigest()
-        return cls(agency=agency, event=event, ultravox_call_id=call_id, identity=identity, body=text)
+        return cls(
+            agency=agency,
+            event=event,
+            ultravox_call_id=call_id,
+            contact_id=_contact_id(call),
+            identity=identity,
+            body=text,
+        )
 
     def store(self) -> None:
         """Store the event, unless it was delivered before."""
         type(self).objects.get_or_create(
             agency_id=self.agency_id,
             identity=self.identity,
-            defaults={"event": self.event, "ultravox_call_id": self.ultravox_call_id, "body": self.body},
+            defaults={
+                "event": self.event,
+                "ultravox_call_id": self.ultravox_call_id,
+                "contact_id": self.contact_id,
+                "body": self.body,
+            },
         )
 
     @property
@@ -153,6 +180,14 @@ def _first(calls: list[dict[str, Any]], name: str, read: Any) -> Any:
 def _time(value: Any) -> datetime | None:
     try:
         return parse_time(value)
+    except ValueError:
+        return None
+
+
+def _contact_id(call: Any) -> UUID | None:
+    metadata = call.get("metadata") if isinstance(call, dict) else None
+    try:
+        return parse_uuid(metadata.get("contact_id")) if isinstance(metadata, dict) else None
     except ValueError:
         return None
 

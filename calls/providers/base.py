@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
+from calls.parsing import parse_time
+
 # A call as the provider describes it, with the provider's own field names.
 Snapshot = Mapping[str, Any]
 
@@ -82,3 +84,20 @@ class Provider(Protocol):
 
         :raises ProviderUnavailable: the provider could not answer.
         """
+
+
+def belongs_to_attempt(call: Snapshot, attempt: int, since: datetime) -> bool:
+    """
+    Return whether a contact's call was placed for this attempt, which began at ``since``.
+
+    A call that another dialler placed may have no attempt number in its metadata. It is compared by its time.
+    """
+    metadata = call.get("metadata")
+    number = metadata.get("attempt") if isinstance(metadata, dict) else None
+    if isinstance(number, str) and number.isdigit():
+        return number == str(attempt)
+    try:
+        # Allow for a difference between the provider's clock and the database's.
+        return parse_time(call.get("created")) >= since - timedelta(minutes=1)
+    except ValueError:
+        return True

@@ -14,7 +14,7 @@ from uuid import UUID
 import httpx
 from django.utils import timezone
 
-from calls.parsing import is_call_id, parse_time
+from calls.parsing import is_call_id
 from calls.providers.base import (
     DEFAULT_PAUSE,
     LONGEST_PAUSE,
@@ -24,6 +24,7 @@ from calls.providers.base import (
     ProviderBusy,
     ProviderUnavailable,
     Snapshot,
+    belongs_to_attempt,
 )
 
 # These answers concern the account, not the contact: a wrong key, no credit, not allowed.
@@ -93,7 +94,7 @@ class UltravoxProvider:
                 if not isinstance(metadata, dict) or metadata.get("contact_id") != str(contact_id):
                     # The filter was ignored, so a call that is not in this list may still exist.
                     raise ProviderUnavailable("the list of calls is not filtered by metadata")
-                if _belongs_to_attempt(call, metadata, attempt, since):
+                if belongs_to_attempt(call, attempt, since):
                     return str(call["callId"])
             if not page.get("next"):
                 return None
@@ -160,15 +161,3 @@ def _results(page: dict[str, Any]) -> list[dict[str, Any]]:
     ):
         raise ProviderUnavailable("the list of calls has no results")
     return results
-
-
-def _belongs_to_attempt(call: dict[str, Any], metadata: dict[str, Any], attempt: int, since: datetime) -> bool:
-    """Compare by attempt number, or by time if another dialler placed the call without an attempt number."""
-    number = metadata.get("attempt")
-    if isinstance(number, str) and number.isdigit():
-        return number == str(attempt)
-    try:
-        # Allow for a difference between the provider's clock and the database's.
-        return parse_time(call.get("created")) >= since - timedelta(minutes=1)
-    except ValueError:
-        return True

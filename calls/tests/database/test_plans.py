@@ -1,10 +1,12 @@
 """Query plans among 100,000 batches and 200,000 contacts, and the index writes of a cancel."""
 
+import uuid
+
 import pytest
 from django.db import connection, transaction
 
 from calls.dialler.pacing import MINUTE
-from calls.models import CallBatch, CampaignContact
+from calls.models import CallBatch, CampaignContact, WebhookEvent
 from calls.tests.support.factories import cancel
 
 pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
@@ -113,6 +115,16 @@ def test_each_query_of_a_claim_reads_one_index(query, index, oldest):
 @pytest.mark.usefixtures("_many_rows")
 def test_the_sweep_reads_only_contacts_with_a_call_in_progress():
     assert " contact_under_way_in" in CampaignContact.objects.with_call_in_progress().explain()
+
+
+def test_the_events_about_a_contact_are_found_by_an_index(harbour):
+    events = [
+        WebhookEvent(agency=harbour.agency, event="call.ended", identity=n, contact_id=uuid.uuid4())
+        for n in range(1000)
+    ]
+    WebhookEvent.objects.bulk_create(events)
+
+    assert "webhook_event_of_contact" in WebhookEvent.objects.about_contact(events[0].contact_id).explain()
 
 
 @pytest.mark.django_db(transaction=True)
