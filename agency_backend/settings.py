@@ -67,6 +67,8 @@ ALLOWED_HOSTS = _list("DJANGO_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]" if DEB
 SUPABASE_URL = _variable("SUPABASE_URL").rstrip("/")
 SUPABASE_JWT_ISSUER = _variable("SUPABASE_JWT_ISSUER", f"{SUPABASE_URL}/auth/v1" if SUPABASE_URL else "")
 SUPABASE_JWT_SECRET = _variable("SUPABASE_JWT_SECRET", DEMO_JWT_SECRET if DEBUG else "")
+# The third-party OAuth clients whose tokens are accepted.
+SUPABASE_OAUTH_CLIENTS = _list("SUPABASE_OAUTH_CLIENTS")
 
 
 def _seconds(name: str, default: float, lowest: float, highest: float) -> float:

@@ -46,12 +46,15 @@ class Actor:
     """
     The person who changes a batch. ``id`` is unique within ``kind``; ``label`` is for people to read.
 
-    Stored in ``call_batch_events.pgh_context`` (models/history.py) and, without the label, in the log line.
+    ``client_id`` is the third-party OAuth client that an agency user acts through, and otherwise None.
+
+    Stored in ``call_batch_events.pgh_context`` (models/history.py). The log line has ``kind`` and ``id``.
     """
 
     kind: ActorKind
     id: str
     label: str
+    client_id: str | None = None
 
     @classmethod
     def staff(cls, user: User) -> Actor:
@@ -69,8 +72,8 @@ class Actor:
         return cls(ActorKind.OS_USER, str(uid), name)
 
     def as_dict(self) -> dict[str, str]:
-        """Return ``{"kind", "id", "label"}``, the form that the history stores."""
-        return {key: str(value) for key, value in asdict(self).items()}
+        """Return ``{"kind", "id", "label"}``, and ``client_id`` if there is one: the form that the history stores."""
+        return {key: str(value) for key, value in asdict(self).items() if value is not None}
 
 
 @contextmanager

@@ -91,6 +91,7 @@ def history_row(event: CallBatchEvent) -> dict[str, Any]:
         "what": "Created" if event.pgh_label == "created" else event.get_status_display(),
         "who": actor.get("label") or actor.get("id"),
         "kind": str(actor.get("kind")).replace("_", " "),
+        "client": actor.get("client_id"),
         "source": context.get("via"),
         "skipped": context.get("contacts_skipped"),
     }

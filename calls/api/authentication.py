@@ -69,7 +69,12 @@ class SupabaseTokenBackend(TokenBackend):
 
 
 class SupabaseAccessToken(Token):
-    """A verified access token. ``sub`` is the id of a user; no other claim is used."""
+    """
+    A verified access token. ``sub`` is the id of a user.
+
+    ``client_id`` is the third-party OAuth client that the token was issued to. The tokens of the user's own sessions
+    do not have this claim. No other claim is used.
+    """
 
     token_type = "access"  # noqa: S105 - not a secret
     lifetime = timedelta(hours=1)
@@ -85,11 +90,13 @@ class SupabaseAccessToken(Token):
         )
 
     def verify(self) -> None:
-        """:raises TokenError: ``sub`` is not a UUID. The backend has checked the other claims."""
+        """:raises TokenError: ``sub`` is not a UUID, or ``client_id`` is not in ``SUPABASE_OAUTH_CLIENTS``."""
         try:
             parse_uuid(self.payload["sub"])
         except ValueError as error:
             raise TokenError("Token has no user") from error
+        if "client_id" in self.payload and self.payload["client_id"] not in settings.SUPABASE_OAUTH_CLIENTS:
+            raise TokenError("Token was issued to an OAuth client that is not listed")
 
 
 class SupabaseJWTAuthentication(JWTAuthentication):
@@ -113,7 +120,9 @@ class SupabaseJWTAuthentication(JWTAuthentication):
     def get_user(self, validated_token: Token) -> AgencyUser:  # type: ignore[override]
         sub = parse_uuid(validated_token["sub"])
         with transaction_with_timeouts():
-            return AgencyUser.objects.filter(pk=sub).first() or AgencyUser(pk=sub)
+            user = AgencyUser.objects.filter(pk=sub).first() or AgencyUser(pk=sub)
+        user.oauth_client_id = validated_token.get("client_id")
+        return user
 
 
 def issue_token(user: AgencyUser, lifetime: timedelta = SupabaseAccessToken.lifetime) -> str:

@@ -42,6 +42,9 @@ class AgencyUser(models.Model):
     role = EnumTextField(choices=Role)
     email = models.TextField()
 
+    # Not a column: the third-party OAuth client that sends the request for this user.
+    oauth_client_id: str | None = None
+
     class Meta:
         db_table = "users"
         verbose_name = "agency user"
@@ -56,4 +59,4 @@ class AgencyUser(models.Model):
 
     def as_actor(self) -> Actor:
         """Return the actor that the history and the log record for this user."""
-        return Actor(ActorKind.AGENCY_USER, str(self.pk), self.email or "")
+        return Actor(ActorKind.AGENCY_USER, str(self.pk), self.email or "", client_id=self.oauth_client_id)

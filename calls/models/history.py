@@ -33,8 +33,8 @@ class CallBatchEvent(
     One row for the creation of a batch and for each change of its status. Rows cannot be changed or deleted.
 
     A trigger writes them, so changes by other services are included. ``pgh_context`` has ``via`` (the source),
-    ``actor`` (``kind``, ``id``, ``label``; not for the dialler) and, for a cancel, ``contacts_skipped``. It is NULL for
-    changes by other services.
+    ``actor`` (``kind``, ``id``, ``label``, and ``client_id`` if the user acted through a third-party OAuth client; not
+    for the dialler) and, for a cancel, ``contacts_skipped``. It is NULL for changes by other services.
     """
 
     pgh_id = models.BigAutoField(primary_key=True)

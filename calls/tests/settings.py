@@ -13,6 +13,7 @@ os.environ |= {
     "RETRY_PAUSE": "0",
     "SUPABASE_JWT_ISSUER": "https://project.supabase.co/auth/v1",
     "SUPABASE_JWT_SECRET": "legacy-jwt-secret-of-the-tests-with-enough-characters",
+    "SUPABASE_OAUTH_CLIENTS": "",
     "SUPABASE_URL": "",
     "ULTRAVOX_API_KEY": "",
     "ULTRAVOX_API_URL": "",

@@ -7,6 +7,7 @@ import pytest
 from django.db import connection
 
 from calls.admin.batches import HISTORY_SHOWN
+from calls.audit import Source
 from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.support.admin_pages import (
@@ -76,6 +77,17 @@ def test_the_history_shows_who_cancelled_through_which_entry_point_when_and_how_
     when = batch.events.last().pgh_created_at
 
     assert f"{when:%Y-%m-%d %H:%M:%S} UTC Cancelled agency_owner@harbour.example (agency user) api 3" in text_of(
+        admin.get(page_of(batch))
+    )
+
+
+def test_the_history_names_the_oauth_client_that_a_user_acted_through(harbour, admin):
+    batch = harbour.batch()
+    harbour.owner.oauth_client_id = "partner-app"
+
+    batch.cancel(actor=harbour.owner.as_actor(), source=Source.API)
+
+    assert "Cancelled agency_owner@harbour.example (agency user, OAuth client partner-app) api 0" in text_of(
         admin.get(page_of(batch))
     )
 

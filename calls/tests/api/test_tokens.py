@@ -114,6 +114,38 @@ def test_role_and_agency_in_the_token_are_ignored(client, harbour, bluebell, sec
     assert codes == ["insufficient_role", "no_agency"]
 
 
+@pytest.mark.parametrize(
+    "client_id", ["7c1d9b54", "partner-app ", "PARTNER-APP", "", None, 0, True, ["partner-app"], {"partner-app": 1}]
+)
+def test_a_token_of_an_oauth_client_that_is_not_listed_is_refused(client, harbour, secret, settings, client_id):
+    settings.SUPABASE_OAUTH_CLIENTS = ["partner-app"]
+    token = jwt.encode(claims(harbour.owner.pk) | {"client_id": client_id}, secret, "HS256")
+
+    assert response_status(client, f"Bearer {token}") == 401
+
+
+def test_without_listed_oauth_clients_every_token_with_a_client_id_is_refused(client, harbour, supabase, keys):
+    token = keys["ES256"].sign(claims(harbour.owner.pk, client_id="partner-app"))
+
+    assert response_status(client, f"Bearer {token}") == 401
+
+
+def test_the_history_names_the_listed_oauth_client_that_cancelled(client, harbour, secret, settings):
+    settings.SUPABASE_OAUTH_CLIENTS = ["another-app", "partner-app"]
+    token = jwt.encode(claims(harbour.owner.pk, client_id="partner-app"), secret, "HS256")
+    batch = harbour.batch(queued=1)
+
+    response = client.post(URL, {"batch_id": str(batch.pk)}, "application/json", HTTP_AUTHORIZATION=f"Bearer {token}")
+
+    assert response.status_code == 200
+    assert batch.events.latest("pk").pgh_context["actor"] == {
+        "kind": "agency_user",
+        "id": str(harbour.owner.pk),
+        "label": harbour.owner.email,
+        "client_id": "partner-app",
+    }
+
+
 # Functions that make a token that must be refused, from the user's id, the project's keys and its legacy secret.
 ATTACKS = {
     "alg none": lambda sub, keys, secret: f"{b64({'alg': 'none', 'typ': 'JWT'})}.{b64(claims(sub))}.",
