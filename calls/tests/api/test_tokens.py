@@ -11,6 +11,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from calls.api import authentication
+from calls.api.jwks import KeySet
 from calls.roles import Role
 from calls.tests.support.factories import URL
 from calls.tests.support.supabase import SigningKey, claims, supabase_project
@@ -225,6 +227,27 @@ def test_a_forged_token_is_refused(client, harbour, supabase, keys, secret, atta
 
     assert response_status(client, f"Bearer {token}") == 401
     assert token not in caplog.text
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_a_key_set_with_a_private_key_does_not_verify_its_tokens(client, harbour, supabase, keys, algorithm):
+    supabase.publish(keys[algorithm].private_jwk)
+
+    assert response_status(client, f"Bearer {keys[algorithm].sign(claims(harbour.owner.pk))}") == 401
+
+
+def test_a_token_of_a_withdrawn_key_is_refused_when_the_project_publishes_no_key_any_more(
+    client, harbour, supabase, keys, monkeypatch
+):
+    key_set = KeySet(f"{supabase.url}/auth/v1/.well-known/jwks.json", fetch_interval=0)
+    monkeypatch.setattr(authentication, "key_set", lambda: key_set)
+    token = keys["ES256"].sign(claims(harbour.owner.pk))
+    assert response_status(client, f"Bearer {token}") == 400
+    supabase.publish()
+
+    # An unknown key id makes the backend fetch the set.
+    assert response_status(client, f"Bearer {keys['unpublished'].sign(claims(harbour.owner.pk))}") == 401
+    assert response_status(client, f"Bearer {token}") == 401
 
 
 def test_without_a_legacy_secret_no_hs256_token_is_accepted(client, harbour, supabase, settings):

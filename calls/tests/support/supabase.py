@@ -21,13 +21,15 @@ class SigningKey:
 
     def __init__(self, algorithm: str, kid: str | None = None) -> None:
         self.algorithm, self.kid = algorithm, kid or str(uuid.uuid4())
-        if algorithm == "ES256":
-            self.private: Any = ec.generate_private_key(ec.SECP256R1())
-            public = ECAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
+        if algorithm == "RS256":
+            self.private: Any = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            to_jwk = RSAAlgorithm.to_jwk
         else:
-            self.private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-            public = RSAAlgorithm.to_jwk(self.private.public_key(), as_dict=True)
-        self.jwk = public | {"kid": self.kid, "alg": algorithm, "use": "sig", "key_ops": ["verify"]}
+            self.private = ec.generate_private_key({"ES256": ec.SECP256R1, "ES384": ec.SECP384R1}[algorithm]())
+            to_jwk = ECAlgorithm.to_jwk
+        names = {"kid": self.kid, "alg": algorithm, "use": "sig"}
+        self.jwk = to_jwk(self.private.public_key(), as_dict=True) | names | {"key_ops": ["verify"]}
+        self.private_jwk = to_jwk(self.private, as_dict=True) | names
 
     def sign(self, claims: dict[str, Any], **headers: Any) -> str:
         return jwt.encode(claims, self.private, algorithm=self.algorithm, headers={"kid": self.kid, **headers})
@@ -48,6 +50,11 @@ def claims(sub: object, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (complete | changes).items() if value is not None}
 
 
+def key_set_of(*keys: Any) -> str:
+    """Return the key set of these keys, which may also be entries of any other form."""
+    return json.dumps({"keys": [key.jwk if isinstance(key, SigningKey) else key for key in keys]})
+
+
 class Project:
     """The endpoint where a project publishes its keys. The answer can be changed while the server runs."""
 
@@ -56,13 +63,22 @@ class Project:
         self.requests: list[float] = []
         self.delay = 0.0
         self.drip = False
+        # Set when a client has closed its connection during an answer without end.
+        self.disconnected = threading.Event()
         self.publish()
 
-    def publish(self, *keys: SigningKey) -> None:
-        self.answer(200, json.dumps({"keys": [key.jwk for key in keys]}))
+    def publish(self, *keys: Any) -> None:
+        """Publish these keys, or entries of any other form."""
+        self.answer(200, key_set_of(*keys))
 
-    def answer(self, status: int, body: str) -> None:
-        self.status, self.body = status, body.encode()
+    def answer(self, status: int, body: str | bytes, **headers: str) -> None:
+        self.status, self.body = status, body.encode() if isinstance(body, str) else body
+        self.headers = {"Content-Length": str(len(self.body)), **headers}
+        self.endless = (b"", b"", 0.0)
+
+    def answer_without_end(self, start: bytes, repeated: bytes, pause: float) -> None:
+        """After the status line send ``start``, and then ``repeated`` with pauses of so many seconds."""
+        self.endless = (start, repeated, pause)
 
 
 @contextmanager
@@ -74,8 +90,12 @@ def supabase_project() -> Iterator[Project]:
             project.requests.append(time.monotonic())
             time.sleep(project.delay)
             assert self.path == "/auth/v1/.well-known/jwks.json"
+            if project.endless[1]:
+                self.send_without_end(*project.endless)
+                return
             self.send_response(project.status)
-            self.send_header("Content-Length", str(len(project.body)))
+            for name, value in project.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             try:
                 for byte in project.body if project.drip else ():
@@ -85,6 +105,15 @@ def supabase_project() -> Iterator[Project]:
                     self.wfile.write(project.body)
             except OSError:
                 return
+
+        def send_without_end(self, start: bytes, repeated: bytes, pause: float) -> None:
+            try:
+                self.wfile.write(b"HTTP/1.0 200 OK\r\n" + start)
+                while True:
+                    self.wfile.write(repeated)
+                    time.sleep(pause)
+            except OSError:
+                project.disconnected.set()
 
         def log_message(self, format: str, *args: Any) -> None:
             """Log nothing."""
