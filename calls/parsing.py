@@ -1,4 +1,4 @@
-"""Parsers of ids, phone numbers and times that come from outside."""
+"""Parsers of ids, integers, phone numbers and times that come from outside."""
 
 import re
 import uuid
@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_INTEGER = re.compile(r"-?[0-9]+")
 # Characters between digits in numbers that people type or paste: dashes of every kind and invisible characters.
 _PUNCTUATION = re.compile(r"^tel:|[\s().\-/\u00ad\u200b-\u200f\u2010-\u2015\u202a-\u202e\u2060-\u2069\ufeff]")
 E164 = re.compile(r"^\+[1-9][0-9]{6,14}$")
@@ -23,6 +24,18 @@ def parse_uuid(value: Any) -> uuid.UUID:
     if isinstance(value, str) and _UUID.fullmatch(value):
         return uuid.UUID(value)
     raise ValueError("not a UUID of 8-4-4-4-12 hexadecimal digits")
+
+
+def parse_integer(value: str) -> int:
+    """
+    Return the integer that is written as ASCII digits, with a minus sign if it is negative.
+
+    :raises ValueError: ``value`` is anything else, including the other forms that :class:`int` accepts (underscores,
+        blanks, a plus sign, digits of other scripts), or has more digits than Python accepts.
+    """
+    if _INTEGER.fullmatch(value):
+        return int(value)
+    raise ValueError("not an integer in ASCII digits")
 
 
 def is_call_id(value: Any) -> TypeGuard[str]:

@@ -6,6 +6,7 @@ from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.request import Request
 
 from calls.exceptions import FieldInvalid
+from calls.parsing import parse_integer
 
 
 class ClampedPagination(LimitOffsetPagination):
@@ -30,7 +31,7 @@ class ClampedPagination(LimitOffsetPagination):
         if not value:
             return default
         try:
-            return int(value)
+            return parse_integer(value)
         except ValueError:
             raise FieldInvalid(name, "must be an integer") from None
 

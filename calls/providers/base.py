@@ -94,7 +94,7 @@ def belongs_to_attempt(call: Snapshot, attempt: int, since: datetime) -> bool:
     """
     metadata = call.get("metadata")
     number = metadata.get("attempt") if isinstance(metadata, dict) else None
-    if isinstance(number, str) and number.isdigit():
+    if isinstance(number, str) and number.isascii() and number.isdigit():
         return number == str(attempt)
     try:
         # Allow for a difference between the provider's clock and the database's.

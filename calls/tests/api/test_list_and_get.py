@@ -232,6 +232,7 @@ def test_get_requires_a_batch_id(harbour, owner, parameters):
         ({"limit": "0"}, 1, 0),
         ({"limit": "-5", "offset": "-5"}, 1, 0),
         ({"limit": "1000"}, 100, 0),
+        ({"limit": "007", "offset": "-0"}, 7, 0),
         ({"limit": "9" * 30, "offset": "9" * 30}, 100, int("9" * 30)),
         ({"limit": "", "offset": ""}, 25, 0),
         ({"limit": "2", "offset": "117"}, 2, 117),
@@ -253,7 +254,14 @@ def test_limit_and_offset_are_clamped(harbour, owner, parameters, limit, offset)
     assert len(answer["batches"]) == max(0, min(limit, 120 - offset))
 
 
-@pytest.mark.parametrize("value", ["ten", "1.5", "NaN", "undefined", "9" * 5000])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("ten", "1.5", "1e1", "NaN", "undefined", "9" * 5000),
+        *("1_0", " 5", "5 ", "5\n", "+5", "--5", "-", "0x5", "5\0", "\uff15", "\u0665", "1\u0660", "\u00b2"),
+    ],
+    ids=ascii,
+)
 @pytest.mark.parametrize("name", ["limit", "offset"])
 def test_a_limit_or_offset_that_is_not_an_integer_is_refused(harbour, owner, name, value):
     listing = owner.get(LIST, {name: value})

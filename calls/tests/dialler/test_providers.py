@@ -110,6 +110,8 @@ def test_a_rejection_of_this_call_raises_placement_refused(provider, ultravox, s
         ("soon", 60),
         ("-5", 60),
         ("99999999999999999999", 86_400),
+        ("1_0", 60),
+        ("\u00b2", 60),
         ("Mon, 01 Jan 99999999999 00:00:00 GMT", 60),
         ("Mon, 01 Jan 2026 00:00:00 +99999999999999999999", 60),
         (timedelta(seconds=600), 600),
@@ -221,8 +223,9 @@ def test_a_call_of_another_dialler_without_an_attempt_number_is_found_by_its_tim
 
     assert find(ultravox, attempt=2) == call["callId"]
     # An ``attempt`` that is not a number comes from the contact's custom data.
-    call["metadata"]["attempt"] = "first"
-    assert find(ultravox, attempt=2) == call["callId"]
+    for attempt in ("first", "", " 2", "1_0", "\u0662", "\u00b2", 2, None):
+        call["metadata"]["attempt"] = attempt
+        assert find(ultravox, attempt=2) == call["callId"]
     assert find(ultravox, since=timezone.now() + timedelta(minutes=5)) is None
 
 
