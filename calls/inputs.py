@@ -37,13 +37,16 @@ _JSON_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _TIME_CHARACTERS = re.compile(r"[0-9TWZtwz:.,+ -]+")
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _BRACKET = re.compile(r"[\[\]{}]")
-# jsonb returns numbers without an exponent: 1e9999 would come back as ten thousand digits.
-_LARGE_EXPONENT = re.compile(r"e[+-]?(?:[3-9][0-9]|[0-9]{3})")
+# A number of 1e30 or more, or one of less than 1e-29, as Python writes it. jsonb returns numbers without an exponent:
+# 1e9999 would come back as ten thousand digits.
+_NUMBER_OUT_OF_RANGE = re.compile(r"[0-9]{31}|e[+-](?:[3-9][0-9]|[0-9]{3})")
 _ESCAPED_NULL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _NULL_CHARACTER = PydanticCustomError("null_character", "must not contain the character U+0000")
 _INVALID_UNICODE = PydanticCustomError("surrogate", "must be valid Unicode")
 _TOO_DEEPLY_NESTED = PydanticCustomError("depth", f"must not be nested more than {MAX_CUSTOM_DATA_DEPTH} levels deep")
-_NUMBER_OUT_OF_RANGE = PydanticCustomError("number", "must not contain a number as far out as 1e30 or 1e-30")
+_INVALID_NUMBER = PydanticCustomError(
+    "number", "must only contain numbers that are 0, or at least 1e-29 and less than 1e30 (positive or negative)"
+)
 
 # Messages by pydantic's error type. They follow the field's name, and replace pydantic's own texts.
 _MESSAGES = {
@@ -119,14 +122,14 @@ def _check_custom_data(value: dict[str, Any]) -> dict[str, Any]:
     except UnicodeEncodeError:
         raise _INVALID_UNICODE from None
     except ValueError:
-        raise _NUMBER_OUT_OF_RANGE from None
+        raise _INVALID_NUMBER from None
     if size > MAX_CUSTOM_DATA_BYTES:
         raise PydanticCustomError("size", f"must have at most {MAX_CUSTOM_DATA_BYTES // 1024} KB as JSON")
     if _ESCAPED_NULL.search(text):
         raise _NULL_CHARACTER
     structure = _JSON_STRING.sub("", text)
-    if _LARGE_EXPONENT.search(structure):
-        raise _NUMBER_OUT_OF_RANGE
+    if _NUMBER_OUT_OF_RANGE.search(structure):
+        raise _INVALID_NUMBER
     depth_changes = (1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(structure))
     if max(accumulate(depth_changes)) > MAX_CUSTOM_DATA_DEPTH:
         raise _TOO_DEEPLY_NESTED
@@ -166,7 +169,11 @@ class NewContact(_Input):
     timezone: Text = ""
     custom_data: Annotated[dict[str, Any], AfterValidator(_check_custom_data)] = Field(
         default={},
-        description=f"At most {MAX_CUSTOM_DATA_BYTES // 1024} KB as JSON, {MAX_CUSTOM_DATA_DEPTH} levels deep.",
+        description=(
+            f"At most {MAX_CUSTOM_DATA_BYTES // 1024} KB as JSON, {MAX_CUSTOM_DATA_DEPTH} levels deep. Numbers are 0,"
+            " or at least 1e-29 and less than 1e30 (positive or negative). Integers are kept exactly, and other numbers"
+            " with the precision of a double."
+        ),
     )
     max_attempts: int = Field(default=3, ge=1, le=10)
 

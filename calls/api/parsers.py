@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import IO, Any
 
 from rest_framework.parsers import BaseParser
@@ -19,6 +20,14 @@ def _parse_integer(digits: str) -> int | float:
     except ValueError:
         # Python refuses integers with thousands of digits, which are valid JSON.
         return float(digits)
+
+
+def _parse_float(digits: str) -> float:
+    number = float(digits)
+    if number == 0 and digits.lstrip("-0.")[:1].isdigit():
+        # The number is not 0, but closer to 0 than any float. Return the smallest float, which custom_data refuses.
+        return math.ulp(0.0)
+    return number
 
 
 def _refuse_constant(constant: str) -> None:
@@ -41,7 +50,7 @@ class AnyJSONParser(BaseParser):
         """
         try:
             text = self.read(stream).decode("utf-8-sig")
-            return json.loads(text, parse_int=_parse_integer, parse_constant=_refuse_constant)
+            return json.loads(text, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             return None
 
