@@ -5,12 +5,11 @@ from __future__ import annotations
 from rest_framework.pagination import LimitOffsetPagination
 from rest_framework.request import Request
 
-from calls.exceptions import FieldInvalid
 from calls.parsing import parse_integer
 
 
 class ClampedPagination(LimitOffsetPagination):
-    """Clamps ``limit`` and ``offset`` to their range and refuses values that are not integers."""
+    """Clamps ``limit`` and ``offset`` to their range. A value that is not an integer counts as not given."""
 
     default_limit: int
     max_limit: int
@@ -19,21 +18,16 @@ class ClampedPagination(LimitOffsetPagination):
     count: int
 
     def get_limit(self, request: Request) -> int:
-        """:raises FieldInvalid: the parameter is not an integer."""
         return min(max(1, self._read_integer(request, self.limit_query_param, self.default_limit)), self.max_limit)
 
     def get_offset(self, request: Request) -> int:
-        """:raises FieldInvalid: the parameter is not an integer."""
         return max(0, self._read_integer(request, self.offset_query_param, 0))
 
     def _read_integer(self, request: Request, name: str, default: int) -> int:
-        value = request.query_params.get(name)
-        if not value:
-            return default
         try:
-            return parse_integer(value)
+            return parse_integer(request.query_params.get(name, ""))
         except ValueError:
-            raise FieldInvalid(name, "must be an integer") from None
+            return default
 
     @property
     def page_info(self) -> dict[str, int | bool]:

@@ -245,9 +245,16 @@ create = extend_schema(
 def _page_parameters(prefix: str, default: int, maximum: int) -> list[OpenApiParameter]:
     return [
         OpenApiParameter(
-            f"{prefix}limit", int, description=f"Page size. Default: {default}. Clamped to 1 to {maximum}."
+            f"{prefix}limit",
+            int,
+            description=f"Page size, clamped to 1 to {maximum}. Default, also for a value that is not an integer in"
+            f" ASCII digits: {default}.",
         ),
-        OpenApiParameter(f"{prefix}offset", int, description="How many to skip. Default: 0."),
+        OpenApiParameter(
+            f"{prefix}offset",
+            int,
+            description="How many to skip. Default, also for a value that is not an integer in ASCII digits: 0.",
+        ),
     ]
 
 
@@ -267,7 +274,6 @@ list_batches = extend_schema(
         **error_responses(
             *_READ_ERRORS,
             exceptions.FieldInvalid("campaign_id", "must be a valid UUID"),
-            exceptions.FieldInvalid("limit", "must be an integer"),
             exceptions.BatchReadFailed,
             api_errors.InternalError,
         ),

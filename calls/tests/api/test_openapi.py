@@ -37,7 +37,7 @@ ANSWERS = {
         "422": {"idempotency_key_reused"},
         "500": {"create_failed", "internal_error"},
     },
-    ("get", "list"): READ_ERRORS | {"200": {None}, "400": {"campaign_id_invalid", "limit_invalid"}},
+    ("get", "list"): READ_ERRORS | {"200": {None}, "400": {"campaign_id_invalid"}},
     ("get", "get"): READ_ERRORS | {"200": {None}, "400": BATCH_ID_ERRORS, "404": {"batch_not_found"}},
     ("post", "process"): {
         "200": {None},
