@@ -19,7 +19,7 @@ FOR SHARE, two other services that each retry a contact and then count it on the
 
 import pgtrigger
 
-from calls.statuses import DIALABLE, FINAL, FINISHED, BatchStatus
+from calls.statuses import DIALABLE, FINAL, FINISHED, BatchStatus, ContactStatus
 
 
 def _sql_list(*statuses: str) -> str:
@@ -31,6 +31,7 @@ _FINAL_OR_FAILED = _sql_list(*FINAL, BatchStatus.FAILED)
 _DIALABLE = _sql_list(*DIALABLE)
 _FINISHED = _sql_list(*FINISHED)
 _DIALABLE_OR_FINISHED = _sql_list(*DIALABLE, *FINISHED)
+_IN_PROGRESS = f"'{ContactStatus.IN_PROGRESS}'"
 _PAUSED = f"'{BatchStatus.PAUSED}'"
 
 
@@ -93,31 +94,31 @@ _CONTACT_REFUSED = _raise_check_violation(
     "COALESCE(batch_status, 'not there')",
 )
 
-# A dialler that read its list earlier may claim a contact that another one has claimed: the status stays the same.
-# Setting ``call_id`` records a call that the provider has accepted, so a write that does both is not a claim.
-_CLAIMED_AGAIN = """(
-    (
-        COALESCE(NEW.attempts, 0) > COALESCE(OLD.attempts, 0)
+_MADE_DIALABLE = f"""(
+    NEW.status IS DISTINCT FROM OLD.status
+    AND {_is_in_progress("NEW.status")} IS NOT TRUE
+    AND (OLD.status IN {_DIALABLE} AND NEW.status IN {_DIALABLE}) IS NOT TRUE
+)"""
+# A dialler that read its list earlier may claim a contact that another one has claimed, so the status stays the same.
+# Two diallers may also write the same number of attempts, and their clocks may differ. A call in progress may get
+# another service's word for it, or for its end.
+_CLAIMED = f"""(
+    {_is_in_progress("NEW.status")}
+    AND (
+        {_is_in_progress("OLD.status")} IS NOT TRUE
+        OR (NEW.status = {_IN_PROGRESS} AND OLD.status <> {_IN_PROGRESS})
+        OR COALESCE(NEW.attempts, 0) > COALESCE(OLD.attempts, 0)
         OR (NEW.last_attempt_at IS NOT NULL AND NEW.last_attempt_at IS DISTINCT FROM OLD.last_attempt_at)
     )
-    AND (NEW.call_id IS NULL OR NEW.call_id IS NOT DISTINCT FROM OLD.call_id)
-)"""
-_CLAIMED = f"""(
-    {_is_in_progress("NEW.status")} AND ({_is_in_progress("OLD.status")} IS NOT TRUE OR {_CLAIMED_AGAIN})
 )"""
 
 contact_batch_live = pgtrigger.Trigger(
     name="contact_batch_live",
     when=pgtrigger.After,
     operation=pgtrigger.Update,
-    # While a contact stays dialable, or its call stays in progress, it may change its status.
     condition=pgtrigger.Condition(
         f"NEW.batch_id IS NOT NULL AND {_is_active('NEW.status')}"
-        " AND (NEW.batch_id IS DISTINCT FROM OLD.batch_id"
-        " OR (NEW.status IS DISTINCT FROM OLD.status"
-        f" AND (OLD.status IN {_DIALABLE} AND NEW.status IN {_DIALABLE}) IS NOT TRUE"
-        f" AND ({_is_in_progress('OLD.status')} AND {_is_in_progress('NEW.status')}) IS NOT TRUE)"
-        f" OR ({_is_in_progress('NEW.status')} AND {_CLAIMED_AGAIN}))"
+        f" AND (NEW.batch_id IS DISTINCT FROM OLD.batch_id OR {_MADE_DIALABLE} OR {_CLAIMED})"
     ),
     declare=[("batch_status", "text")],
     # From a dialable status no lock on the batch is needed: claim and cancel update the same contact, so the second one

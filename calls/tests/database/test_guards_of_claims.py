@@ -28,7 +28,7 @@ CLAIMS_AGAIN = {
     # Two services that read the same row write the same number, and their clocks differ.
     "writes an earlier time": {"last_attempt_at": EARLIER - timedelta(seconds=1)},
     "clears the earlier call": {"attempts": F("attempts") + 1, "call_id": None, "outcome": None},
-    "keeps the earlier call": {"attempts": F("attempts") + 1, "call_id": F("call_id")},
+    "names a new call": {"attempts": F("attempts") + 1, "call_id": uuid.UUID(int=2)},
 }
 
 
@@ -71,21 +71,27 @@ def test_a_contact_in_progress_cannot_be_moved_to_a_paused_batch_and_claimed_aga
     assert contact_refused(contact, batch=paused, **CLAIMS_AGAIN["counts the attempt"])
 
 
-# What pipelines of other services write about a call in progress, in their order.
+# What pipelines of other services write about a call in progress, in their order. The attempt and its time are written
+# with the claim, or with the end.
 RECORDS_CALL = {"call_id": uuid.UUID(int=1)}
-COUNTS_CALL = {"call_id": uuid.UUID(int=2), "attempts": F("attempts") + 1, "last_attempt_at": TransactionNow()}
 RECORDS_RESULT = {"outcome": "answered", "duration_seconds": 30, "outcome_notes": "They talked."}
 ENDS = {"status": ContactStatus.COMPLETED, "completed_at": TransactionNow()}
-ENDS_AND_COUNTS = ENDS | {"attempts": F("attempts") + 1, "last_attempt_at": TransactionNow()}
+COUNTS_ATTEMPT = {"attempts": F("attempts") + 1, "last_attempt_at": TransactionNow()}
 COUNTS_END = {"in_progress": F("in_progress") - 1, "completed": F("completed") + 1}
 PIPELINES = {
     "call, result, end, counters": [RECORDS_CALL, RECORDS_RESULT, ENDS, COUNTS_END],
+    "call and status, result, end, counters": [
+        RECORDS_CALL | {"status": ContactStatus.IN_PROGRESS},
+        RECORDS_RESULT,
+        ENDS,
+        COUNTS_END,
+    ],
     "call and result, counters, end": [RECORDS_CALL | RECORDS_RESULT, COUNTS_END, ENDS],
-    "counters, end with the result, call": [COUNTS_END, ENDS | RECORDS_RESULT, RECORDS_CALL],
-    "the attempt is counted with the call": [COUNTS_CALL, RECORDS_RESULT, ENDS, COUNTS_END],
-    "the call is recorded with the status": [COUNTS_CALL | {"status": ContactStatus.IN_PROGRESS}, ENDS, COUNTS_END],
-    "the attempt is counted at the end": [RECORDS_CALL, ENDS_AND_COUNTS | RECORDS_RESULT, COUNTS_END],
-    "the attempt is counted after the end": [ENDS, {"attempts": F("attempts") + 1}, RECORDS_RESULT, COUNTS_END],
+    "result, call, counters, end": [RECORDS_RESULT, RECORDS_CALL, COUNTS_END, ENDS],
+    "counters, end and result, call": [COUNTS_END, ENDS | RECORDS_RESULT, RECORDS_CALL],
+    "end, counters, result, call": [ENDS, COUNTS_END, RECORDS_RESULT, RECORDS_CALL],
+    "end with the attempt": [RECORDS_CALL, ENDS | COUNTS_ATTEMPT | RECORDS_RESULT, COUNTS_END],
+    "end, then the attempt": [ENDS, COUNTS_ATTEMPT, RECORDS_RESULT, COUNTS_END],
     "the claim is undone": [{"attempts": F("attempts") - 1, "last_attempt_at": None}, {"status": "skipped"}],
 }
 
@@ -132,14 +138,22 @@ def test_no_contact_with_another_services_status_for_calling_is_claimed_again_or
 
 
 @pytest.mark.parametrize("stopped", STOPPED)
-def test_a_call_in_progress_may_change_its_status_in_another_services_words(harbour, dialing, stopped):
-    batch = harbour.batch(queued=1)
-    batch.contacts.update(status=dialing)
+def test_a_call_in_progress_may_get_another_services_status_and_end(harbour, dialing, stopped):
+    batch = harbour.batch(in_progress=1)
     CallBatch.objects.update(status=stopped)
 
-    assert not contact_refused(batch.contacts.get(), status=ContactStatus.IN_PROGRESS)
-    assert not contact_refused(batch.contacts.get(), status=dialing, **RECORDS_CALL)
+    assert not contact_refused(batch.contacts.get(), status=dialing)
+    assert not contact_refused(batch.contacts.get(), status="voicemail", **RECORDS_CALL)
     assert not contact_refused(batch.contacts.get(), **ENDS)
+
+
+@pytest.mark.parametrize("stopped", STOPPED)
+def test_no_contact_with_another_services_status_becomes_in_progress(harbour, dialing, stopped):
+    batch = harbour.batch(queued=1)
+    batch.contacts.update(status="voicemail")
+    CallBatch.objects.update(status=stopped)
+
+    assert contact_refused(batch.contacts.get(), status=ContactStatus.IN_PROGRESS)
 
 
 @pytest.mark.parametrize("final", FINAL)
