@@ -7,13 +7,16 @@ from functools import cached_property
 from typing import Any, cast
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.admin.views.main import ORDER_VAR, ChangeList
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet, TextChoices
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+
+from calls.admin.selection import selects_all_matching, wellformed_ids
 
 MANY_DIGITS = re.compile(r"(\d\W*){7}")
 DATE_PART = re.compile(r"[12][0-9]{3}|0?[1-9]|[12][0-9]|3[01]")
@@ -29,7 +32,12 @@ class IndexedChangeList(ChangeList):
         return super().get_ordering(request, queryset)
 
     def get_results(self, request: HttpRequest) -> None:
-        super().get_results(request)
+        try:
+            super().get_results(request)
+        except IncorrectLookupParameters:
+            # The page does not exist any more. Django would redirect to the list without its filters.
+            self.page_num = 1
+            super().get_results(request)
         # Equal numbers make Django leave out the link "Show all".
         self.full_result_count = self.result_count
 
@@ -54,7 +62,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return IndexedChangeList
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        response = super().changelist_view(request, extra_context)
+        response = self._act_on_ticked_rows(request) or super().changelist_view(request, extra_context)
         change_list = (getattr(response, "context_data", None) or {}).get("cl")
         if change_list and not change_list.result_count and MANY_DIGITS.search(change_list.query):
             text = (
@@ -62,6 +70,37 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             )
             self.message_user(request, text, messages.WARNING)
         return response
+
+    def _act_on_ticked_rows(self, request: HttpRequest) -> HttpResponse | None:
+        """
+        Perform the chosen action on exactly the rows that were ticked.
+
+        Django would leave out each row that the list's filters, search and page do not find any more, without a
+        message. Return None for requests that Django answers: those with no action, with nothing ticked, or with
+        "Select all", where the filters are the choice.
+        """
+        name = request.POST.get("action")
+        if not name or not self.has_view_permission(request):
+            return None
+        action = self.get_actions(request).get(name)
+        if action is None:
+            text = "You may not do this, or this action does not exist. Nothing was changed."
+            self.message_user(request, text, messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+        ticked = request.POST.getlist(ACTION_CHECKBOX_NAME)
+        if not ticked or selects_all_matching(request):
+            return None
+        function: Any = action[0]
+        response = function(self, request, self.get_queryset(request).filter(pk__in=wellformed_ids(ticked)))
+        return cast(HttpResponse, response or HttpResponseRedirect(request.get_full_path()))
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        try:
+            return super().get_changelist_instance(request)
+        except IncorrectLookupParameters:
+            text = "The list has no such filter, so it shows everything. Nothing was changed."
+            self.message_user(request, text, messages.ERROR)
+            raise
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -23,9 +23,9 @@ from calls.admin.actions import BATCH_ACTIONS, CANCEL, PAUSE, RESUME, BatchActio
 from calls.admin.base import OfferedFilter, ReadOnlyAdmin, StatusFilter
 from calls.admin.confirmation import ConfirmationView
 from calls.admin.display import agency_and_campaign, history_row, progress_parts, refusal_text
-from calls.admin.selection import BATCHES_AT_ONCE, SelectionForm, find_batches, with_ids
+from calls.admin.selection import BATCHES_AT_ONCE, SelectionForm, find_batches, selected_ids, with_ids
 from calls.database.transactions import database_errors_as
-from calls.exceptions import BatchNotFound, BatchReadFailed, CallsError
+from calls.exceptions import BatchReadFailed
 from calls.export import write_csv
 from calls.models import Agency, CallBatch, CampaignContact
 from calls.parsing import parse_phone_number, parse_uuid
@@ -194,16 +194,6 @@ class CallBatchAdmin(ReadOnlyAdmin):
         ids = self._selected_ids(request, queryset)
         return HttpResponseRedirect(self._export_url(ids)) if ids else None
 
-    def response_action(  # type: ignore[override]
-        self, request: HttpRequest, queryset: QuerySet[CallBatch]
-    ) -> HttpResponse | None:
-        try:
-            return super().response_action(request, queryset)
-        except ValidationError:
-            # A forged selection has a value that is not a UUID.
-            self.message_user(request, "The selection is not valid. Nothing was changed.", messages.ERROR)
-            return HttpResponseRedirect(self.list_url(request))
-
     def _confirm(
         self, request: HttpRequest, queryset: QuerySet[CallBatch], action: BatchAction[Any]
     ) -> HttpResponse | None:
@@ -211,47 +201,53 @@ class CallBatchAdmin(ReadOnlyAdmin):
         ids = self._selected_ids(request, queryset)
         return HttpResponseRedirect(self._confirmation_url(request, action, ids)) if ids else None
 
-    def _selected_ids(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> list[UUID] | None:
-        """Return the ids of the selected batches. If there are too many, show a message and return None."""
-        ids = list(queryset.values_list("pk", flat=True)[: BATCHES_AT_ONCE + 1])
-        if len(ids) > BATCHES_AT_ONCE:
-            self.message_user(request, f"Select at most {BATCHES_AT_ONCE} batches at a time.", messages.ERROR)
-            return None
-        return ids
+    def _selected_ids(self, request: HttpRequest, queryset: QuerySet[CallBatch]) -> list[str] | None:
+        """Return the ids of the selected batches. If there are none or too many, show a message and return None."""
+        ids = selected_ids(request, queryset)
+        if 1 <= len(ids) <= BATCHES_AT_ONCE:
+            return ids
+        text = (
+            f"Select at most {BATCHES_AT_ONCE} batches at a time."
+            if ids
+            else "No batch matches the filters any more. Nothing was changed."
+        )
+        self.message_user(request, text, messages.ERROR)
+        return None
 
-    def _confirmation_url(self, request: HttpRequest, action: BatchAction[Any], ids: Iterable[UUID]) -> str:
+    def _confirmation_url(self, request: HttpRequest, action: BatchAction[Any], ids: Iterable[UUID | str]) -> str:
         url = with_ids(reverse(f"admin:calls_callbatch_{action.name}"), ids)
         return self.with_preserved_filters(request, url)
 
     # Export
 
-    def _export_url(self, ids: Iterable[UUID]) -> str:
+    def _export_url(self, ids: Iterable[UUID | str]) -> str:
         return with_ids(reverse("admin:calls_callbatch_export"), ids)
 
     def export_view(self, request: HttpRequest) -> HttpResponseBase:
         """Download the contacts of the batches in ``?ids=`` as CSV, all or nothing."""
         if not self.has_export_permission(request):
             raise PermissionDenied
-        try:
-            batches = self._batches_to_export(request)
-            content = csv_file(batches)
-        except (CallsError, OSError) as error:
-            text = refusal_text(error) if isinstance(error, CallsError) else "The server has no space for the file."
-            self.message_user(request, text, messages.ERROR)
-            return HttpResponseRedirect(self.list_url(request))
-        name = f"batch-{batches[0].pk}.csv" if len(batches) == 1 else f"{len(batches)}-batches.csv"
-        return FileResponse(content, as_attachment=True, filename=name, content_type="text/csv; charset=utf-8")
-
-    def _batches_to_export(self, request: HttpRequest) -> list[CallBatch]:
         selection = SelectionForm(request.GET)
         if not selection.is_valid():
-            raise BatchNotFound
+            return self._refuse_export(request, f"Select 1 to {BATCHES_AT_ONCE} batches to export.")
         ids = selection.cleaned_data["ids"]
-        with database_errors_as(BatchReadFailed):
-            batches = list(find_batches(self.get_queryset(request), ids).values())
-        if len(batches) != len(ids):
-            raise BatchNotFound
-        return batches
+        try:
+            with database_errors_as(BatchReadFailed):
+                batches = find_batches(self.get_queryset(request), ids)
+            unknown = [pk for pk in ids if pk not in batches]
+            if unknown:
+                return self._refuse_export(request, f"Nothing was exported. Batch not found: {', '.join(unknown)}.")
+            content = csv_file(batches.values())
+        except BatchReadFailed as refusal:
+            return self._refuse_export(request, refusal_text(refusal))
+        except OSError:
+            return self._refuse_export(request, "The server has no space for the file.")
+        name = f"batch-{ids[0]}.csv" if len(ids) == 1 else f"{len(ids)}-batches.csv"
+        return FileResponse(content, as_attachment=True, filename=name, content_type="text/csv; charset=utf-8")
+
+    def _refuse_export(self, request: HttpRequest, text: str) -> HttpResponse:
+        self.message_user(request, text, messages.ERROR)
+        return HttpResponseRedirect(self.list_url(request))
 
 
 def csv_file(batches: Iterable[CallBatch]) -> BinaryIO:

@@ -1,4 +1,8 @@
-"""The batches that an operator selected, carried in a URL as ``?ids=`` with ids separated by commas."""
+"""
+The rows that an operator selected in a list.
+
+Selected batches are carried to the next page in its URL, as ``?ids=`` with ids separated by commas.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from django import forms
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
+from django.http import HttpRequest
 
 from calls.database.transactions import transaction_with_timeouts
 from calls.models import CallBatch
@@ -17,7 +23,23 @@ from calls.parsing import parse_uuid
 BATCHES_AT_ONCE = 50
 
 
-def with_ids(url: str, ids: Iterable[UUID]) -> str:
+def selects_all_matching(request: HttpRequest) -> bool:
+    """Return whether the operator chose "Select all", which means every row that the list's filters find."""
+    return bool(forms.BooleanField().to_python(request.POST.get("select_across")))
+
+
+def selected_ids(request: HttpRequest, batches: QuerySet[CallBatch]) -> list[str]:
+    """
+    Return the ids that were ticked, or the ids of ``batches`` for "Select all": at most one more than is allowed.
+
+    Ticked ids are returned as they were posted. Malformed and unknown ids are kept, so that the next page names them.
+    """
+    if selects_all_matching(request):
+        return list(map(str, batches.values_list("pk", flat=True)[: BATCHES_AT_ONCE + 1]))
+    return request.POST.getlist(ACTION_CHECKBOX_NAME)[: BATCHES_AT_ONCE + 1]
+
+
+def with_ids(url: str, ids: Iterable[UUID | str]) -> str:
     """Return ``url`` with a query that :class:`SelectionForm` reads."""
     return f"{url}?{urlencode({'ids': ','.join(map(str, ids))}, safe=',')}"
 
@@ -39,13 +61,18 @@ class SelectionForm(forms.Form):
         return distinct
 
 
-def find_batches(batches: QuerySet[CallBatch], ids: Iterable[str]) -> dict[str, CallBatch]:
-    """Return the batches with these ids, by id. Malformed and unknown ids are left out."""
+def wellformed_ids(ids: Iterable[str]) -> list[UUID]:
+    """Return the ids that are UUIDs. The others cannot be looked up."""
     wellformed: list[UUID] = []
     for pk in ids:
         try:
             wellformed.append(parse_uuid(pk))
         except ValueError:
             continue
+    return wellformed
+
+
+def find_batches(batches: QuerySet[CallBatch], ids: Iterable[str]) -> dict[str, CallBatch]:
+    """Return the batches with these ids, by id. Malformed and unknown ids are left out."""
     with transaction_with_timeouts():
-        return {str(pk): batch for pk, batch in batches.in_bulk(wellformed).items()}
+        return {str(pk): batch for pk, batch in batches.in_bulk(wellformed_ids(ids)).items()}

@@ -110,6 +110,21 @@ def test_several_batches_are_selected_in_the_list_and_cancelled_together(operato
     ]
 
 
+def test_a_batch_that_the_dialler_starts_while_the_operator_selects_it_is_cancelled(operator):
+    pending = CallBatch.objects.get(status=BatchStatus.PENDING)
+    operator.visit(f"{BATCHES}?status=pending")
+    operator.find_element(By.ID, "action-toggle").click()
+    operator.find_element(By.NAME, "action").send_keys("Cancel selected batches")
+    CallBatch.objects.filter(pk=pending.pk).update(status=BatchStatus.PROCESSING)
+
+    operator.click("Go")
+    operator.click("Skip 40 contacts in 1 batch")
+
+    pending.refresh_from_db()
+    assert pending.status == BatchStatus.CANCELLED
+    assert "cancelled. 40 contacts skipped" in operator.messages[0]
+
+
 def test_an_operator_pauses_and_resumes_a_batch(operator):
     operator.visit(PAGE)
     operator.click("Pause batch")
