@@ -12,22 +12,30 @@ from django.conf import settings
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import BatchReadFailed
 from calls.models import CallBatch, CampaignContact
+from calls.parsing import E164
 
+# The last column holds an id: after a text that ends with ";", a program that splits there would read the end of the
+# line as the start of a cell.
 COLUMNS = [
     *("batch_id", "id", "phone_number", "first_name", "last_name", "company", "email", "status", "outcome"),
     *("outcome_notes", "attempts", "last_attempt_at", "completed_at", "duration_seconds", "call_id"),
 ]
 CHUNK = 2000
 
-# A spreadsheet treats a cell as a formula if it begins with one of the signs in _SIGNS, even in full width or after
-# invisible characters. If it splits lines at another separator than the comma, the text after that separator is a cell,
-# too.
-_INVISIBLE = "\\s\\x00-\\x1f\\u200b-\\u200f\\u2060\\ufeff"
+# A spreadsheet treats a cell as a formula if it begins with one of these signs, even in full width.
 _SIGNS = "=+\\-@|%\uff1d\uff0b\uff0d\uff20"
-# A quick check: most texts have nothing to escape.
-_MAY_HAVE_FORMULA = re.compile(f"^[{_INVISIBLE}{_SIGNS}]|[;\t\r\n]")
-# The possessive quantifiers keep this linear in the length of the text.
-_CELL_START = re.compile(f"(?:(^|;)([{_INVISIBLE}]*+)|([{_INVISIBLE}]++))([{_SIGNS}]?)")
+# Characters at which some program begins another cell, also within a cell of ours: programs that expect another
+# separator or ignore quotes read the file differently.
+_LINE_BREAKS = "\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
+_SEPARATORS = f",;|\t{_LINE_BREAKS}"
+# Blanks, invisible characters and quotes, which some programs remove at the start of a cell.
+_REMOVED = '\\s\x00-\x1f\u200b-\u200f\u2060\ufeff"'
+# A quick check: most texts have nothing to guard.
+_MAY_HAVE_FORMULA = re.compile(f"^[{_REMOVED}{_SIGNS}]|[{_SEPARATORS}]")
+# The possessive quantifiers keep these linear in the length of the text. "|" is both a separator and a sign.
+_CELL_START = re.compile(f"((?:^|[{_SEPARATORS}])[{_REMOVED},;]*+)(?=([{_SIGNS}]?))")
+_THROUGH_LAST_SEPARATOR = re.compile(f"(?s:.*[{_SEPARATORS}])?")
+_BEFORE_TAB = re.compile(f'^[ "]*+(?=[\t\r\n])|[,;|{_LINE_BREAKS}][ "]*+(?=\t)')
 
 
 class Writable(Protocol):
@@ -38,8 +46,10 @@ def write_csv(batches: Iterable[CallBatch], file: Writable) -> None:
     """
     Write a header row and one row for each contact of ``batches``: batch by batch, oldest contact first.
 
-    Each batch is a snapshot of one moment and is read in chunks. Times are in UTC. A text that a spreadsheet would
-    treat as a formula, such as a phone number with its plus sign, gets an apostrophe in front.
+    Each batch is a snapshot of one moment and is read in chunks. Times are in UTC, and phone numbers in E.164 are
+    written as they are. No other text can be a formula for a spreadsheet, whichever of the separators ``,`` ``;`` ``|``
+    and tab it expects and whether or not it honours the quotes: an apostrophe stands before each sign, such as ``=``,
+    that follows the start of the text, a separator or a line break.
 
     :raises BatchReadFailed: the database failed or took too long; what was written so far is incomplete.
     """
@@ -54,19 +64,22 @@ def write_csv(batches: Iterable[CallBatch], file: Writable) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as the file shows it. Apostrophes keep spreadsheets from treating texts as formulas."""
+    """Return a value as the file shows it."""
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    if not isinstance(value, str) or not _MAY_HAVE_FORMULA.search(value):
-        return value
-    escaped = _CELL_START.sub(_escape_formula, value)
-    return f"'{escaped}" if escaped[0] in "\t\r\n" else escaped
+    return _guard(value) if isinstance(value, str) else value
 
 
-def _escape_formula(start: re.Match[str]) -> str:
-    opening, invisible_after_opening, invisible, sign = start.groups()
+def _guard(text: str) -> str:
+    """Put apostrophes into a text so that no spreadsheet treats it, or a part of it, as a formula."""
+    if not _MAY_HAVE_FORMULA.search(text) or E164.fullmatch(text):
+        return text
+    return _BEFORE_TAB.sub(r"\g<0>'", _CELL_START.sub(_guard_start, text))
+
+
+def _guard_start(start: re.Match[str]) -> str:
+    text, sign = start.groups()
     if not sign:
-        return start[0]
-    # Tabs and line breaks may separate cells, too.
-    escaped = re.sub("([\t\r\n])", r"\1'", invisible or invisible_after_opening or "") + sign
-    return escaped if opening is None else f"{opening}'{escaped}"
+        return text
+    separators = _THROUGH_LAST_SEPARATOR.match(text)[0]  # type: ignore[index]
+    return f"{separators}'{text.removeprefix(separators)}"

@@ -9,6 +9,8 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}
 _INTEGER = re.compile(r"-?[0-9]+")
 # Characters between digits in numbers that people type or paste: dashes of every kind and invisible characters.
 _PUNCTUATION = re.compile(r"^tel:|[\s().\-/\u00ad\u200b-\u200f\u2010-\u2015\u202a-\u202e\u2060-\u2069\ufeff]")
+# The national prefix 0 as some people write it after the country code: +44 (0)7700 900321.
+_NATIONAL_PREFIX = re.compile(r"(?<=[0-9])[\s.\-]*\(0\)")
 E164 = re.compile(r"^\+[1-9][0-9]{6,14}$")
 # A longer value is not a call id: it could not be looked up.
 MAX_CALL_ID_LENGTH = 255
@@ -47,9 +49,12 @@ def parse_phone_number(value: str) -> str:
     """
     Return the number in E.164. Accepts spaces, dashes, dots and brackets, and 00 or nothing instead of +.
 
+    Also accepts ``(0)`` after the country code, and the apostrophe that spreadsheets and exports put in front.
+
     :raises ValueError: ``value`` is not a complete international number.
     """
-    number = "+" + _PUNCTUATION.sub("", value).removeprefix("+").removeprefix("00")
+    digits = _PUNCTUATION.sub("", _NATIONAL_PREFIX.sub("", value)).removeprefix("'")
+    number = "+" + digits.removeprefix("+").removeprefix("00")
     if E164.fullmatch(number):
         return number
     raise ValueError("not a phone number in international form")

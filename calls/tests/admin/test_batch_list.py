@@ -116,6 +116,8 @@ def test_a_filter_that_is_not_offered_redirects_to_the_list(harbour, admin, para
         "001 212 555 0100",
         "tel:+1-212-555-0100",
         "\u202a+1\u2011212\u20115550100\u202c",
+        "'+12125550100",
+        "+1.212.555.0100",
         "harb",
         "HARBOUR",
         "pier-9",

@@ -4,7 +4,7 @@ import pytest
 
 from calls.admin.base import BoundedPaginator
 from calls.models import CampaignContact
-from calls.tests.support.admin_pages import CONTACTS, listed_ids, page_of, text_of
+from calls.tests.support.admin_pages import BATCHES, CONTACTS, listed_ids, page_of, text_of
 from calls.tests.support.factories import PHONE
 
 pytestmark = pytest.mark.django_db
@@ -41,6 +41,28 @@ def test_a_contact_is_found_by_its_whole_number(harbour, admin):
 
     assert listed_ids(admin, CONTACTS, q="+44 7700 900123") == [contact.pk]
     assert listed_ids(admin, CONTACTS, q="+44 7700") == []
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *("'+447700900321", " '+44 7700 900321", "+44 (0)7700 900321", "+44(0) 7700 900321", "0044 (0)7700 900321"),
+        *("0044 7700 900321", "44 7700 900321", "+44.7700.900321", "+44-7700-900321", "+44 (7700) 900321"),
+    ],
+)
+@pytest.mark.parametrize("address", [BATCHES, CONTACTS])
+def test_a_number_is_found_as_people_and_spreadsheets_write_it(harbour, admin, address, number):
+    batch, _ = harbour.batch(queued=1), harbour.batch(queued=1)
+    batch.contacts.update(phone_number="+447700900321")
+
+    assert listed_ids(admin, address, q=number) == [batch.pk if address == BATCHES else batch.contacts.get().pk]
+
+
+@pytest.mark.parametrize("number", ["(0)7700 900321", "''+447700900321", "+44 00 7700 900321"])
+def test_a_number_without_a_country_code_or_with_other_signs_finds_nothing(harbour, admin, number):
+    harbour.batch(queued=1).contacts.update(phone_number="+447700900321")
+
+    assert listed_ids(admin, CONTACTS, q=number) == []
 
 
 def test_a_search_by_number_shows_each_contacts_batch(harbour, bluebell, admin):

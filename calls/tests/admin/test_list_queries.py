@@ -64,6 +64,7 @@ def test_the_list_of_batches_counts_no_contacts(harbour, admin):
         ("batch_of_agency", BATCHES, {"status": "processing", "agency": "harbour"}),
         ("contact_by_phone_number", BATCHES, {"q": PHONE}),
         ("contact_by_phone_number", CONTACTS, {"q": PHONE}),
+        ("contact_by_phone_number", CONTACTS, {"q": "'+44 (0)7700 900321"}),
         ("contact_in_order", CONTACTS, {"batch": "{pk}", "status": "left"}),
         ("campaign_contacts_pkey", CONTACTS, {}),
     ],
