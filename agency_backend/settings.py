@@ -8,6 +8,7 @@ a hint. Only a missing or malformed ``DATABASE_URL`` keeps the settings from loa
 import logging
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,13 @@ RETRY_PAUSE = _seconds("RETRY_PAUSE", 300, 0, 604_800)
 # The bearer token for calls-batch-process. If it is empty, that endpoint is off.
 CRON_SECRET = _variable("CRON_SECRET")
 
+# How many proxies append the address of their client to X-Forwarded-For. None, if it is not set, counts as 0.
+TRUSTED_PROXIES: int | None = None
+if re.fullmatch("[0-9]", _variable("TRUSTED_PROXIES")):
+    TRUSTED_PROXIES = int(_variable("TRUSTED_PROXIES"))
+elif _variable("TRUSTED_PROXIES"):
+    INVALID_ENVIRONMENT["TRUSTED_PROXIES"] = "Set it to the number of proxies, from 0 to 9."
+
 LOG_LEVEL = _variable("LOG_LEVEL", "INFO").upper()
 if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
     LOG_LEVEL = "INFO"
@@ -110,6 +118,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
+    "axes",
     "corsheaders",
     "csp",
     "django_guid",
@@ -135,6 +144,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "agency_backend.urls"
@@ -214,6 +224,22 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
+
+# Sign-in to the admin. A user is locked out at an address, and not everywhere: otherwise a stranger could keep an
+# operator from cancelling a batch. agency_backend/sign_in.py also limits the failures of each address.
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_HANDLER = "agency_backend.sign_in.SignInHandler"
+AXES_CLIENT_IP_CALLABLE = "agency_backend.sign_in.client_address"
+AXES_USERNAME_CALLABLE = "agency_backend.sign_in.stored_name"
+AXES_LOCKOUT_CALLABLE = "agency_backend.sign_in.locked_out"
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_FAILURE_LIMIT = 10
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_RESET_ON_SUCCESS = True
+# Keep nothing but the recent failures.
+AXES_DISABLE_ACCESS_LOG = True
+AXES_ENABLE_ADMIN = False
 
 # A proxy terminates TLS. Only the admin and the docs redirect to HTTPS: a redirect would lose the body of a POST.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -345,6 +371,8 @@ LOGGING = {
         "django.server": {"filters": ["without_query", "without_secrets"]},
         # These log each request to the provider and each job. The dialler has its own line for each call.
         "httpx": {"level": "WARNING"},
+        # sign_in.py has one line for each failed sign-in. These would be four, with what the client sent.
+        "axes": {"level": "ERROR"},
         "procrastinate": {"level": "WARNING"},
         # Scanners send unknown hosts all day. Their requests are refused, and need no line in the log.
         "django.security.DisallowedHost": {"level": "CRITICAL"},

@@ -119,6 +119,15 @@ def check_production(**kwargs: Any) -> list[CheckMessage]:
                 id="calls.W009",
             )
         )
+    if settings.TRUSTED_PROXIES is None:
+        messages.append(
+            Warning(
+                "TRUSTED_PROXIES is not set: behind a proxy all clients count as one, so a stranger can lock out every"
+                " user of the admin.",
+                hint="Set it to the number of proxies that append their client's address to X-Forwarded-For, or to 0.",
+                id="calls.W022",
+            )
+        )
     return messages
 
 

@@ -15,6 +15,7 @@ os.environ |= {
     "SUPABASE_JWT_SECRET": "legacy-jwt-secret-of-the-tests-with-enough-characters",
     "SUPABASE_OAUTH_CLIENTS": "",
     "SUPABASE_URL": "",
+    "TRUSTED_PROXIES": "0",
     "ULTRAVOX_API_KEY": "",
     "ULTRAVOX_API_URL": "",
     "ULTRAVOX_TIMEOUT": "15",

@@ -193,6 +193,22 @@ def test_pages_are_accessible_on_desktop_and_phone_in_light_and_dark(operator, a
         assert operator.policy_violations() == []
 
 
+def test_the_page_of_a_lockout_is_accessible_and_leads_back(chromium):
+    for _ in range(10):
+        chromium.visit("/admin/")
+        chromium.sign_in("operator", "wrong")
+    assert "Too many failed sign-ins" in chromium.text
+
+    for width, scheme in product((1280, 360), ("light", "dark")):
+        chromium.set_window(width=width, scheme=scheme)
+        assert violations(chromium) == []
+    assert chromium.policy_violations() == []
+    chromium.set_window()
+    chromium.click("Back to the sign-in page")
+    chromium.sign_in("demo", "demo")
+    assert "Call batches" in chromium.text
+
+
 def test_the_parts_of_a_progress_bar_differ_in_more_than_colour(operator):
     operator.visit(PAGE)
 

@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth import authenticate
 from django.core.management import CommandError, call_command
 from django.db.models import Count
+from django.test import RequestFactory
 
 from calls.models import Agency, AgencyUser, CallBatch, CampaignContact
 from calls.roles import Role
@@ -55,8 +56,9 @@ def test_it_loads_two_agencies_a_user_of_each_role_and_two_staff_users(demo):
     assert Agency.objects.count() == 2
     assert set(AgencyUser.objects.values_list("role", flat=True)) == set(Role)
     assert AgencyUser.objects.values("email").distinct().count() == AgencyUser.objects.count()
-    assert authenticate(username="demo", password="demo").is_superuser
-    operator = authenticate(username="operator", password="operator")
+    request = RequestFactory().post("/admin/login/")
+    assert authenticate(request, username="demo", password="demo").is_superuser
+    operator = authenticate(request, username="operator", password="operator")
     assert operator.is_staff
     assert operator.has_perm("calls.cancel_callbatch")
 

@@ -20,6 +20,7 @@ PRODUCTION = {
     "DJANGO_ALLOWED_HOSTS": "api.example.com",
     "DJANGO_SECRET_KEY": "a-secret-key-with-more-than-fifty-characters-for-the-tests-7c1d9b54",
     "SUPABASE_URL": "https://project.supabase.co",
+    "TRUSTED_PROXIES": "1",
     "ULTRAVOX_API_KEY": "the-provider-s-key",
 }
 
@@ -110,6 +111,9 @@ def test_demo_secrets_count_as_unset_in_production():
         (production(RETRY_PAUSE="59"), "(calls.W020) RETRY_PAUSE is shorter than a minute"),
         (production(ULTRAVOX_TIMEOUT="9"), "(calls.W021) ULTRAVOX_TIMEOUT is shorter than 10 seconds"),
         (production(CRON_SECRET="short"), "(calls.E019) CRON_SECRET is shorter than 32"),
+        (production("TRUSTED_PROXIES"), "(calls.W022) TRUSTED_PROXIES is not set"),
+        (production(TRUSTED_PROXIES="10"), "(calls.E001) TRUSTED_PROXIES has a value that cannot be used"),
+        (production(TRUSTED_PROXIES="\u0661"), "(calls.E001) TRUSTED_PROXIES has a value that cannot be used"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
