@@ -58,8 +58,8 @@ STARTABLE = (BatchStatus.PENDING, BatchStatus.SCHEDULED, BatchStatus.PROCESSING)
 # Statuses of contacts that were not called yet, or will be called again. A cancel skips exactly these.
 DIALABLE = (ContactStatus.PENDING, ContactStatus.QUEUED, ContactStatus.SCHEDULED)
 
-# Statuses of contacts that are not called again unless another attempt is made. Every status that is neither here nor
-# in DIALABLE counts as in progress, including another service's own words for it.
+# Statuses of contacts that will not be called again. Every status that is neither here nor in DIALABLE counts as in
+# progress, because another service may have its own statuses for it.
 FINISHED = (ContactStatus.COMPLETED, ContactStatus.FAILED, ContactStatus.SKIPPED)
 
 

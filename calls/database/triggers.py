@@ -3,8 +3,8 @@ Guards: triggers that keep the promise of a cancel for every writer of the table
 
 - ``batch_final``: a completed or cancelled batch keeps its status, ``completed_at`` and ``error_message``.
 - ``contact_batch_live``: in a completed or cancelled batch, no contact becomes dialable or in progress, and no dialable
-  contact or contact in progress is added or moved to the batch. In a paused batch, no contact becomes in progress. In
-  all three, a contact that is in progress cannot be claimed again.
+  contact or contact in progress is added or moved to the batch. In a paused batch, no contact becomes in progress. In a
+  completed, cancelled or paused batch, a contact that is in progress cannot be claimed a second time.
 
 Another service may claim with a status of its own, such as ``dialing``. So every status that is neither dialable nor
 finished counts as in progress.
@@ -100,8 +100,8 @@ _MADE_DIALABLE = f"""(
     AND (OLD.status IN {_DIALABLE} AND NEW.status IN {_DIALABLE}) IS NOT TRUE
 )"""
 # A dialler that read its list earlier may claim a contact that another one has claimed, so the status stays the same.
-# Two diallers may also write the same number of attempts, and their clocks may differ. A call in progress may get
-# another service's word for it, or for its end.
+# Two diallers may also write the same number of attempts, and their clocks may differ. A contact in progress may still
+# get a status of another service, which stands for the call or for its end.
 _CLAIMED = f"""(
     {_is_in_progress("NEW.status")}
     AND (

@@ -11,7 +11,7 @@ from calls.database.transactions import database_errors_as
 from calls.dialler.pacing import may_start_call
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CampaignContact
-from calls.statuses import BatchStatus, ContactStatus
+from calls.statuses import BatchStatus, ContactStatus, Outcome
 
 # The most contacts that one claim skips or fails without a call. Meanwhile a cancel waits for the batch's lock.
 MAX_ENDED_UNCALLED = 100
@@ -47,6 +47,7 @@ def claim_next_contact(batch: CallBatch) -> CampaignContact | None:
                 updated_at=TransactionNow(),
             )
             locked.adjust_counters(queued=-1, in_progress=1)
+            contact.was_given_back = contact.outcome == Outcome.NOT_PLACED
             contact.refresh_from_db()
         return contact
 

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from enum import Enum
+from functools import partial
 from uuid import UUID
 
 from django.conf import settings
@@ -13,6 +14,7 @@ from django.db import connection, transaction
 
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.dialler.claims import claim_next_contact
+from calls.dialler.evidence import find_unrecorded_call
 from calls.exceptions import BatchNotFound, BatchReadFailed, BatchUpdateFailed
 from calls.models import Call, CallBatch, CampaignContact
 from calls.providers import get_provider
@@ -28,6 +30,8 @@ class DialOutcome(Enum):
     FAILED = "failed"
     HELD = "held"
     """The provider takes no calls at the moment, so the batch waits."""
+    ALREADY_CALLED = "already_called"
+    """An earlier call of the contact took place, although its claim was given back. It was recorded instead."""
     NOTHING_CLAIMED = "nothing_claimed"
     """No contact could be claimed."""
 
@@ -57,6 +61,8 @@ def place_next_call(batch_id: UUID) -> DialOutcome:
             contact = None
     if contact is None:
         return DialOutcome.NOTHING_CLAIMED
+    if contact.was_given_back and _record_earlier_call(batch, contact):
+        return DialOutcome.ALREADY_CALLED
     request = _call_request(batch, contact)
     if time.monotonic() - started > settings.ULTRAVOX_TIMEOUT:
         # This process was suspended, or its COMMIT took long. The sweep may be about to release this claim.
@@ -65,6 +71,24 @@ def place_next_call(batch_id: UUID) -> DialOutcome:
     # Return the connection to the pool while the provider answers.
     connection.close()
     return _place(provider, request, contact)
+
+
+def _record_earlier_call(batch: CallBatch, contact: CampaignContact) -> bool:
+    """
+    Record the call of an earlier claim that was given back, if an event of it has arrived since. Return whether it did.
+
+    A claim that was released did not count, so this attempt has its number. One that was rejected did.
+    """
+    find_unrecorded = partial(find_unrecorded_call, contact, agency_id=batch.agency_id)
+    call_id = find_unrecorded(attempt=contact.attempts) or find_unrecorded(attempt=contact.attempts - 1)
+    if call_id is None:
+        return False
+    Call.record_placed(contact, call_id, caller_id=batch.from_number)
+    logger.warning(
+        "dial batch=%s contact=%s attempt=%s outcome=%s call=%s",
+        *(batch.pk, contact.pk, contact.attempts, DialOutcome.ALREADY_CALLED.value, call_id),
+    )
+    return True
 
 
 def _place(provider: Provider, request: CallRequest, contact: CampaignContact) -> DialOutcome:

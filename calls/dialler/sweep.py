@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
 from typing import cast
-from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
@@ -21,10 +20,11 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
+from calls.dialler.evidence import find_unrecorded_call
 from calls.exceptions import BatchReadFailed, CallsError
 from calls.models import Call, CallBatch, CampaignContact, WebhookEvent
 from calls.providers import get_provider
-from calls.providers.base import LONGEST_PAUSE, Provider, ProviderUnavailable, belongs_to_attempt
+from calls.providers.base import LONGEST_PAUSE, Provider, ProviderUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -134,12 +134,9 @@ def _ask_safely(contact: CampaignContact, ask: Callable[[], SweepOutcome]) -> Sw
 def _find_call(provider: Provider, contact: CampaignContact) -> SweepOutcome:
     attempt, since = contact.attempts or 0, cast(datetime, contact.last_attempt_at)
     batch = cast(CallBatch, contact.batch)
-    call_id = (
-        _find_in_events(batch, contact.pk, attempt, since)
-        or provider.find(contact.pk, attempt, since=since)
-        # Events may arrive while the provider is being asked.
-        or _find_in_events(batch, contact.pk, attempt, since)
-    )
+    find_unrecorded = partial(find_unrecorded_call, contact, attempt=attempt, agency_id=batch.agency_id)
+    # An event may arrive while the provider is being asked.
+    call_id = find_unrecorded() or provider.find(contact.pk, attempt, since=since) or find_unrecorded()
     if call_id is not None:
         recorded = Call.record_placed(contact, call_id, caller_id=batch.from_number)
         outcome = SweepOutcome.RECORDED if recorded else SweepOutcome.UNCLEAR
@@ -152,15 +149,6 @@ def _find_call(provider: Provider, contact: CampaignContact) -> SweepOutcome:
         outcome = SweepOutcome.GIVEN_BACK if ended else SweepOutcome.TOO_LATE
     logger.warning("sweep batch=%s contact=%s attempt=%s outcome=%s", batch.pk, contact.pk, attempt, outcome.value)
     return outcome
-
-
-@database_errors_as(BatchReadFailed)
-def _find_in_events(batch: CallBatch, contact_id: UUID, attempt: int, since: datetime) -> str | None:
-    """Return the id of the call of this attempt if an event of it is stored, even if the provider has deleted it."""
-    with transaction_with_timeouts():
-        events = WebhookEvent.objects.about_contact(contact_id).filter(agency=batch.agency_id).order_by("pk")
-        calls = (event.ultravox_call_id for event in events if belongs_to_attempt(event.call, attempt, since))
-        return next(calls, None)
 
 
 def _look_up_call(provider: Provider, call: Call | None) -> SweepOutcome:

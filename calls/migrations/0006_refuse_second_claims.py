@@ -9,7 +9,7 @@ from calls.database.triggers import RUN_AS_OWNER
 
 
 def lock_contacts(apps, schema_editor):
-    """Lock the table once, so that other services write neither without a guard nor wait for long."""
+    """Lock the table once, in short attempts. Meanwhile other services wait, so no row is written without a guard."""
     run_with_short_lock_timeout(lambda: schema_editor.execute("LOCK TABLE campaign_contacts IN ACCESS EXCLUSIVE MODE"))
 
 

@@ -58,6 +58,9 @@ class CampaignContact(BaseModel):
 
     objects = CampaignContactQuerySet.as_manager()
 
+    # Set by a claim: whether the attempt before ended without a call, as far as was known.
+    was_given_back = False
+
     class Meta:
         db_table = "campaign_contacts"
         constraints = [

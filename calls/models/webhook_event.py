@@ -65,7 +65,7 @@ class WebhookEvent(models.Model):
         indexes = [
             # For CallState, which reads all events of a call.
             models.Index(name="webhook_event_of_call", fields=["ultravox_call_id"]),
-            # For the sweep, which looks for events of a call that was not recorded.
+            # For the dialler and the sweep, which look for events of calls that were not recorded.
             models.Index(
                 name="webhook_event_of_contact", fields=["contact_id"], condition=models.Q(contact_id__isnull=False)
             ),

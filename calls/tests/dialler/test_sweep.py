@@ -10,24 +10,15 @@ from calls.dialler import sweep
 from calls.dialler.claims import claim_next_contact
 from calls.dialler.placing import DialOutcome, place_next_call
 from calls.dialler.sweep import SweepResult, run_sweep
-from calls.models import Call, CampaignContact, WebhookEvent
+from calls.models import Call, CampaignContact
 from calls.providers.base import ProviderUnavailable
 from calls.providers.ultravox import UltravoxProvider
 from calls.statuses import ContactStatus
+from calls.tests.support.attempts import LONG_AGO, claim_and_die
 from calls.tests.support.factories import backdate_attempts, cancel, checked_counters, plain_connection
 from calls.tests.support.provider import Answer
-from calls.tests.support.webhooks import call_object, event_body
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-LONG_AGO = timedelta(hours=2)
-
-
-def claim_and_die(batch):
-    """Claim a contact and backdate the claim, as if its worker had died before it recorded the result."""
-    contact = claim_next_contact(batch)
-    backdate_attempts(batch, LONG_AGO)
-    return contact
 
 
 # No call was recorded: the answer was unclear
@@ -117,110 +108,6 @@ def test_a_contact_is_skipped_when_the_worker_died_and_the_batch_was_cancelled(h
     assert run_sweep() == SweepResult(given_back=1)
     assert set(batch.contacts.values_list("status", "outcome_notes")) == {("skipped", "Batch cancelled")}
     assert checked_counters(batch) == {"total_contacts": 2, "skipped": 2}
-
-
-# No call was recorded, and the provider has deleted it, but its events were delivered
-
-
-def deliver_event(contact, *, attempt="1", call_id="a-call", agency=None, **call):
-    metadata = {"contact_id": str(contact.pk)} | ({"attempt": attempt} if attempt else {})
-    body = event_body("call.ended", call_object(call_id) | {"metadata": metadata} | call)
-    Call.record_event(WebhookEvent.from_body(agency or contact.agency, body.encode()))
-
-
-def test_a_contact_that_was_called_is_not_called_again_when_the_provider_has_deleted_the_call(harbour, ultravox):
-    ultravox.next_answers.append(Answer(drops_connection=True))
-    batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
-    ((call_id, call),) = ultravox.calls.items()
-    deliver_event(batch.contacts.get(), call_id=call_id, metadata=call["metadata"])
-    ultravox.calls.clear()
-    backdate_attempts(batch, LONG_AGO)
-
-    assert run_sweep() == SweepResult(recorded=1)
-    contact = batch.contacts.get()
-    assert (contact.status, contact.outcome, contact.attempts) == (ContactStatus.COMPLETED, "answered", 1)
-    assert Call.objects.get().ultravox_call_id == call_id
-    assert place_next_call(batch.pk) is DialOutcome.NOTHING_CLAIMED
-    assert len(ultravox.asked) == 1
-
-
-def test_control_without_the_events_the_contact_is_called_again(harbour, ultravox, monkeypatch):
-    batch = harbour.batch(queued=1)
-    deliver_event(claim_and_die(batch))
-    monkeypatch.setattr(sweep, "_find_in_events", lambda *attempt: None)
-
-    assert run_sweep() == SweepResult(given_back=1)
-    assert place_next_call(batch.pk) is DialOutcome.PLACED
-
-
-def test_a_call_that_was_not_answered_is_tried_again_and_counts(harbour, ultravox):
-    batch = harbour.batch(queued=1)
-    deliver_event(claim_and_die(batch), joined=None, endReason="unjoined")
-
-    assert run_sweep() == SweepResult(recorded=1)
-    contact = batch.contacts.get()
-    assert (contact.status, contact.outcome, contact.attempts) == (ContactStatus.QUEUED, "no_answer", 1)
-
-
-def test_the_call_of_a_cancelled_batch_is_recorded_from_its_event(harbour, ultravox):
-    batch = harbour.batch(queued=1)
-    contact = claim_and_die(batch)
-    cancel(batch)
-    deliver_event(contact)
-
-    assert run_sweep() == SweepResult(recorded=1)
-    assert checked_counters(batch) == {"total_contacts": 1, "completed": 1}
-
-
-def test_the_provider_is_not_needed_when_an_event_was_delivered(harbour, ultravox):
-    batch = harbour.batch(queued=1)
-    deliver_event(claim_and_die(batch))
-    ultravox.listed = "<html>"
-
-    assert run_sweep() == SweepResult(recorded=1)
-
-
-def test_an_event_that_arrives_while_the_provider_is_asked_prevents_another_call(harbour, ultravox, monkeypatch):
-    batch = harbour.batch(queued=1)
-    contact = claim_and_die(batch)
-    monkeypatch.setattr(UltravoxProvider, "find", lambda *args, **kwargs: deliver_event(contact))
-
-    assert run_sweep() == SweepResult(recorded=1)
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        {"attempt": "2"},
-        {"attempt": None, "created": "2026-01-31T09:30:00Z"},
-        {"metadata": {"attempt": "1"}},
-        {"metadata": {"contact_id": "not a UUID", "attempt": "1"}},
-        {"metadata": None},
-        {"call_id": ""},
-    ],
-    ids=str,
-)
-def test_an_event_of_another_attempt_or_without_a_contact_or_call_is_no_evidence(harbour, ultravox, event):
-    batch = harbour.batch(queued=1)
-    deliver_event(claim_and_die(batch), **event)
-
-    assert run_sweep() == SweepResult(given_back=1)
-
-
-def test_an_event_of_another_agency_is_no_evidence(harbour, bluebell, ultravox):
-    batch = harbour.batch(queued=1)
-    deliver_event(claim_and_die(batch), agency=bluebell.agency)
-
-    assert run_sweep() == SweepResult(given_back=1)
-
-
-@pytest.mark.parametrize("created", ["2999-01-01T00:00:00Z", "soon"])
-def test_an_event_without_an_attempt_is_evidence_unless_its_call_is_older_than_the_claim(harbour, ultravox, created):
-    batch = harbour.batch(queued=1)
-    deliver_event(claim_and_die(batch), attempt=None, created=created)
-
-    assert run_sweep() == SweepResult(recorded=1)
 
 
 # The end of a call was not recorded

@@ -7,7 +7,7 @@ TABLES = ["axes_accessattempt", "axes_accessattemptexpiration", "axes_accessfail
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("calls", "0007_find_events_by_contact"),
+        ("calls", "0008_find_events_by_contact"),
         ("axes", "0010_accessattemptexpiration"),
     ]
 

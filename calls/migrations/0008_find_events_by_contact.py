@@ -1,4 +1,4 @@
-"""Find the events of a contact's calls, for the sweep. Events that were stored before have no ``contact_id``."""
+"""Find the events of a contact's calls, for the dialler and the sweep."""
 
 from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
@@ -9,15 +9,12 @@ class Migration(migrations.Migration):
     atomic = False
 
     dependencies = [
-        ("calls", "0006_refuse_second_claims"),
+        ("calls", "0007_name_the_contact_of_events"),
     ]
 
     operations = [
-        migrations.AddField(
-            model_name="webhookevent",
-            name="contact_id",
-            field=models.UUIDField(null=True),
-        ),
+        # An interrupted build leaves an invalid index behind.
+        migrations.RunSQL("DROP INDEX CONCURRENTLY IF EXISTS webhook_event_of_contact", migrations.RunSQL.noop),
         AddIndexConcurrently(
             model_name="webhookevent",
             index=models.Index(
