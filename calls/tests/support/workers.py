@@ -9,17 +9,17 @@ from calls.tests.support.factories import ROOT
 from calls.tests.support.server import database_url, environment_on
 
 
-def start_worker(*options, **variables):
-    """Start ``manage.py procrastinate worker`` with these options and environment variables."""
+def start_worker(*options, log=None, **variables):
+    """Start ``manage.py procrastinate worker`` with these options, log file and environment variables."""
     environment = environment_on(database_url(), **variables)
     command = [sys.executable, "manage.py", "procrastinate", "worker", *options]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=log)
 
 
 @contextmanager
-def worker(*options, **variables):
+def worker(*options, log=None, **variables):
     """Run a worker and stop it at the end of the block."""
-    process = start_worker(*options, **variables)
+    process = start_worker(*options, log=log, **variables)
     try:
         yield process
     finally:
