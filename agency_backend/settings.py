@@ -104,6 +104,20 @@ if re.fullmatch("[0-9]", _variable("TRUSTED_PROXIES")):
 elif _variable("TRUSTED_PROXIES"):
     INVALID_ENVIRONMENT["TRUSTED_PROXIES"] = "Set it to the number of proxies, from 0 to 9."
 
+def _days(name: str, default: int) -> int:
+    """Return the variable as a number of days, or the default if it is unset or invalid. 0 means for ever."""
+    value = _variable(name, str(default))
+    if re.fullmatch("0|[1-9][0-9]{0,3}", value) and value != "1":
+        return int(value)
+    INVALID_ENVIRONMENT[name] = "Set it to a number of days from 2 to 9999, or to 0 to keep the rows for ever."
+    return default
+
+
+# How long webhook events and idempotency keys are kept, in days. At least two: an event matters until its call is given
+# up, a day after the attempt.
+WEBHOOK_EVENT_RETENTION = _days("WEBHOOK_EVENT_RETENTION", 90)
+IDEMPOTENCY_KEY_RETENTION = _days("IDEMPOTENCY_KEY_RETENTION", 30)
+
 LOG_LEVEL = _variable("LOG_LEVEL", "INFO").upper()
 if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
     LOG_LEVEL = "INFO"

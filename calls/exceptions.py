@@ -132,3 +132,10 @@ class BatchCreateFailed(DatabaseFailed):
 class BatchReadFailed(DatabaseFailed):
     code = "read_failed"
     text = "Failed to read batches"
+
+
+class CleanupFailed(DatabaseFailed):
+    """Unlike the others, this may be raised after a part was done."""
+
+    code = "cleanup_failed"
+    text = "Failed to delete expired rows"

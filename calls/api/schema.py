@@ -194,7 +194,8 @@ create = extend_schema(
         "Creates a batch with its contacts, all or nothing. If several contacts have the same phone number, the first "
         "one is kept. A null value counts as absent; unknown keys are ignored.\n\n"
         "Send an `Idempotency-Key` to be able to repeat the request when its answer was lost: the same key with the "
-        "same body returns the first answer and creates no second batch. Keys do not expire." + _WRITERS_ONLY
+        "same body returns the first answer and creates no second batch. Keys are kept for 30 days, unless the "
+        "operator has chosen another time." + _WRITERS_ONLY
     ),
     tags=[FUNCTIONS_TAG],
     parameters=[

@@ -17,13 +17,16 @@ from calls.database.transactions import database_errors_as, transaction_with_tim
 from calls.exceptions import BatchCreateFailed, FieldInvalid, IdempotencyKeyReused
 from calls.inputs import NewBatch
 from calls.models.agency import Agency
+from calls.models.retention import RetainedQuerySet
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 class IdempotencyKey(models.Model):
     """
-    The fingerprint and the answer of a request that an agency sent with an ``Idempotency-Key``. Never deleted.
+    The fingerprint and the answer of a request that an agency sent with an ``Idempotency-Key``.
+
+    Kept for ``IDEMPOTENCY_KEY_RETENTION`` days.
 
     The row is written in the transaction that carries out the request, so either both are stored or neither.
     """
@@ -34,6 +37,8 @@ class IdempotencyKey(models.Model):
     fingerprint = models.TextField(help_text="Hash of the request")
     answer = models.TextField(help_text="JSON")
     created_at = models.DateTimeField(default=timezone.now, db_default=Now())
+
+    objects = RetainedQuerySet["IdempotencyKey"].as_manager()
 
     class Meta:
         db_table = "call_idempotency_keys"

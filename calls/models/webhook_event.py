@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from calls.exceptions import FieldInvalid, FieldRequired
 from calls.models.agency import Agency
+from calls.models.retention import RetainedQuerySet
 from calls.parsing import is_call_id, parse_time, parse_uuid
 from calls.statuses import CallStatus, Outcome
 
@@ -29,7 +30,7 @@ MAX_DURATION = 2**31 - 1
 _load_json = partial(json.loads, parse_int=float)
 
 
-class WebhookEventQuerySet(models.QuerySet["WebhookEvent"]):
+class WebhookEventQuerySet(RetainedQuerySet["WebhookEvent"]):
     def about_contact(self, contact_id: UUID) -> WebhookEventQuerySet:
         """Return the events of calls whose metadata names this contact, in any of its attempts."""
         return self.filter(contact_id=contact_id).exclude(ultravox_call_id="")
@@ -39,7 +40,8 @@ class WebhookEvent(models.Model):
     """
     An event as the provider delivered it, including events of unknown types.
 
-    Each type of event is stored once for each call, however often it was delivered.
+    Each type of event is stored once for each call, however often it was delivered. Kept for
+    ``WEBHOOK_EVENT_RETENTION`` days.
     """
 
     # No database constraint, because it would keep another service that owns the agencies from deleting an agency.

@@ -9,6 +9,7 @@ os.environ |= {
     "DJANGO_ALLOWED_HOSTS": "testserver,127.0.0.1,localhost",
     "DJANGO_DEBUG": "0",
     "DJANGO_SECRET_KEY": "secret-key-of-the-tests-with-enough-characters-for-the-system-checks",
+    "IDEMPOTENCY_KEY_RETENTION": "30",
     "LOG_LEVEL": "INFO",
     "RETRY_PAUSE": "0",
     "SUPABASE_JWT_ISSUER": "https://project.supabase.co/auth/v1",
@@ -19,6 +20,7 @@ os.environ |= {
     "ULTRAVOX_API_KEY": "",
     "ULTRAVOX_API_URL": "",
     "ULTRAVOX_TIMEOUT": "15",
+    "WEBHOOK_EVENT_RETENTION": "90",
 }
 
 from agency_backend.settings import *  # noqa: F403

@@ -108,6 +108,14 @@ def test_demo_secrets_count_as_unset_in_production():
         (production(ULTRAVOX_API_URL="api.ultravox.ai"), "(calls.E018) ULTRAVOX_API_URL is not an http(s) address"),
         (production(ULTRAVOX_TIMEOUT="0"), "(calls.E001) ULTRAVOX_TIMEOUT has a value that cannot be used"),
         (production(RETRY_PAUSE="-1"), "(calls.E001) RETRY_PAUSE has a value that cannot be used"),
+        (
+            production(WEBHOOK_EVENT_RETENTION="1"),
+            "(calls.E001) WEBHOOK_EVENT_RETENTION has a value that cannot be used",
+        ),
+        (
+            production(IDEMPOTENCY_KEY_RETENTION="for ever"),
+            "(calls.E001) IDEMPOTENCY_KEY_RETENTION has a value that cannot be used",
+        ),
         (production(RETRY_PAUSE="59"), "(calls.W020) RETRY_PAUSE is shorter than a minute"),
         (production(ULTRAVOX_TIMEOUT="9"), "(calls.W021) ULTRAVOX_TIMEOUT is shorter than 10 seconds"),
         (production(CRON_SECRET="short"), "(calls.E019) CRON_SECRET is shorter than 32"),

@@ -1,13 +1,17 @@
 """The jobs of workers. Most tests run a real worker process."""
 
 import time
+from datetime import timedelta
 
+import psycopg
 import pytest
+from django.db import OperationalError, connection
+from django.utils import timezone
 from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from calls import tasks
-from calls.models import Call
+from calls.models import Call, IdempotencyKey
 from calls.statuses import BatchStatus
 from calls.tests.support.concurrency import TIMEOUT, until
 from calls.tests.support.factories import cancel, checked_counters
@@ -91,6 +95,8 @@ def test_the_periodic_tasks_have_these_schedules():
         "calls.tasks.dial_due_batches": "* * * * *",
         "calls.tasks.sweep": "* * * * *",
         "calls.tasks.remove_stalled_jobs": "*/10 * * * *",
+        "calls.tasks.delete_expired": "30 3 * * *",
+        "calls.tasks.delete_failed_jobs": "30 3 * * *",
     }
 
 
@@ -121,6 +127,38 @@ def test_periodic_jobs_run_before_queued_calls(harbour):
     assert ProcrastinateJob.objects.order_by("-priority", "id").last() == jobs().get()
 
 
+def test_a_job_that_died_with_its_worker_does_not_keep_its_batch_from_being_dialled(harbour, provider):
+    provider.may_answer.clear()
+    batch = harbour.batch(queued=2)
+    type(batch).objects.update(max_concurrent=2)
+    tasks.dial_due_batches(0)
+    with worker("--concurrency=1", ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY) as process:
+        until(lambda: provider.asked)
+        process.kill()
+        process.wait(TIMEOUT)
+    provider.may_answer.set()
+    (dead,) = jobs(status="doing")
+
+    tasks.dial_due_batches(60)
+    assert dead.queueing_lock in jobs(status="todo").values_list("queueing_lock", flat=True)
+    with worker(ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY):
+        until(Call.objects.exists)
+
+    assert checked_counters(batch) == {"total_contacts": 2, "in_progress": 2}
+
+
+@pytest.mark.parametrize("name", ["dial_due_batches", "sweep", "remove_stalled_jobs", "delete_expired"])
+def test_a_periodic_job_that_died_with_its_worker_does_not_keep_the_next_one_from_being_queued(name):
+    task = getattr(tasks, name)
+    task.defer(timestamp=0)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE procrastinate_jobs SET status = 'doing'")
+
+    task.defer(timestamp=60)
+
+    assert set(ProcrastinateJob.objects.values_list("status", "args__timestamp")) == {("doing", 0), ("todo", 60)}
+
+
 def test_jobs_of_a_killed_worker_are_deleted(harbour, provider):
     provider.may_answer.clear()
     batch = harbour.batch(queued=1)
@@ -138,3 +176,50 @@ def test_jobs_of_a_killed_worker_are_deleted(harbour, provider):
         until(lambda: not jobs().exists())
 
     assert len(provider.asked) == 1
+
+
+@pytest.mark.parametrize(("run", "job"), [(tasks.dial_due_batches, "dialler"), (tasks.delete_expired, "cleanup")])
+def test_a_job_that_loses_the_database_while_it_queues_another_job_logs_one_line(
+    harbour, monkeypatch, caplog, run, job
+):
+    harbour.batch(BatchStatus.PENDING, pending=1)
+    monkeypatch.setattr(tasks, "CLEANUP_SECONDS", 0)
+
+    def lose(execute, sql, params, many, context):
+        if "procrastinate_defer_jobs" in sql:
+            raise OperationalError from psycopg.OperationalError()
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(lose):
+        run(0)
+
+    assert [record.getMessage() for record in caplog.records if record.name == "calls.tasks"] == [
+        f"{job} outcome=queue_failed: OperationalError"
+    ]
+
+
+def test_a_worker_deletes_what_is_expired_in_as_many_jobs_as_it_needs(harbour, monkeypatch):
+    monkeypatch.setattr(tasks, "CLEANUP_SECONDS", 0)
+    IdempotencyKey.objects.create(agency=harbour.agency, key="old", created_at=timezone.now() - timedelta(days=31))
+
+    tasks.delete_expired(0)
+    assert IdempotencyKey.objects.exists()
+    with worker():
+        until(lambda: not IdempotencyKey.objects.exists())
+
+
+def test_a_worker_deletes_jobs_that_failed_a_month_ago(harbour):
+    for days in (31, 29):
+        tasks.dial.configure(queue=f"failed {days} days ago").defer(batch_id=str(harbour.batch().pk))
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE procrastinate_jobs SET status = 'failed'")
+        cursor.execute(
+            "UPDATE procrastinate_events SET at = now() - interval '1 day' * substring(queue_name from '[0-9]+')::int"
+            " FROM procrastinate_jobs WHERE procrastinate_jobs.id = job_id"
+        )
+
+    tasks.delete_failed_jobs.defer(timestamp=0)
+    with worker():
+        until(lambda: jobs().count() < 2)
+
+    assert jobs().get().queue_name == "failed 29 days ago"
