@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from calls.exceptions import FieldInvalid, FieldRequired, InvalidContacts
-from calls.parsing import E164, parse_uuid
+from calls.parsing import E164, RESERVED_PREFIX, is_reserved_key, parse_uuid
 from calls.statuses import Mode
 
 MAX_CONTACTS = 10_000
@@ -136,6 +136,14 @@ def _check_custom_data(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _check_keys(custom_data: dict[str, Any]) -> dict[str, Any]:
+    if any(map(is_reserved_key, custom_data)):
+        raise PydanticCustomError(
+            "reserved", f'must not have a key that begins with "{RESERVED_PREFIX}": the voice provider reserves these'
+        )
+    return custom_data
+
+
 PhoneNumber = Annotated[
     str,
     BeforeValidator(_require_value),
@@ -167,12 +175,12 @@ class NewContact(_Input):
     company: Text = ""
     title: Text = ""
     timezone: Text = ""
-    custom_data: Annotated[dict[str, Any], AfterValidator(_check_custom_data)] = Field(
+    custom_data: Annotated[dict[str, Any], AfterValidator(_check_custom_data), AfterValidator(_check_keys)] = Field(
         default={},
         description=(
             f"At most {MAX_CUSTOM_DATA_BYTES // 1024} KB as JSON, {MAX_CUSTOM_DATA_DEPTH} levels deep. Numbers are 0,"
             " or at least 1e-29 and less than 1e30 (positive or negative). Integers are kept exactly, and other numbers"
-            " with the precision of a double."
+            f" with the precision of a double. No key may begin with `{RESERVED_PREFIX}`."
         ),
     )
     max_attempts: int = Field(default=3, ge=1, le=10)

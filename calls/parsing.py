@@ -1,4 +1,4 @@
-"""Parsers of ids, integers, phone numbers and times that come from outside."""
+"""Parsers of ids, integers, keys, phone numbers and times that come from outside."""
 
 import re
 import uuid
@@ -14,6 +14,8 @@ _NATIONAL_PREFIX = re.compile(r"(?<=[0-9])[\s.\-]*\(0\)")
 E164 = re.compile(r"^\+[1-9][0-9]{6,14}$")
 # A longer value is not a call id: it could not be looked up.
 MAX_CALL_ID_LENGTH = 255
+# Keys of a call's metadata with this prefix are the provider's own. It refuses a call that sends one.
+RESERVED_PREFIX = "ultravox."
 
 
 def parse_uuid(value: Any) -> uuid.UUID:
@@ -43,6 +45,11 @@ def parse_integer(value: str) -> int:
 def is_call_id(value: Any) -> TypeGuard[str]:
     """Return whether ``value`` can be a call's id at the provider: 1 to 255 printable characters."""
     return isinstance(value, str) and 0 < len(value) <= MAX_CALL_ID_LENGTH and value.isprintable()
+
+
+def is_reserved_key(key: str) -> bool:
+    """Return whether the provider reserves this key of a call's metadata, in upper or lower case to be safe."""
+    return key.lower().startswith(RESERVED_PREFIX)
 
 
 def parse_phone_number(value: str) -> str:

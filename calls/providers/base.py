@@ -46,7 +46,8 @@ class CallRequest:
     One call to place.
 
     ``to`` and ``caller_id`` are E.164. The provider returns ``metadata`` with every event of the call. Its keys
-    ``contact_id`` and ``attempt`` identify the attempt.
+    ``contact_id`` and ``attempt`` identify the attempt. Without a ``first_speaker_text`` the agent begins as it is
+    configured at the provider.
     """
 
     agent_id: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from uuid import UUID
 import httpx
 from django.utils import timezone
 
-from calls.parsing import is_call_id
+from calls.parsing import RESERVED_PREFIX, is_call_id, is_reserved_key
 from calls.providers.base import (
     DEFAULT_PAUSE,
     LONGEST_PAUSE,
@@ -26,6 +27,8 @@ from calls.providers.base import (
     Snapshot,
     belongs_to_attempt,
 )
+
+logger = logging.getLogger(__name__)
 
 # These answers concern the account, not the contact: a wrong key, no credit, not allowed.
 _ACCOUNT = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.FORBIDDEN)
@@ -52,12 +55,13 @@ class UltravoxProvider:
         self._client.close()
 
     def place(self, request: CallRequest) -> str:
-        first_speaker = {"text": request.first_speaker_text} if request.first_speaker_text else {}
-        body = {
+        body: dict[str, Any] = {
             "medium": {"telnyx": {"outgoing": {"to": request.to, "from": request.caller_id}}},
-            "metadata": dict(request.metadata),
-            "firstSpeakerSettings": {"agent": first_speaker},
+            "metadata": _without_reserved_keys(request.metadata),
         }
+        if request.first_speaker_text and request.first_speaker_text.strip():
+            # Even an empty setting would replace the agent's own.
+            body["firstSpeakerSettings"] = {"agent": {"text": request.first_speaker_text}}
         address = f"/api/agents/{quote(request.agent_id, safe='')}/calls"
         try:
             response = self._client.post(address, json=body, extensions={"trace": self._refuse_to_send_late()})
@@ -119,6 +123,18 @@ class UltravoxProvider:
         if not isinstance(answer, dict):
             raise ProviderUnavailable("the answer is not a JSON object")
         return answer
+
+
+def _without_reserved_keys(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Leave out keys that the provider would refuse. A create refuses them too, but other services store contacts."""
+    allowed = {key: value for key, value in metadata.items() if not is_reserved_key(key)}
+    if dropped := len(metadata) - len(allowed):
+        # Neither keys nor values: they may be personal data.
+        logger.warning(
+            "contact=%s: keys of custom_data not sent, because they begin with %s: %d",
+            *(metadata.get("contact_id"), RESERVED_PREFIX, dropped),
+        )
+    return allowed
 
 
 def _call_id_of(response: httpx.Response) -> str:

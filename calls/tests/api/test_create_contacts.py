@@ -140,6 +140,14 @@ def nested(levels):
         ({"custom_data": {"a": ["[" * 200, 1e22, -1e-22, "1e999", '"', "\\"]}}, None),
         ({"custom_data": {"a": "x" * 65_536}}, "custom_data must have at most 64 KB as JSON"),
         ({"custom_data": {"a": "x" * 65_527}}, None),
+        *(
+            (
+                {"custom_data": {"policy": "A-17", key: "x"}},
+                'custom_data must not have a key that begins with "ultravox.": the voice provider reserves these',
+            )
+            for key in ("ultravox.sip", "ultravox.", "ULTRAVOX.Sip")
+        ),
+        ({"custom_data": {"ultravox": 1, "ultravox_id": 2, "our.ultravox.id": 3, "a": {"ultravox.sip": 4}}}, None),
     ],
     ids=lambda value: repr(value)[:60],
 )

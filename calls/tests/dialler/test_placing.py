@@ -38,7 +38,8 @@ def test_a_contact_is_claimed_and_called_and_its_call_is_recorded(harbour, ultra
 
 def test_the_request_identifies_the_attempt_and_all_metadata_values_are_strings(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    batch.contacts.update(custom_data={"policy": "A-17", "due": 120.5, "tags": ["vip"], "none": None, "batch_id": "x"})
+    custom_data = {"policy": "A-17", "due": 120.5, "tags": ["vip"], "none": None, "ultravox.sip": "x"}
+    batch.contacts.update(custom_data=custom_data | {"batch_id": "x", "contact_id": "x", "attempt": "x"})
 
     place_next_call(batch.pk)
 
@@ -52,6 +53,21 @@ def test_the_request_identifies_the_attempt_and_all_metadata_values_are_strings(
         "contact_id": str(batch.contacts.get().pk),
         "attempt": "1",
     }
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["null", "[1]", '"text"', "[" * 5000 + "]" * 5000, f'{{"n": {"9" * 5000}, "a": 1e-400}}'],
+    ids=["null", "array", "string", "nested", "numbers"],
+)
+def test_a_contact_is_called_whatever_another_service_stored_as_its_custom_data(harbour, ultravox, value):
+    batch = harbour.batch(queued=1)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE campaign_contacts SET custom_data = %s::jsonb", [value])
+
+    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert ultravox.asked[0].metadata["contact_id"] == str(batch.contacts.get().pk)
+    assert set(map(type, ultravox.asked[0].metadata.values())) == {str}
 
 
 def test_the_claim_is_committed_before_the_request_is_sent(harbour, ultravox):

@@ -60,7 +60,6 @@ def test_a_request_has_the_form_that_the_provider_expects(provider, ultravox):
     assert asked.body == {
         "medium": {"telnyx": {"outgoing": {"to": "+12125550100", "from": "+12125550199"}}},
         "metadata": {"contact_id": str(CONTACT), "batch_id": "b", "attempt": "1", "policy": "A-17"},
-        "firstSpeakerSettings": {"agent": {}},
     }
     assert list(provider.calls) == [call_id]
 
@@ -69,6 +68,24 @@ def test_the_first_sentence_of_an_agent_is_sent(provider, ultravox):
     ultravox.place(CallRequest(**{**vars(REQUEST), "first_speaker_text": "Good morning!"}))
 
     assert provider.asked[0].body["firstSpeakerSettings"] == {"agent": {"text": "Good morning!"}}
+
+
+@pytest.mark.parametrize("text", [None, "", "  ", "\t\n"])
+def test_without_a_first_sentence_the_settings_of_the_agent_itself_apply(provider, ultravox, text):
+    ultravox.place(CallRequest(**{**vars(REQUEST), "first_speaker_text": text}))
+
+    assert "firstSpeakerSettings" not in provider.asked[0].body
+
+
+def test_keys_that_the_provider_reserves_are_not_sent_and_only_their_number_is_logged(provider, ultravox, caplog):
+    reserved = {"ultravox.+12125550100": "s3cret", "Ultravox.sip": "x"}
+
+    ultravox.place(CallRequest(**{**vars(REQUEST), "metadata": {**REQUEST.metadata, **reserved, "ultravox": "sent"}}))
+
+    assert provider.asked[0].metadata == {**REQUEST.metadata, "ultravox": "sent"}
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"contact={CONTACT}: keys of custom_data not sent, because they begin with ultravox.: 2"
+    ]
 
 
 def test_the_agent_id_is_quoted_in_the_path(provider, ultravox):
