@@ -147,9 +147,10 @@ def test_a_job_that_died_with_its_worker_does_not_keep_its_batch_from_being_dial
     assert checked_counters(batch) == {"total_contacts": 2, "in_progress": 2}
 
 
-@pytest.mark.parametrize("name", ["dial_due_batches", "sweep", "remove_stalled_jobs", "delete_expired"])
-def test_a_periodic_job_that_died_with_its_worker_does_not_keep_the_next_one_from_being_queued(name):
-    task = getattr(tasks, name)
+@pytest.mark.parametrize(
+    "task", [tasks.dial_due_batches, tasks.sweep, tasks.delete_expired], ids=lambda task: task.name
+)
+def test_a_periodic_job_that_died_with_its_worker_does_not_keep_the_next_one_from_being_queued(task):
     task.defer(timestamp=0)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE procrastinate_jobs SET status = 'doing'")
