@@ -104,6 +104,7 @@ if re.fullmatch("[0-9]", _variable("TRUSTED_PROXIES")):
 elif _variable("TRUSTED_PROXIES"):
     INVALID_ENVIRONMENT["TRUSTED_PROXIES"] = "Set it to the number of proxies, from 0 to 9."
 
+
 def _days(name: str, default: int) -> int:
     """Return the variable as a number of days, or the default if it is unset or invalid. 0 means for ever."""
     value = _variable(name, str(default))
