@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -13,7 +14,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from calls.audit import Actor
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
-from calls.exceptions import BatchReadFailed, CallsError
+from calls.exceptions import BatchReadFailed, CallsError, DatabaseFailed
+from calls.management.database_errors import UNREACHABLE, DatabaseUnreachable, can_connect
 from calls.models import Agency, CallBatch, CancelResult, PauseResult
 from calls.models.querysets import CallBatchQuerySet
 from calls.parsing import parse_uuid
@@ -32,7 +34,8 @@ def batches_of(slug: str | None) -> CallBatchQuerySet:
     """
     Return the batches of the agency with this slug, or all batches without a slug.
 
-    :raises CommandError: there is no such agency, or a database error.
+    :raises CommandError: there is no such agency.
+    :raises BatchReadFailed: a database error or timeout.
     """
     if slug is None:
         return CallBatch.objects.all()
@@ -41,8 +44,6 @@ def batches_of(slug: str | None) -> CallBatchQuerySet:
             agency_id = Agency.objects.filter(slug=slug).values_list("pk", flat=True).first()
     except UnicodeEncodeError:
         agency_id = None
-    except CallsError as refusal:
-        raise CommandError(f"{refusal} ({refusal.code}): the database cannot be reached, nothing is done") from None
     if agency_id is None:
         raise CommandError(f"there is no agency with the slug {slug!r}", returncode=2)
     return CallBatch.objects.for_agency(agency_id)
@@ -89,20 +90,41 @@ class BatchCommand(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print one JSON object per batch, one per line")
 
     def handle(self, *, batch_ids: list[UUID], agency: str | None, dry_run: bool, **options: Any) -> None:
-        batches = batches_of(agency)
-        as_line = self._as_json if options["json"] else self._as_text_line
-        refused = False
         # An id that is given twice is one batch, not a second cancel that is refused.
-        for pk in dict.fromkeys(batch_ids):
-            outcome: Outcome
-            try:
-                batch = batches.find(pk)
-                outcome = self.preview(batch) if dry_run else self.perform(batch, Actor.os_user())
-            except CallsError as refusal:
-                outcome, refused = refusal, True
+        pks = list(dict.fromkeys(batch_ids))
+        as_line = self._as_json if options["json"] else self._as_text_line
+        try:
+            if not can_connect():
+                raise DatabaseUnreachable
+            batches = batches_of(agency)
+        except BatchReadFailed as failed:
+            if options["json"]:
+                for pk in pks:
+                    self._print(as_line(pk, failed, dry_run))
+            raise CommandError(UNREACHABLE) from None
+        refused = False
+        for pk, outcome in self._outcomes(batches, pks, dry_run=dry_run):
+            refused = refused or isinstance(outcome, CallsError)
             self._print(as_line(pk, outcome, dry_run))
         if refused:
             sys.exit(1)
+
+    def _outcomes(
+        self, batches: CallBatchQuerySet, pks: list[UUID], *, dry_run: bool
+    ) -> Iterator[tuple[UUID, Outcome]]:
+        """Change one batch after the other. When the database is gone, do not wait 5 seconds for each of the others."""
+        unreachable = False
+        for pk in pks:
+            outcome: Outcome
+            try:
+                if unreachable:
+                    raise DatabaseUnreachable
+                batch = batches.find(pk)
+                outcome = self.preview(batch) if dry_run else self.perform(batch, Actor.os_user())
+            except CallsError as refusal:
+                outcome = refusal
+            yield pk, outcome
+            unreachable = unreachable or (isinstance(outcome, DatabaseFailed) and not can_connect())
 
     def _print(self, line: str) -> None:
         try:

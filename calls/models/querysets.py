@@ -17,7 +17,7 @@ from django.db.models.lookups import GreaterThan, LessThanOrEqual
 from uuid_utils.compat import uuid7
 
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
-from calls.exceptions import BatchNotFound, BatchUpdateFailed, CallsError
+from calls.exceptions import BatchNotFound, BatchUpdateFailed, CallsError, DatabaseFailed
 from calls.inputs import NewContact
 from calls.models.campaign import AgentMapping, Campaign
 from calls.statuses import DIALABLE, FINAL, STARTABLE, BatchStatus, ContactStatus
@@ -91,16 +91,16 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
             agent_name=models.Subquery(agents.values("ultravox_agent_name")),
         )
 
-    def find(self, batch_id: UUID) -> CallBatch:
+    def find(self, batch_id: UUID, *, failure: type[DatabaseFailed] = BatchUpdateFailed) -> CallBatch:
         """
         Return the batch with this id, with most columns deferred.
 
         :raises BatchNotFound: there is no such batch in this queryset.
-        :raises BatchUpdateFailed: a database error or timeout. To a client that wants to change a batch, this is the
-            same error as a failed update.
+        :raises failure: a database error or timeout. To a client that wants to change a batch, this is the same error
+            as a failed update.
         """
         try:
-            with database_errors_as(BatchUpdateFailed), transaction_with_timeouts():
+            with database_errors_as(failure), transaction_with_timeouts():
                 try:
                     return self.only("agency_id", "status").get(pk=batch_id)
                 except self.model.DoesNotExist:

@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand
 
 from calls.database.adoption.report import format_reports
 from calls.database.adoption.survey import survey
+from calls.management.database_errors import database_required
 
 
 class Command(BaseCommand):
@@ -17,6 +18,7 @@ class Command(BaseCommand):
         "Exits with 0 if there is no obstacle, else 1."
     )
 
+    @database_required()
     def handle(self, **options: Any) -> None:
         reports = survey(apps)
         self.stdout.write(format_reports(reports))

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from calls.api.authentication import issue_token
 from calls.management import demo_data
+from calls.management.database_errors import database_required
 from calls.management.demo_data import OPERATOR, SUPERUSER
 from calls.models import Agency, CallBatch
 from calls.roles import Role
@@ -29,9 +30,11 @@ class Command(BaseCommand):
     def handle(self, *, address: str, **options: Any) -> None:
         if not settings.DEBUG:
             raise CommandError("the demo's passwords are public, so it needs DJANGO_DEBUG")
-        if not Agency.objects.exists():
-            demo_data.load()
-        self.stdout.write("\n".join([*addresses(address), "", *next_steps(address), ""]))
+        with database_required():
+            if not Agency.objects.exists():
+                demo_data.load()
+            lines = [*addresses(address), "", *next_steps(address), ""]
+        self.stdout.write("\n".join(lines))
 
 
 def addresses(address: str) -> list[str]:

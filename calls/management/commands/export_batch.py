@@ -6,10 +6,10 @@ from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from calls.database.transactions import database_errors_as
 from calls.exceptions import BatchReadFailed, CallsError
 from calls.export import write_csv
 from calls.management.batch_command import batch_id, batches_of, redirect_stdout_to_devnull
+from calls.management.database_errors import database_required
 
 
 class Command(BaseCommand):
@@ -23,10 +23,10 @@ class Command(BaseCommand):
         parser.add_argument("batch_id", metavar="BATCH_ID", type=batch_id)
         parser.add_argument("--agency", metavar="SLUG", help="find only a batch of this agency")
 
+    @database_required()
     def handle(self, *, batch_id: UUID, agency: str | None, **options: Any) -> None:
         try:
-            with database_errors_as(BatchReadFailed):
-                batch = batches_of(agency).find(batch_id)
+            batch = batches_of(agency).find(batch_id, failure=BatchReadFailed)
             write_csv([batch], self.stdout)
             self.stdout.flush()
         except CallsError as refusal:

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from calls.api.authentication import issue_token
+from calls.management.database_errors import database_required
 from calls.models import AgencyUser
 
 
@@ -22,7 +23,8 @@ class Command(BaseCommand):
             raise CommandError("tokens are issued only with DJANGO_DEBUG on; in production Supabase issues them")
         if not settings.SUPABASE_JWT_SECRET:
             raise CommandError("set SUPABASE_JWT_SECRET, which signs the token")
-        users = AgencyUser.objects.filter(email__iexact=email)
+        with database_required():
+            users = list(AgencyUser.objects.filter(email__iexact=email))
         if len(users) != 1:
             raise CommandError(f"{len(users)} rows of the users table have the email {email}, instead of one")
         self.stdout.write(issue_token(users[0]))

@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from calls.dialler.passes import run_pass
 from calls.exceptions import CallsError
+from calls.management.database_errors import database_required
 
 
 class Command(BaseCommand):
@@ -17,6 +18,7 @@ class Command(BaseCommand):
         "object. Exits with 1 if the database cannot be read."
     )
 
+    @database_required()
     def handle(self, **options: Any) -> None:
         try:
             result = run_pass()

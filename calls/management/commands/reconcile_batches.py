@@ -3,9 +3,10 @@
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
-from calls.exceptions import BatchNotFound, CallsError
+from calls.exceptions import BatchNotFound, DatabaseFailed
+from calls.management.database_errors import can_connect, database_required
 from calls.models import CallBatch
 from calls.models.reconciliation import Discrepancy, reconcile
 
@@ -23,6 +24,7 @@ class Command(BaseCommand):
             "--fix", action="store_true", help="correct the counters, and skip what is left to dial in ended batches"
         )
 
+    @database_required()
     def handle(self, *, fix: bool, **options: Any) -> None:
         wrong = False
         for batch in CallBatch.objects.order_by("pk").only("pk"):
@@ -30,8 +32,10 @@ class Command(BaseCommand):
                 discrepancy = reconcile(batch.pk, fix=fix)
             except BatchNotFound:
                 continue
-            except CallsError as refusal:
-                self.stdout.write(f"{batch.pk}: not compared: {refusal} ({refusal.code})")
+            except DatabaseFailed as failed:
+                self.stdout.write(f"{batch.pk}: not compared: {failed} ({failed.code})")
+                if not can_connect():
+                    raise CommandError("the database is lost: the other batches are not compared") from None
                 wrong = True
                 continue
             if discrepancy:

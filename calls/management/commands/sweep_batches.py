@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from calls.dialler.sweep import run_sweep
 from calls.exceptions import CallsError
+from calls.management.database_errors import database_required
 
 
 class Command(BaseCommand):
@@ -19,6 +20,7 @@ class Command(BaseCommand):
         "any call remains unclear."
     )
 
+    @database_required()
     def handle(self, **options: Any) -> None:
         try:
             result = run_sweep()

@@ -5,7 +5,6 @@ import os
 import runpy
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -180,27 +179,3 @@ def test_gunicorns_timeouts_are_longer_than_that_of_a_cancel(settings):
 
     assert configured["timeout"] > 300
     assert configured["graceful_timeout"] > 300
-
-
-def test_cancel_batch_reports_an_unreachable_database_in_one_line():
-    batch_id = "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"
-
-    # Run both at the same time, because each waits 5 seconds for a connection.
-    with ThreadPoolExecutor() as pool:
-        commands = [
-            pool.submit(manage, "cancel_batch", batch_id, *options, environment=PRODUCTION)
-            for options in ([], ["--agency", "a"])
-        ]
-    cancel, with_agency = (command.result() for command in commands)
-
-    assert (cancel.returncode, cancel.stdout) == (
-        1,
-        f"{batch_id}: not cancelled: Failed to update batch status (update_failed)\n",
-    )
-    assert with_agency.returncode == 1
-    # One of several lines, because standard error also has the log.
-    assert (
-        "CommandError: Failed to read batches (read_failed): the database cannot be reached, nothing is done"
-        in with_agency.stderr.splitlines()
-    )
-    assert "Traceback" not in cancel.stderr + with_agency.stderr
