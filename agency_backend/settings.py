@@ -320,7 +320,6 @@ REST_FRAMEWORK = {
 }
 
 SIMPLE_JWT: dict[str, Any] = {
-    "AUTH_TOKEN_CLASSES": ["calls.api.authentication.SupabaseAccessToken"],
     "SIGNING_KEY": _unless_demo(SUPABASE_JWT_SECRET, DEMO_JWT_SECRET),
     "AUDIENCE": "authenticated",
     "ISSUER": SUPABASE_JWT_ISSUER or None,

@@ -17,7 +17,7 @@ import pghistory
 from django.db import connection, models, transaction
 from django.dispatch import Signal
 
-from calls.exceptions import CallsError
+from calls.exceptions import CallsError, DatabaseFailed
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -125,6 +125,9 @@ def audited(
     """
     Log each call of the decorated method, after its commit or when it is refused. After the commit, send ``signal``.
 
+    A refusal, such as "already cancelled", is logged at INFO. A database error is logged at ERROR: what the caller
+    asked for did not happen.
+
     The method takes ``actor`` and ``source`` as keyword arguments. A receiver that raises an exception is logged and
     changes nothing.
     """
@@ -135,18 +138,20 @@ def audited(
             actor, source = cast(Actor, kwargs["actor"]), cast(Source, kwargs["source"])
             started = time.monotonic()
 
-            def log(outcome: str, **numbers: int) -> None:
-                log_verb(verb, batch, actor=actor, source=source, started=started, outcome=outcome, **numbers)
+            def log(level: int, outcome: str, **numbers: int) -> None:
+                log_verb(
+                    verb, batch, actor=actor, source=source, started=started, outcome=outcome, level=level, **numbers
+                )
 
             def announce() -> None:
-                log(result.status, **result.numbers)
+                log(logging.INFO, result.status, **result.numbers)
                 if signal is not None:
                     signal.send_robust(sender=type(batch), result=result)
 
             try:
                 result = method(batch, *args, **kwargs)
             except CallsError as refusal:
-                log(refusal.code)
+                log(logging.ERROR if isinstance(refusal, DatabaseFailed) else logging.INFO, refusal.code)
                 raise
             transaction.on_commit(announce)
             return result
@@ -157,10 +162,19 @@ def audited(
 
 
 def log_verb(
-    verb: str, batch: _Batch, *, actor: Actor, source: Source, started: float, outcome: str, **numbers: int
+    verb: str,
+    batch: _Batch,
+    *,
+    actor: Actor,
+    source: Source,
+    started: float,
+    outcome: str,
+    level: int = logging.INFO,
+    **numbers: int,
 ) -> None:
     """Log one line for a verb. ``started`` is the ``time.monotonic()`` at which it began."""
-    logger.info(
+    logger.log(
+        level,
         "%s batch=%s agency=%s source=%s actor=%s:%s outcome=%s%s ms=%.0f",
         *(verb, batch.pk, batch.agency_id, source, actor.kind, actor.id, outcome),
         "".join(f" {name}={number}" for name, number in numbers.items()),

@@ -9,10 +9,11 @@ from uuid import uuid4
 
 import jwt
 from django.conf import settings
+from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.backends import TokenBackend
-from rest_framework_simplejwt.exceptions import AuthenticationFailed, TokenBackendError, TokenError
+from rest_framework_simplejwt.exceptions import TokenBackendError, TokenError
 from rest_framework_simplejwt.tokens import Token
 
 from calls.api.jwks import key_set
@@ -25,6 +26,17 @@ _BEARER = re.compile(rb"bearer +([^\s]+)", re.IGNORECASE)
 # Supabase does not use these header parameters. They tell a verifier to fetch or trust a key that the token itself
 # names, or require extensions (crit) that this backend does not implement.
 _REFUSED_HEADERS = frozenset({"crit", "jku", "jwk", "x5c", "x5u"})
+
+# Why a token was refused, for the log. The texts of PyJWT's exceptions are not used: some quote the token.
+_REASONS: dict[type[BaseException], str] = {
+    jwt.ExpiredSignatureError: "token expired",
+    jwt.ImmatureSignatureError: "token not valid yet",
+    jwt.InvalidSignatureError: "wrong signature",
+    jwt.InvalidKeyError: "unknown key",
+    jwt.InvalidAudienceError: "wrong audience",
+    jwt.InvalidIssuerError: "wrong issuer",
+    jwt.MissingRequiredClaimError: "missing claim",
+}
 
 
 class SupabaseTokenBackend(TokenBackend):
@@ -39,7 +51,8 @@ class SupabaseTokenBackend(TokenBackend):
         """
         Return the claims of a valid token.
 
-        :raises TokenBackendError: the token is malformed, forged, expired, not yet valid, or for another audience.
+        :raises TokenBackendError: the token is malformed, forged, expired, not yet valid, or for another audience. Its
+            text is the reason.
         """
         try:
             header = jwt.get_unverified_header(token)
@@ -56,7 +69,7 @@ class SupabaseTokenBackend(TokenBackend):
                 options={"require": ["exp", "sub", "aud"]},
             )
         except (jwt.PyJWTError, ValueError) as error:
-            raise TokenBackendError("Token is invalid") from error
+            raise TokenBackendError(_REASONS.get(type(error), "malformed token")) from error
 
     def _key_for(self, header: dict[str, Any]) -> tuple[Any, str]:
         if header.get("alg") == "HS256" and self.signing_key:
@@ -114,8 +127,17 @@ class SupabaseJWTAuthentication(JWTAuthentication):
         """Return the single token after ``Bearer`` (in upper or lower case) and one or more spaces."""
         match = _BEARER.fullmatch(header)
         if match is None:
-            raise AuthenticationFailed
+            raise AuthenticationFailed("malformed header")
         return match[1]
+
+    def get_validated_token(self, raw_token: bytes) -> Token:
+        """:raises AuthenticationFailed: the token is refused. Its text is the reason, for the log."""
+        try:
+            return SupabaseAccessToken(raw_token)  # type: ignore[arg-type]
+        except TokenError as error:
+            # The backend's text is the reason. The library replaces it with "Token is invalid".
+            reason = error.__cause__ if isinstance(error.__cause__, TokenBackendError) else error
+            raise AuthenticationFailed(str(reason)) from error
 
     def get_user(self, validated_token: Token) -> AgencyUser:  # type: ignore[override]
         sub = parse_uuid(validated_token["sub"])

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, JsonResponse
+from django.utils.log import log_response
 from rest_framework import exceptions as drf
 from rest_framework.fields import DateTimeField
 from rest_framework.response import Response
@@ -27,6 +28,7 @@ from calls.exceptions import (
     InvalidContacts,
     NoAgency,
 )
+from calls.models import AgencyUser
 
 logger = logging.getLogger(__name__)
 
@@ -128,12 +130,16 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     # With ATOMIC_REQUESTS the transaction would otherwise be committed, because the exception ends here.
     set_rollback()
     headers: dict[str, str] = {}
+    reason = ""
     if isinstance(error, drf.MethodNotAllowed):
         headers["Allow"] = ", ".join(context["view"].allowed_methods)
         error = MethodNotAllowed()
     elif isinstance(error, drf.NotAuthenticated | drf.AuthenticationFailed):
         headers["WWW-Authenticate"] = "Bearer"
+        reason = str(error.detail)
         error = Unauthorized()
+    elif isinstance(error, NoAgency | InsufficientRole):
+        reason = _describe_caller(context["request"].user, error)
     elif isinstance(error, NotStored):
         headers["Retry-After"] = "5"
     elif isinstance(error, SuspiciousOperation):
@@ -141,7 +147,19 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     elif not isinstance(error, CallsError):
         logger.error("unexpected error in %s", context["request"].path, exc_info=error)
         error = InternalError()
-    return Response(error_body(error), status=http_status(error), headers=headers)
+    response = Response(error_body(error), status=http_status(error), headers=headers)
+    if reason:
+        # Django logs each answer of 4xx once. This is the same line, with the reason.
+        request = context["request"]
+        log_response("%s (%s): %s", response.reason_phrase, reason, request.path, response=response, request=request)
+    return response
+
+
+def _describe_caller(user: AgencyUser, error: NoAgency | InsufficientRole) -> str:
+    """Return the reason and the caller for the log."""
+    if isinstance(error, InsufficientRole):
+        return f"insufficient role: {user.role}, user={user.pk}, agency={user.agency_id}"
+    return f"{'no users row' if user._state.adding else 'users row without agency'}, user={user.pk}"
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> JsonResponse:

@@ -44,5 +44,5 @@ class HasCronSecret(BasePermission):
         """:raises NotAuthenticated: the secret is missing or wrong."""
         sent = re.fullmatch(r"bearer +(\S+)", request.headers.get("Authorization", ""), re.IGNORECASE)
         if not constant_time_compare(sent[1] if sent else "", settings.CRON_SECRET):
-            raise NotAuthenticated
+            raise NotAuthenticated("no cron secret" if sent is None else "wrong cron secret")
         return True

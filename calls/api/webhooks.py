@@ -44,7 +44,7 @@ class HasWebhookSecret(BasePermission):
         secret = (agency and agency.webhook_secret) or ""
         # Compare even without an agency, so that the response time does not tell whether it exists.
         if not constant_time_compare(secret, view.kwargs["secret"]) or not secret:
-            raise exceptions.NotAuthenticated
+            raise exceptions.NotAuthenticated("wrong webhook secret" if agency else "unknown agency")
         view.agency = agency  # type: ignore[attr-defined]
         return True
 
@@ -95,6 +95,6 @@ class WebhookViewSet(EdgeFunctionViewSet):
             request.headers.get("X-Ultravox-Webhook-Signature", ""),
             signing_secret,
         ):
-            raise exceptions.NotAuthenticated
+            raise exceptions.NotAuthenticated("wrong or old webhook signature")
         Call.record_event(WebhookEvent.from_body(self.agency, body))
         return Response({"success": True})

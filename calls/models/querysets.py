@@ -107,7 +107,8 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
                     raise BatchNotFound from None
         except CallsError as refusal:
             # The verb that would log the refusal is never called.
-            logger.warning("find batch=%s outcome=%s", batch_id, refusal.code)
+            level = logging.ERROR if isinstance(refusal, DatabaseFailed) else logging.WARNING
+            logger.log(level, "find batch=%s outcome=%s", batch_id, refusal.code)
             raise
 
 
