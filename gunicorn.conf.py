@@ -15,15 +15,19 @@ timeout = graceful_timeout = int(settings.CANCEL_TIMEOUT) + 30
 threads = 8
 # High enough for the API itself to answer a request whose token is too long.
 limit_request_field_size = 128 * 1024
+# The default without the user of Basic authentication, which may be a key.
+access_log_format = '%(h)s - - %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
 
 class Logger(glogging.Logger):  # type: ignore[misc]
     """Gunicorn's logger, with secrets removed from its messages."""
 
+    without_secrets = WithoutSecrets()
+
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
         for log in (self.error_log, self.access_log):
-            log.addFilter(WithoutSecrets())
+            log.addFilter(self.without_secrets)
 
 
 logger_class = Logger

@@ -46,15 +46,23 @@ def environment_on(database_url, **variables):
     }
 
 
-@contextmanager
 def gunicorn(database_url, **variables):
     """Run ``gunicorn agency_backend.wsgi`` on a free port. Yields its host and port."""
     port = free_port()
-    process = subprocess.Popen(
-        [Path(sys.executable).parent / "gunicorn", "agency_backend.wsgi", "--bind", f"127.0.0.1:{port}"],
-        cwd=ROOT,
-        env=environment_on(database_url, **variables),
-    )
+    command = [Path(sys.executable).parent / "gunicorn", "agency_backend.wsgi", "--bind", f"127.0.0.1:{port}"]
+    return _running(command, port, environment_on(database_url, **variables))
+
+
+def development_server(database_url):
+    """Run ``manage.py runserver`` on a free port. Yields its host and port."""
+    port = free_port()
+    command = [sys.executable, "manage.py", "runserver", "--noreload", f"127.0.0.1:{port}"]
+    return _running(command, port, environment_on(database_url, DJANGO_DEBUG="1"))
+
+
+@contextmanager
+def _running(command, port, environment):
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
         wait_until_it_listens(port)
         yield f"127.0.0.1:{port}"
