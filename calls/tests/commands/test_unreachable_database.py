@@ -1,6 +1,7 @@
 """The commands when the database cannot be reached: one line, exit status 1, and no wait for each batch."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 from django.core.management import CommandError
@@ -9,8 +10,8 @@ from django.db import connection
 from calls.database.adoption.survey import survey
 from calls.management.commands import cancel_batch, check_database, reconcile_batches
 from calls.models.reconciliation import reconcile
-from calls.tests.support.factories import plain_connection
 from calls.tests.support.manage import manage
+from calls.tests.support.outage import database_away
 from calls.tests.support.server import environment_on
 from calls.tests.support.unreachable import server_that_does_not_answer, server_that_refuses
 
@@ -82,25 +83,17 @@ def test_with_json_each_batch_has_its_object(options):
 
 
 @pytest.fixture
-def without_database(monkeypatch):
-    """A function that ends all connections and refuses new ones, until the end of the test."""
-    name = connection.settings_dict["NAME"]
-    with plain_connection(dbname="postgres") as maintenance:
-
-        def shut():
-            maintenance.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-            maintenance.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name]
-            )
-
-        yield shut
-        maintenance.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+def lose_database():
+    """A function after which the database cannot be reached, until the end of the test."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(database_away())
+    connection.close()
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("json_option", [[], ["--json"]], ids=["text", "json"])
 def test_a_database_lost_between_two_batches_fails_the_others_without_a_wait_for_each(
-    harbour, run_command, monkeypatch, without_database, json_option
+    harbour, run_command, monkeypatch, lose_database, json_option
 ):
     batches = [harbour.batch(queued=1) for _ in range(4)]
     perform, tried = cancel_batch.Command.perform, []
@@ -108,7 +101,7 @@ def test_a_database_lost_between_two_batches_fails_the_others_without_a_wait_for
     def perform_until_the_second(self, batch, actor):
         tried.append(batch.pk)
         if len(tried) == 2:
-            without_database()
+            lose_database()
         return perform(self, batch, actor)
 
     monkeypatch.setattr(cancel_batch.Command, "perform", perform_until_the_second)
@@ -122,16 +115,16 @@ def test_a_database_lost_between_two_batches_fails_the_others_without_a_wait_for
 
 @pytest.mark.django_db(transaction=True)
 def test_reconcile_batches_ends_at_the_first_batch_when_the_database_is_lost(
-    harbour, run_command, monkeypatch, without_database
+    harbour, run_command, monkeypatch, lose_database
 ):
     batches, compare, tried = [harbour.batch(queued=1) for _ in range(3)], reconcile, []
 
-    def lose_the_database(pk, *, fix):
+    def lose_and_continue(pk, *, fix):
         tried.append(pk)
-        without_database()
+        lose_database()
         return compare(pk, fix=fix)
 
-    monkeypatch.setattr(reconcile_batches, "reconcile", lose_the_database)
+    monkeypatch.setattr(reconcile_batches, "reconcile", lose_and_continue)
     with pytest.raises(CommandError, match="the database is lost"):
         run_command("reconcile_batches")
 
@@ -139,11 +132,11 @@ def test_reconcile_batches_ends_at_the_first_batch_when_the_database_is_lost(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_database_lost_in_the_middle_of_a_command_is_one_line(run_command, monkeypatch, without_database):
-    def lose_the_database(apps):
-        without_database()
+def test_a_database_lost_in_the_middle_of_a_command_is_one_line(run_command, monkeypatch, lose_database):
+    def lose_and_continue(apps):
+        lose_database()
         return survey(apps)
 
-    monkeypatch.setattr(check_database, "survey", lose_the_database)
+    monkeypatch.setattr(check_database, "survey", lose_and_continue)
     with pytest.raises(CommandError, match=r"^database error: OperationalError "):
         run_command("check_database")
