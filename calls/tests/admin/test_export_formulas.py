@@ -11,7 +11,7 @@ from calls.parsing import E164
 from calls.tests.support.exports import cells, exported, written
 from calls.tests.support.factories import PHONE
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
 FORMULAS = [
     *("=1+1", "+1", "-1", "@SUM(A1)", "|cmd", "%0A", "=HYPERLINK(1)", "-2+3+cmd|' /C calc'!A0", "  =1", "\x01=1"),

@@ -17,7 +17,7 @@ from agency_backend.sign_in import ADDRESS_FAILURE_LIMIT, client_address
 from calls.tests.support.admin_pages import BATCHES, text_of
 from calls.tests.support.factories import call
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
 LIMIT = 10
 HOME, OFFICE = "192.0.2.1", "192.0.2.2"

@@ -14,6 +14,8 @@ from calls.api import jwks
 from calls.api.jwks import KeySet
 from calls.tests.support.supabase import SigningKey, key_set_of, supabase_project
 
+pytestmark = pytest.mark.not_adopted
+
 OLD, NEW, RSA = SigningKey("ES256", kid="old"), SigningKey("RS256", kid="new"), SigningKey("RS256")
 PATH = "/auth/v1/.well-known/jwks.json"
 MEGABYTE = 1024 * 1024

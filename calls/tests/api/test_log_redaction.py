@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from calls.redaction import WithoutSecrets, redact
 from calls.tests.support.server import database_url, gunicorn, request
 
+pytestmark = pytest.mark.not_adopted
+
 AGENCY_ID = "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"
 SECRET = "S3cret-value_0123456789"
 TOKEN = f"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.{SECRET}"

@@ -17,7 +17,7 @@ from calls.roles import Role
 from calls.tests.support.factories import URL
 from calls.tests.support.supabase import SigningKey, claims, supabase_project
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
 
 @pytest.fixture(scope="module")

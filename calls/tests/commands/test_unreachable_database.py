@@ -15,6 +15,8 @@ from calls.tests.support.outage import database_away
 from calls.tests.support.server import environment_on
 from calls.tests.support.unreachable import server_that_does_not_answer, server_that_refuses
 
+pytestmark = pytest.mark.not_adopted
+
 UNREACHABLE = "CommandError: Failed to read batches (read_failed): the database cannot be reached, nothing is done"
 IDS = ["01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10", "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e11"]
 COMMANDS = [

@@ -19,7 +19,11 @@ from calls.tests.support.provider import KEY
 from calls.tests.support.server import database_url, gunicorn, request
 from calls.tests.support.workers import start_worker, worker
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_queue")]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.acceptance,
+    pytest.mark.usefixtures("empty_queue"),
+]
 
 
 def is_running():

@@ -8,7 +8,7 @@ import pytest
 from calls.tests.support.factories import staff
 from calls.tests.support.server import database_url, gunicorn
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.acceptance]
 
 LIMIT, PROCESSES, THREADS = 10, 2, 8
 
