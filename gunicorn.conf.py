@@ -15,7 +15,7 @@ timeout = graceful_timeout = int(settings.CANCEL_TIMEOUT) + 30
 threads = 8
 # High enough for the API itself to answer a request whose token is too long.
 limit_request_field_size = 128 * 1024
-# The default without the user of Basic authentication, which may be a key.
+# The default without %(u)s: the user name of Basic authentication may be an API key.
 access_log_format = '%(h)s - - %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
 

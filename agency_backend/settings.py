@@ -252,7 +252,7 @@ AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_RESET_ON_SUCCESS = True
-# Keep nothing but the recent failures.
+# Store failures only, and no log of sign-ins.
 AXES_DISABLE_ACCESS_LOG = True
 AXES_ENABLE_ADMIN = False
 
@@ -378,7 +378,7 @@ LOGGING = {
         "django.server": {"handlers": ["console"], "propagate": False},
         # These log each request to the provider and each job. The dialler has its own line for each call.
         "httpx": {"level": "WARNING"},
-        # sign_in.py has one line for each failed sign-in. These would be four, with what the client sent.
+        # sign_in.py logs one line for each failed sign-in. axes would log four, with what the client sent.
         "axes": {"level": "ERROR"},
         "procrastinate": {"level": "WARNING"},
         # Scanners send unknown hosts all day. Their requests are refused, and need no line in the log.

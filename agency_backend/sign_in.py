@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 ADDRESS_FAILURE_LIMIT = 50
 # Stands for the address of a client that has none, such as a proxy on a Unix socket.
 NO_ADDRESS = "::"
-# No user name can begin with it.
+# Django's forms accept no user name that begins with it.
 UNKNOWN_NAME = "?"
 
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CleanupResult:
-    """How many rows were deleted. ``is_complete`` is False if the time was over before all were."""
+    """How many rows were deleted. ``is_complete`` is False if the time limit was reached, so that rows may remain."""
 
     webhook_events: int
     idempotency_keys: int

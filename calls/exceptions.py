@@ -135,7 +135,7 @@ class BatchReadFailed(DatabaseFailed):
 
 
 class CleanupFailed(DatabaseFailed):
-    """Unlike the others, this may be raised after a part was done."""
+    """Unlike after the other failures, rows that were deleted before the error stay deleted."""
 
     code = "cleanup_failed"
     text = "Failed to delete expired rows"

@@ -1,8 +1,8 @@
 """
 Redact secrets and phone numbers in log records, and keep text from outside from forging a line.
 
-Secrets are found by what they look like and not by where they usually stand: a client can send them in a misspelt path,
-a malformed header or a query.
+The patterns match anywhere in a line, because a client can send a secret in a misspelt path, a malformed header or a
+query. A secret without a known form, in an unknown place, is not recognised.
 
 Each pattern is linear in the length of the text: no two attempts read the same characters.
 """

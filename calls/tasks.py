@@ -42,7 +42,7 @@ FAILED_JOBS_KEPT_HOURS = 30 * 24
 
 @contextmanager
 def _log_database_error(job: str) -> Iterator[None]:
-    """Log a database error in one line. The next job of its kind continues."""
+    """Log a database error in one line and suppress it. The next job of its kind continues."""
     try:
         yield
     except CallsError as failed:
@@ -87,7 +87,7 @@ def _dial(context: JobContext, batch_id: str) -> None:
 @app.periodic(cron=EVERY_MINUTE)
 @app.task(queueing_lock="sweep", priority=BEFORE_CALLS)
 def sweep(timestamp: int) -> None:
-    """Ask the provider about calls whose result was never recorded."""
+    """Settle calls whose result was never recorded."""
     with _log_database_error("sweep"):
         run_sweep()
 
@@ -113,7 +113,7 @@ def delete_expired(timestamp: int) -> None:
 @app.periodic(cron=EVERY_NIGHT)
 @app.task(queueing_lock="delete_failed_jobs", priority=BEFORE_CALLS, pass_context=True)
 async def delete_failed_jobs(context: JobContext, timestamp: int) -> None:
-    """Delete the jobs that failed a month ago. Jobs that succeed are deleted at once."""
+    """Delete the jobs that failed or were cancelled 30 days ago. Jobs that succeed are deleted at once."""
     with _log_database_error("delete_failed_jobs"):
         await remove_old_jobs(
             context, max_hours=FAILED_JOBS_KEPT_HOURS, remove_failed=True, remove_cancelled=True, remove_aborted=True

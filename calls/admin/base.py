@@ -77,7 +77,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
         Django would leave out each row that the list's filters, search and page do not find any more, without a
         message. Return None for requests that Django answers: those with no action, with nothing ticked, or with
-        "Select all", where the filters are the choice.
+        "Select all", where the filters decide which rows are selected.
         """
         name = request.POST.get("action")
         if not name or not self.has_view_permission(request):
@@ -98,7 +98,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         try:
             return super().get_changelist_instance(request)
         except IncorrectLookupParameters:
-            text = "The list has no such filter, so it shows everything. Nothing was changed."
+            text = "The filter is not valid, so the list shows everything. Nothing was changed."
             self.message_user(request, text, messages.ERROR)
             raise
 

@@ -38,7 +38,7 @@ class KeySet:
     """
     The keys published at ``uri``, by key id (``kid``), shared by all threads of the process.
 
-    A set is used for at most ``lifetime`` seconds. A background thread fetches the next one before that, so no request
+    A set is refreshed before it is ``lifetime`` seconds old. A background thread does that, so no request
     with a known key waits. An unknown key id causes a fetch at once; at most two threads wait for it, and other threads
     get None at once. Two fetches start at least ``fetch_interval`` seconds apart, whether or not the first one
     succeeded, and each takes at most ``fetch_timeout`` seconds.
@@ -183,7 +183,7 @@ def _entries_of(answer: bytes) -> list[Any]:
 
 
 def _usable_key(entry: Any) -> PyJWK | None:
-    """Return the entry of a key set as a public key with an id that verifies ES256 or RS256 signatures, or None."""
+    """Return the key of an entry, or None unless it is a public ES256 or RS256 key with an id."""
     try:
         key = PyJWK(entry)
     except Exception:  # noqa: BLE001 - PyJWT raises exceptions of many types for malformed entries

@@ -248,13 +248,12 @@ def _page_parameters(prefix: str, default: int, maximum: int) -> list[OpenApiPar
         OpenApiParameter(
             f"{prefix}limit",
             int,
-            description=f"Page size, clamped to 1 to {maximum}. Default, also for a value that is not an integer in"
-            f" ASCII digits: {default}.",
+            description=f"Page size, clamped to 1 to {maximum}. {default} if absent or not an integer in ASCII digits.",
         ),
         OpenApiParameter(
             f"{prefix}offset",
             int,
-            description="How many to skip. Default, also for a value that is not an integer in ASCII digits: 0.",
+            description="Rows to skip. 0 if absent or not an integer in ASCII digits.",
         ),
     ]
 

@@ -31,7 +31,7 @@ class DialOutcome(Enum):
     HELD = "held"
     """The provider takes no calls at the moment, so the batch waits."""
     ALREADY_CALLED = "already_called"
-    """An earlier call of the contact took place, although its claim was given back. It was recorded instead."""
+    """The previous attempt was given back, but its call took place. It was recorded, and no request was sent."""
     NOTHING_CLAIMED = "nothing_claimed"
     """No contact could be claimed."""
 
@@ -75,15 +75,14 @@ def place_next_call(batch_id: UUID) -> DialOutcome:
 
 def _record_earlier_call(batch: CallBatch, contact: CampaignContact) -> bool:
     """
-    Record the call of an earlier claim that was given back, if an event of it has arrived since. Return whether it did.
+    Record the call of the previous attempt if a stored event proves it. Return whether it was recorded.
 
-    A claim that was released did not count, so this attempt has its number. One that was rejected did.
+    A released claim gives its attempt number to the next claim, and a rejected one does not. So look for both numbers.
     """
     find_unrecorded = partial(find_unrecorded_call, contact, agency_id=batch.agency_id)
     call_id = find_unrecorded(attempt=contact.attempts) or find_unrecorded(attempt=contact.attempts - 1)
-    if call_id is None:
+    if call_id is None or not Call.record_placed(contact, call_id, caller_id=batch.from_number):
         return False
-    Call.record_placed(contact, call_id, caller_id=batch.from_number)
     logger.warning(
         "dial batch=%s contact=%s attempt=%s outcome=%s call=%s",
         *(batch.pk, contact.pk, contact.attempts, DialOutcome.ALREADY_CALLED.value, call_id),

@@ -67,7 +67,7 @@ class SweepResult:
 
 def run_sweep() -> SweepResult:
     """
-    Ask the provider about contacts whose call has no recorded result.
+    Settle contacts whose call has no recorded result, from stored events and from the provider.
 
     - No call was recorded within four times ``ULTRAVOX_TIMEOUT``, because a worker died or the provider's answer was
       unclear: record the call if an event of it was delivered, or if the provider has it. If not, release the claim, or

@@ -112,7 +112,7 @@ class BatchCommand(BaseCommand):
     def _outcomes(
         self, batches: CallBatchQuerySet, pks: list[UUID], *, dry_run: bool
     ) -> Iterator[tuple[UUID, Outcome]]:
-        """Change one batch after the other. When the database is gone, do not wait 5 seconds for each of the others."""
+        """Change or preview each batch. After a lost connection, fail the remaining ones without connecting."""
         unreachable = False
         for pk in pks:
             outcome: Outcome

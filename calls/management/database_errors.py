@@ -26,8 +26,8 @@ def can_connect() -> bool:
     """
     Return whether the database accepts a new connection. If it does not, log the reason.
 
-    Connect without the pool, which would try for 5 seconds and log each attempt. Only a server that does not answer
-    takes 5 seconds.
+    Bypasses the pool, which retries for 5 seconds and logs each attempt. Returns at once, unless the server does not
+    answer (5 seconds).
     """
     try:
         psycopg.connect(**connection.get_connection_params()).close()

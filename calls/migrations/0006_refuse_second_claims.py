@@ -63,7 +63,7 @@ class Migration(migrations.Migration):
                 ),
             ),
         ),
-        # A function that is replaced runs with the writer's rights again.
+        # Replacing a function resets its rights (SECURITY DEFINER) and its search path.
         migrations.RunSQL(RUN_AS_OWNER, migrations.RunSQL.noop),
         migrations.RunPython(migrations.RunPython.noop, lock_contacts),
     ]

@@ -1,4 +1,4 @@
-"""Store which contact the metadata of an event's call names. Events that are stored already keep NULL."""
+"""Add ``contact_id`` to webhook events, from the metadata of their calls. Existing rows keep NULL."""
 
 from django.db import migrations, models
 

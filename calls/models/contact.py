@@ -58,7 +58,7 @@ class CampaignContact(BaseModel):
 
     objects = CampaignContactQuerySet.as_manager()
 
-    # Set by a claim: whether the attempt before ended without a call, as far as was known.
+    # Set by claim_next_contact: the previous attempt was released or rejected without a recorded call.
     was_given_back = False
 
     class Meta:

@@ -91,7 +91,8 @@ def belongs_to_attempt(call: Snapshot, attempt: int, since: datetime) -> bool:
     """
     Return whether a contact's call was placed for this attempt, which began at ``since``.
 
-    A call that another dialler placed may have no attempt number in its metadata. It is compared by its time.
+    A call that another dialler placed may have no attempt number in its metadata. It is matched by the time of its
+    creation, and counts if it has none.
     """
     metadata = call.get("metadata")
     number = metadata.get("attempt") if isinstance(metadata, dict) else None

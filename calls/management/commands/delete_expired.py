@@ -7,6 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from calls.cleanup import delete_expired
 from calls.exceptions import CallsError
+from calls.management.database_errors import database_required
 
 
 class Command(BaseCommand):
@@ -16,6 +17,7 @@ class Command(BaseCommand):
         "Prints the result as a JSON object. Exits with 1 after a database error."
     )
 
+    @database_required()
     def handle(self, **options: Any) -> None:
         try:
             result = delete_expired()

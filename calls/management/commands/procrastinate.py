@@ -32,7 +32,7 @@ class Command(procrastinate.Command):
 
 
 def _check_database() -> None:
-    """Fail within 5 seconds without a database. The library waits for half a minute and does not say for what."""
+    """Fail within 5 seconds without a database. The library itself waits for 30 seconds without a message."""
     try:
         connection.ensure_connection()
     except OperationalError:
@@ -68,7 +68,7 @@ async def _run_until_signal(run_worker: Callable[..., Coroutine[Any, Any, None]]
     except ConnectorException as lost:
         error = lost
     # Without an exception it was a part of the worker that failed, and the library has logged why.
-    logger.critical("worker outcome=ended: it lost the database, or failed, and must be started again", exc_info=error)
+    logger.critical("worker outcome=ended: it lost the database or failed; start it again", exc_info=error)
     sys.exit(1)
 
 

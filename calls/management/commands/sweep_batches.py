@@ -1,4 +1,4 @@
-"""Ask the provider about calls whose result was never recorded."""
+"""Settle calls whose result was never recorded, from stored events and from the provider."""
 
 import json
 import sys
@@ -14,8 +14,8 @@ from calls.management.database_errors import database_required
 
 class Command(BaseCommand):
     help = (
-        "Asks the provider about claimed contacts whose call was never recorded, because a worker died or the "
-        "provider's answer was lost. Records the call if the provider has it, else releases the claim. Also looks up "
+        "Settles claimed contacts whose call was never recorded, because a worker died or the provider's answer was "
+        "lost. Records the call if a stored event or the provider has it, else releases the claim. Also looks up "
         "calls that have no recorded end an hour after they began. Prints the result as a JSON object. Exits with 1 if "
         "any call remains unclear."
     )

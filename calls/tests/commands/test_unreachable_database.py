@@ -25,7 +25,7 @@ COMMANDS = [
     f"cancel_batch {IDS[0]} {IDS[1]} --dry-run",
     *(f"export_batch {IDS[0]}", f"export_batch {IDS[0]} --agency a"),
     *("check_database", "repair_database", "reconcile_batches", "reconcile_batches --fix"),
-    *("process_batches", "sweep_batches", "issue_token a@example.com", "demo"),
+    *("process_batches", "sweep_batches", "delete_expired", "issue_token a@example.com", "demo"),
 ]
 
 

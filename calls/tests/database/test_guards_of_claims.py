@@ -1,6 +1,6 @@
 """
-The guards on claims: no contact is claimed again in a batch that was stopped, in whatever words, and what a call in
-progress writes goes through.
+The guards on claims: in a batch that was stopped, no contact is claimed again, with any status. What a call in progress
+writes goes through.
 """
 
 import uuid

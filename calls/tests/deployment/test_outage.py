@@ -80,7 +80,9 @@ def test_a_worker_that_is_stopped_exits_with_0(log, signum):
 
 
 @pytest.mark.slow
-def test_after_an_outage_the_next_worker_goes_on_and_calls_nobody_twice(harbour, ultravox, provider_variables, log):
+def test_after_an_outage_the_next_worker_continues_and_calls_no_contact_twice(
+    harbour, ultravox, provider_variables, log
+):
     batch = harbour.batch(queued=3)
     type(batch).objects.update(max_concurrent=1)
     ultravox.may_answer.clear()
