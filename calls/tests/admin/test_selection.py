@@ -208,7 +208,7 @@ def test_a_filter_that_is_not_offered_selects_nothing_and_says_so(harbour, admin
     response = select_all(admin, f"{BATCHES}?queued__gte=1", batch)
 
     assert messages_at(admin, response["Location"]) == [
-        ("error", "The list has no such filter, so it shows everything. Nothing was changed.")
+        ("error", "The filter is not valid, so the list shows everything. Nothing was changed.")
     ]
 
 
