@@ -12,7 +12,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agency_backend.settings")
 
 # Longer than the database's timeout, so that a cancel is answered before its worker is killed, even during shutdown.
 timeout = graceful_timeout = int(settings.CANCEL_TIMEOUT) + 30
-threads = 8
+# A process runs the Python code of one thread at a time: while one parses a large list of contacts, the others wait for
+# it. So each core has its own process. Each may use 20 connections to the database and several hundred MB.
+workers = int(os.environ.get("WEB_CONCURRENCY") or os.cpu_count() or 1)
+# Twice as many as one agency may occupy with slow requests (calls/api/concurrency.py).
+threads = 16
 # High enough for the API itself to answer a request whose token is too long.
 limit_request_field_size = 128 * 1024
 # The default without %(u)s: the user name of Basic authentication may be an API key.

@@ -220,9 +220,9 @@ LANGUAGE_CODE = "en"
 USE_I18N = False
 FORMAT_MODULE_PATH = "agency_backend.formats"
 
-# How much of a request body is read. It is more than the longest body that is accepted (16 MB), so that a client that
-# sends too much can still read the answer.
-DATA_UPLOAD_MAX_MEMORY_SIZE = 32 * 1024 * 1024
+# For the admin, whose forms have a few KB: nobody has signed in yet when the body of a login is read. The API's parsers
+# have limits of their own.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024
 
 # The API's paths have no trailing slash. A path with a trailing slash gets 404 and no redirect.
 APPEND_SLASH = False
@@ -355,19 +355,30 @@ def _with_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
+def _without_traceback_of_client_errors(record: logging.LogRecord) -> bool:
+    """Remove the traceback that Django logs with a 4xx: the client caused the error, for example by a broken body."""
+    if getattr(record, "status_code", 500) < 500:
+        record.exc_info = None
+    return True
+
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "filters": {
         "with_request_id": {"()": "django.utils.log.CallbackFilter", "callback": _with_request_id},
         "without_secrets": {"()": "calls.redaction.WithoutSecrets"},
+        "without_client_traceback": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": _without_traceback_of_client_errors,
+        },
     },
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
     "handlers": {
         "console": {
             "class": "logging.StreamHandler",
             "formatter": "line",
-            "filters": ["with_request_id", "without_secrets"],
+            "filters": ["with_request_id", "without_client_traceback", "without_secrets"],
         },
     },
     "root": {"handlers": ["console"], "level": LOG_LEVEL},

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
 
-from calls.admin.base import BoundedPaginator, OfferedFilter, ReadOnlyAdmin, StatusFilter
+from calls.admin.base import BoundedPaginator, IdsFirstPaginator, OfferedFilter, ReadOnlyAdmin, StatusFilter
 from calls.models import CallBatch, CampaignContact
 from calls.parsing import parse_phone_number, parse_uuid
 from calls.statuses import ContactStatus
@@ -97,7 +97,7 @@ class CampaignContactAdmin(ReadOnlyAdmin):
         self, request: HttpRequest, queryset: Any, per_page: int, *args: Any, **kwargs: Any
     ) -> Paginator[Any]:
         """Count the contacts of one batch exactly. There are too many contacts to count all of them."""
-        paginator = Paginator if request.GET.get(BatchFilter.parameter_name) else BoundedPaginator
+        paginator = IdsFirstPaginator if request.GET.get(BatchFilter.parameter_name) else BoundedPaginator
         return paginator(queryset, per_page, *args, **kwargs)
 
     def get_search_results(

@@ -62,6 +62,8 @@ class EdgeFunctionViewSet(GenericViewSet[CallBatch]):
         collector's next full run, which may be hundreds of requests later.
         """
         request._data = request._full_data = None  # type: ignore[attr-defined]
+        # REST framework puts it here as well when the content type is that of a form.
+        request._request._post = None  # type: ignore[attr-defined]
         return super().finalize_response(request, response, *args, **kwargs)
 
     def options(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Response:

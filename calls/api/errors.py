@@ -6,7 +6,7 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
-from django.core.exceptions import SuspiciousOperation
+from django.core import exceptions as django
 from django.http import HttpRequest, JsonResponse
 from django.utils.log import log_response
 from rest_framework import exceptions as drf
@@ -61,6 +61,13 @@ class BodyTooLarge(CallsError):
         self.text = text
 
 
+class TooManyRequests(CallsError):
+    """The agency has as many slow requests in this process as it may have. Nothing was done."""
+
+    code = "too_many_requests"
+    text = "Too many requests at once. Try again in a few seconds"
+
+
 class InternalError(CallsError):
     code = "internal_error"
     text = "Internal server error"
@@ -90,6 +97,7 @@ _HTTP_STATUS: dict[type[CallsError], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     BatchRefused: HTTPStatus.BAD_REQUEST,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     NotStored: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -140,9 +148,9 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
         error = Unauthorized()
     elif isinstance(error, NoAgency | InsufficientRole):
         reason = _describe_caller(context["request"].user, error)
-    elif isinstance(error, NotStored):
+    elif isinstance(error, NotStored | TooManyRequests):
         headers["Retry-After"] = "5"
-    elif isinstance(error, SuspiciousOperation):
+    elif isinstance(error, django.SuspiciousOperation | django.BadRequest):
         error = BadRequest()
     elif not isinstance(error, CallsError):
         logger.error("unexpected error in %s", context["request"].path, exc_info=error)

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from rest_framework.parsers import BaseParser
 
-from calls.api.errors import BadRequest, BodyTooLarge
+from calls.api.errors import BodyTooLarge
 
 CHUNK_SIZE = 64 * 1024
 MAX_DISCARDED_BYTES = 16 * 1024 * 1024
@@ -34,6 +34,19 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
+def parse_json(body: bytes) -> Any:
+    """Return the JSON value, or None if the body is not JSON: views treat it like an absent body."""
+    try:
+        return json.loads(
+            body.decode("utf-8-sig"),
+            parse_int=_parse_integer,
+            parse_float=_parse_float,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError):
+        return None
+
+
 class AnyJSONParser(BaseParser):
     """Parses JSON with any ``Content-Type``, or none: clients of Edge Functions send all of these."""
 
@@ -43,43 +56,27 @@ class AnyJSONParser(BaseParser):
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
         """
-        Return the JSON value, or None if the body is not JSON: views treat it like an absent body.
+        Return what :func:`parse_json` returns.
 
         :raises BodyTooLarge: the body has more than ``max_bytes`` bytes.
-        :raises BadRequest: the client disconnected before it had sent the whole body.
         """
-        try:
-            text = self.read(stream).decode("utf-8-sig")
-            return json.loads(text, parse_int=_parse_integer, parse_float=_parse_float, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            return None
+        return parse_json(self.read(stream))
 
     def read(self, stream: IO[bytes]) -> bytes:
         """
         Return the whole body.
 
-        :raises CallsError: BodyTooLarge or BadRequest, see :meth:`parse`.
+        :raises BodyTooLarge: see :meth:`parse`.
         """
-        try:
-            body = stream.read(self.max_bytes + 1)
-            if len(body) > self.max_bytes:
-                # Read the rest, up to a limit: a client that is still sending when the connection closes does not read
-                # the answer.
-                for _ in range(MAX_DISCARDED_BYTES // CHUNK_SIZE):
-                    if not stream.read(CHUNK_SIZE):
-                        break
-                raise BodyTooLarge(self.too_large_text)
-            return body
-        except OSError:
-            # The client disconnected.
-            raise BadRequest from None
-
-
-class LargeJSONParser(AnyJSONParser):
-    """Parses JSON of up to 16 MB, for lists of contacts."""
-
-    max_bytes = 16 * 1024 * 1024
-    too_large_text = "Request body too large: at most 16 MB"
+        body = stream.read(self.max_bytes + 1)
+        if len(body) > self.max_bytes:
+            # Read the rest, up to a limit: a client that is still sending when the connection closes does not read the
+            # answer.
+            for _ in range(MAX_DISCARDED_BYTES // CHUNK_SIZE):
+                if not stream.read(CHUNK_SIZE):
+                    break
+            raise BodyTooLarge(self.too_large_text)
+        return body
 
 
 class RawParser(AnyJSONParser):
@@ -89,5 +86,12 @@ class RawParser(AnyJSONParser):
     too_large_text = "Request body too large: at most 1 MB"
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
-        """:raises CallsError: BodyTooLarge or BadRequest."""
+        """:raises BodyTooLarge: see :meth:`AnyJSONParser.parse`."""
         return self.read(stream)
+
+
+class LargeRawParser(RawParser):
+    """Returns a body of up to 16 MB, a list of contacts. The view parses it when it is its turn."""
+
+    max_bytes = 16 * 1024 * 1024
+    too_large_text = "Request body too large: at most 16 MB"

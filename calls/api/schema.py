@@ -20,7 +20,7 @@ from rest_framework import serializers
 
 from calls import exceptions
 from calls.api import errors as api_errors
-from calls.api.parsers import LargeJSONParser
+from calls.api.parsers import LargeRawParser
 from calls.api.serializers import (
     BatchIdSerializer,
     BatchPageSerializer,
@@ -103,6 +103,10 @@ _BATCH_ID_ERRORS = (
     exceptions.FieldRequired("batch_id"),
     exceptions.FieldInvalid("batch_id", "must be a valid UUID"),
     exceptions.BatchNotFound,
+)
+_LIMITED_PER_AGENCY = (
+    "\n\nA server process works on eight such requests of an agency at once. If they are slow, others get 429 with "
+    "`Retry-After`."
 )
 _WRITERS_ONLY = f"\n\nRequires the role {' or '.join(f'`{role}`' for role in WRITER_ROLES)}."
 _ANY_AGENCY_USER = "\n\nAvailable to every user with an agency."
@@ -195,7 +199,7 @@ create = extend_schema(
         "one is kept. A null value counts as absent; unknown keys are ignored.\n\n"
         "Send an `Idempotency-Key` to be able to repeat the request when its answer was lost: the same key with the "
         "same body returns the first answer and creates no second batch. Keys are kept for 30 days, unless the "
-        "operator has chosen another time." + _WRITERS_ONLY
+        "operator has chosen another time." + _LIMITED_PER_AGENCY + _WRITERS_ONLY
     ),
     tags=[FUNCTIONS_TAG],
     parameters=[
@@ -227,7 +231,7 @@ create = extend_schema(
         ),
         **error_responses(
             *_WRITE_ERRORS,
-            api_errors.BodyTooLarge(LargeJSONParser.too_large_text),
+            api_errors.BodyTooLarge(LargeRawParser.too_large_text),
             exceptions.FieldInvalid("body", "must be a JSON object"),
             exceptions.FieldRequired("campaign_id"),
             exceptions.FieldInvalid("from_number", "must be an active phone number of the agency"),
@@ -236,6 +240,7 @@ create = extend_schema(
             exceptions.AgentMappingNotFound,
             exceptions.CampaignNotFound,
             exceptions.IdempotencyKeyReused,
+            api_errors.TooManyRequests,
             exceptions.BatchCreateFailed,
             api_errors.InternalError,
         ),
@@ -261,7 +266,7 @@ def _page_parameters(prefix: str, default: int, maximum: int) -> list[OpenApiPar
 list_batches = extend_schema(
     operation_id="calls-batch-list",
     summary="List batches",
-    description="The batches of the caller's agency, newest first." + _ANY_AGENCY_USER,
+    description="The batches of the caller's agency, newest first." + _LIMITED_PER_AGENCY + _ANY_AGENCY_USER,
     tags=[FUNCTIONS_TAG],
     filters=False,
     parameters=[
@@ -274,6 +279,7 @@ list_batches = extend_schema(
         **error_responses(
             *_READ_ERRORS,
             exceptions.FieldInvalid("campaign_id", "must be a valid UUID"),
+            api_errors.TooManyRequests,
             exceptions.BatchReadFailed,
             api_errors.InternalError,
         ),
@@ -283,7 +289,11 @@ list_batches = extend_schema(
 read = extend_schema(
     operation_id="calls-batch-get",
     summary="Get a batch",
-    description="A batch of the caller's agency and a page of its contacts, oldest first." + _ANY_AGENCY_USER,
+    description=(
+        "A batch of the caller's agency and a page of its contacts, oldest first."
+        + _LIMITED_PER_AGENCY
+        + _ANY_AGENCY_USER
+    ),
     tags=[FUNCTIONS_TAG],
     parameters=[
         OpenApiParameter("batch_id", UUID, required=True),
@@ -294,6 +304,12 @@ read = extend_schema(
     ],
     responses={
         200: OpenApiResponse(BatchWithContactsSerializer, description="The batch and its contacts."),
-        **error_responses(*_READ_ERRORS, *_BATCH_ID_ERRORS, exceptions.BatchReadFailed, api_errors.InternalError),
+        **error_responses(
+            *_READ_ERRORS,
+            *_BATCH_ID_ERRORS,
+            api_errors.TooManyRequests,
+            exceptions.BatchReadFailed,
+            api_errors.InternalError,
+        ),
     },
 )

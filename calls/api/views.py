@@ -11,15 +11,17 @@ from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
+from django.db.models import QuerySet
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from calls.api import dialler_schema, schema
 from calls.api.base import EdgeFunctionViewSet
+from calls.api.concurrency import limited_per_agency, turn_to_parse, turn_to_read
 from calls.api.errors import NotFound
 from calls.api.pagination import BatchPagination, ClampedPagination, ContactPagination
-from calls.api.parsers import LargeJSONParser
+from calls.api.parsers import LargeRawParser, parse_json
 from calls.api.permissions import HasCronSecret
 from calls.api.serializers import (
     BatchIdSerializer,
@@ -72,11 +74,17 @@ class CallBatchViewSet(EdgeFunctionViewSet):
         methods=["post"],
         url_path="calls-batch-create",
         required_roles=WRITER_ROLES,
-        parser_classes=[LargeJSONParser],
+        parser_classes=[LargeRawParser],
     )
+    @limited_per_agency
     def create_batch(self, request: Request) -> Response:
-        new = NewBatch.parse(request.data)
-        key = request.headers.get("Idempotency-Key")
+        # The body is read before the turn, so that nothing waits for a slow client.
+        body = cast(bytes, request.data or b"")
+        with turn_to_parse(self.agency_id, body):
+            return self._create_or_repeat(parse_json(body) if body else {}, request.headers.get("Idempotency-Key"))
+
+    def _create_or_repeat(self, data: Any, key: str | None) -> Response:
+        new = NewBatch.parse(data)
         if key is None:
             return Response(self._create(new), status=HTTPStatus.CREATED)
         with IdempotencyKey.reserve(self.agency_id, key, new) as reserved:
@@ -92,33 +100,43 @@ class CallBatchViewSet(EdgeFunctionViewSet):
 
     @schema.list_batches
     @action(detail=False, methods=["get"], url_path="calls-batch-list", pagination_class=BatchPagination)
+    @limited_per_agency
     def list_batches(self, request: Request) -> Response:
-        batches = self.get_queryset().with_names().newest_first()
+        batches = self.get_queryset().newest_first()
         if campaign_id := request.query_params.get("campaign_id"):
             batches = batches.filter(campaign_id=validate_uuid("campaign_id", campaign_id))
         if status := request.query_params.get("status"):
             batches = batches.with_status(status)
-        with database_errors_as(BatchReadFailed), transaction_with_timeouts():
-            page = self.paginate_queryset(batches)
+        with turn_to_read(self.agency_id), database_errors_as(BatchReadFailed), transaction_with_timeouts():
+            page = list(CallBatch.objects.filter(pk__in=self._page_of_ids(batches)).with_names().newest_first())
         answer = BatchPageSerializer({"batches": page, "pagination": self.paginator.page_info})
         return Response(answer.data)
 
     @schema.read
     @action(detail=False, methods=["get"], url_path="calls-batch-get", pagination_class=ContactPagination)
+    @limited_per_agency
     def read_batch(self, request: Request) -> Response:
         batch_id = validate_batch_id(request.query_params)
         contacts = CampaignContact.objects.filter(batch=batch_id).oldest_first()
         if status := request.query_params.get("contact_status"):
             contacts = contacts.with_status(status)
-        with database_errors_as(BatchReadFailed), transaction_with_timeouts():
+        with turn_to_read(self.agency_id), database_errors_as(BatchReadFailed), transaction_with_timeouts():
             batch = self.get_queryset().with_names().filter(pk=batch_id).first()
             if batch is None:
                 raise BatchNotFound
-            page = self.paginate_queryset(contacts)  # type: ignore[arg-type]
+            page = list(CampaignContact.objects.filter(pk__in=self._page_of_ids(contacts)).oldest_first())
         answer = BatchWithContactsSerializer(
             {"batch": batch, "contacts": page, "contact_pagination": self.paginator.page_info}
         )
         return Response(answer.data)
+
+    def _page_of_ids(self, queryset: QuerySet[Any]) -> list[UUID]:
+        """
+        Return the ids of the rows on the page that the caller asks for, which an index has in their order.
+
+        With all columns, OFFSET would read each row before the page: seconds at the end of a million contacts.
+        """
+        return cast(list[UUID], self.paginate_queryset(queryset.values_list("pk", flat=True)))
 
     @schema.pause
     @action(detail=False, methods=["post"], url_path="calls-batch-pause", required_roles=WRITER_ROLES)

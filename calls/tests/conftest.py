@@ -19,6 +19,7 @@ from calls.tests.support.truncation import truncate_tables
 SHARED_SETUP = {
     "calls/tests/admin/test_browser.py",
     "calls/tests/database/test_plans.py",
+    "calls/tests/deployment/test_broken_requests.py",
     "calls/tests/deployment/test_embedded.py",
     "calls/tests/deployment/test_pgbouncer.py",
     "calls/tests/deployment/test_server.py",

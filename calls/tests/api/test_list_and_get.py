@@ -326,7 +326,7 @@ def test_the_number_of_statements_does_not_depend_on_the_page_size(harbour, owne
 
     few, lots = statements(3), statements(100)
 
-    assert len(few) == len(lots) == {"list": 2, "get": 3}[path]
+    assert len(few) == len(lots) == {"list": 3, "get": 4}[path]
     assert sum("COUNT(*)" in sql for sql in lots) == 1
 
 

@@ -35,10 +35,12 @@ ANSWERS = {
         | {"idempotency_key_invalid"},
         "404": {"agent_mapping_not_found", "campaign_not_found"},
         "422": {"idempotency_key_reused"},
+        "429": {"too_many_requests"},
         "500": {"create_failed", "internal_error"},
     },
-    ("get", "list"): READ_ERRORS | {"200": {None}, "400": {"campaign_id_invalid"}},
-    ("get", "get"): READ_ERRORS | {"200": {None}, "400": BATCH_ID_ERRORS, "404": {"batch_not_found"}},
+    ("get", "list"): READ_ERRORS | {"200": {None}, "400": {"campaign_id_invalid"}, "429": {"too_many_requests"}},
+    ("get", "get"): READ_ERRORS
+    | {"200": {None}, "400": BATCH_ID_ERRORS, "404": {"batch_not_found"}, "429": {"too_many_requests"}},
     ("post", "process"): {
         "200": {None},
         "401": {"unauthorized"},

@@ -1,13 +1,17 @@
 """Query plans among 100,000 batches and 200,000 contacts, and the index writes of a cancel."""
 
-import uuid
+from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from calls.dialler.pacing import MINUTE
-from calls.models import CallBatch, CampaignContact, WebhookEvent
-from calls.tests.support.factories import cancel
+from calls.models import AgencyUser, CallBatch, CampaignContact, WebhookEvent
+from calls.roles import Role
+from calls.tests.support.admin_pages import CONTACTS
+from calls.tests.support.factories import FUNCTIONS, cancel, client_of, staff
 
 pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
@@ -18,7 +22,7 @@ def _many_rows(django_db_setup, django_db_blocker):
     Create 100,000 batches, 1,000 for each agency, by plain SQL.
 
     The two oldest batches have 100,000 contacts each, half of them called. The newest batch gets its 10,000 contacts
-    after ANALYZE, so the planner's statistics do not include them.
+    after VACUUM and ANALYZE, so the planner's statistics do not include them.
     """
     tables = ("agencies", "campaigns", "agent_mappings", "call_batches", "campaign_contacts")
     with django_db_blocker.unblock(), connection.cursor() as cursor:
@@ -48,7 +52,7 @@ def _many_rows(django_db_setup, django_db_blocker):
             """
         )
         for table in tables:
-            cursor.execute(f"ANALYZE {table}")
+            cursor.execute(f"VACUUM (ANALYZE) {table}")
         cursor.execute(
             """
             INSERT INTO campaign_contacts (agency_id, campaign_id, batch_id, phone_number, status)
@@ -79,6 +83,62 @@ def test_a_page_is_read_in_order_from_an_index(query, index):
     assert "Sort" not in plan
     assert "Seq Scan on call_batches" not in plan
     assert "Seq Scan on campaign_contacts" not in plan
+
+
+def plans_of_pages(send):
+    """Call ``send``. Return the plans of its queries with OFFSET, and of the queries that read rows by their ids."""
+    with CaptureQueriesContext(connection) as queries:
+        assert send().status_code == 200
+    statements = [query["sql"] for query in queries]
+    with connection.cursor() as cursor:
+
+        def plan(sql):
+            cursor.execute(f"EXPLAIN {sql}")
+            return "\n".join(line for (line,) in cursor.fetchall())
+
+        return (
+            [plan(sql) for sql in statements if " OFFSET " in sql],
+            [plan(sql) for sql in statements if '"id" IN (' in sql],
+        )
+
+
+@pytest.mark.usefixtures("_many_rows")
+@pytest.mark.parametrize("offset", [50, 90_000])
+def test_a_page_of_contacts_is_chosen_from_the_index_alone_and_read_by_primary_key(offset):
+    batch = CallBatch.objects.order_by("created_at").first()
+    viewer = AgencyUser.objects.create(id=uuid4(), agency_id=batch.agency_id, role=Role.CLIENT_VIEWER)
+
+    (page,), (rows,) = plans_of_pages(
+        lambda: client_of(viewer).get(f"{FUNCTIONS}get?batch_id={batch.pk}&contact_offset={offset}")
+    )
+
+    assert "Index Only Scan using contact_in_order" in page
+    assert "Sort" not in page
+    assert "campaign_contacts_pkey" in rows
+
+
+@pytest.mark.usefixtures("_many_rows")
+def test_a_page_of_batches_is_chosen_without_reading_the_names_of_earlier_batches():
+    agency = CallBatch.objects.order_by("created_at").first().agency
+    viewer = AgencyUser.objects.create(id=uuid4(), agency=agency, role=Role.CLIENT_VIEWER)
+
+    (page,), (rows,) = plans_of_pages(lambda: client_of(viewer).get(f"{FUNCTIONS}list?offset=900"))
+
+    assert "batch_of_agency" in page
+    assert "SubPlan" not in page
+    assert "call_batches_pkey" in rows
+
+
+@pytest.mark.usefixtures("_many_rows")
+def test_the_admin_chooses_a_page_of_contacts_from_the_index_alone():
+    batch = CallBatch.objects.order_by("created_at").first()
+    client = Client(headers={"X-Forwarded-Proto": "https"})
+    client.force_login(staff("operator", "view_campaigncontact"))
+
+    (page,), (rows,) = plans_of_pages(lambda: client.get(CONTACTS, {"batch": batch.pk, "p": 900}))
+
+    assert "Index Only Scan using contact_in_order" in page
+    assert "campaign_contacts_pkey" in rows
 
 
 @pytest.mark.usefixtures("_many_rows")
@@ -119,7 +179,7 @@ def test_the_sweep_reads_only_contacts_with_a_call_in_progress():
 
 def test_the_events_about_a_contact_are_found_by_an_index(harbour):
     events = [
-        WebhookEvent(agency=harbour.agency, event="call.ended", identity=n, contact_id=uuid.uuid4())
+        WebhookEvent(agency=harbour.agency, event="call.ended", identity=n, contact_id=uuid4())
         for n in range(1000)
     ]
     WebhookEvent.objects.bulk_create(events)

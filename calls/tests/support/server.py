@@ -81,3 +81,21 @@ def request(server, method, path, body=None, **headers):
         return response.status, response.headers, json.loads(content) if content else None
     finally:
         client.close()
+
+
+def exchange(server, head, body=b""):
+    """
+    Send a request as it is, and nothing after it. Return the status and the JSON of the answer, or None if it has none.
+
+    :param head: the request line and the headers without ``Host``, as lines.
+    """
+    host, _, port = server.partition(":")
+    line, *headers = head
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.sendall("\r\n".join([line, "Host: 127.0.0.1", *headers, "", ""]).encode() + body)
+        client.shutdown(socket.SHUT_WR)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        content = response.read()
+    is_json = response.headers.get_content_type() == "application/json"
+    return response.status, json.loads(content) if is_json else None
