@@ -179,8 +179,7 @@ def test_the_sweep_reads_only_contacts_with_a_call_in_progress():
 
 def test_the_events_about_a_contact_are_found_by_an_index(harbour):
     events = [
-        WebhookEvent(agency=harbour.agency, event="call.ended", identity=n, contact_id=uuid4())
-        for n in range(1000)
+        WebhookEvent(agency=harbour.agency, event="call.ended", identity=n, contact_id=uuid4()) for n in range(1000)
     ]
     WebhookEvent.objects.bulk_create(events)
 
