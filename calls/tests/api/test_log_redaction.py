@@ -106,7 +106,6 @@ def test_a_query_of_the_admin_forges_no_line(admin, capfd, parameter):
 
     out = "".join(capfd.readouterr())
     assert "The field a\\nFORGED\\r\\x85FORGED cannot be referenced." in out
-    assert "\nTraceback (most recent call last):\n  File " in out
     assert not [line for line in out.splitlines() if line.startswith("FORGED")]
 
 

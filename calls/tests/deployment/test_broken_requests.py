@@ -96,7 +96,8 @@ def test_a_broken_body_without_a_token_is_unauthorized(server):
 def test_a_login_of_more_than_256_kb_is_a_bad_request(server):
     head = [*LOGIN, "Content-Type: application/x-www-form-urlencoded", "Content-Length: 300000"]
 
-    assert exchange(server, head, b"password=" + b"x" * 299_991) == BAD_REQUEST
+    # The answer comes before the body is read.
+    assert exchange(server, head) == BAD_REQUEST
 
 
 def test_errors_that_the_client_caused_are_logged_without_a_traceback(endpoints, capfd):
@@ -104,7 +105,7 @@ def test_errors_that_the_client_caused_are_logged_without_a_traceback(endpoints,
         for head in endpoints.values():
             exchange(server, chunked(head), b"zz\r\nabc")
             exchange(server, [*head, "Content-Length: 100"], b"{}")
-        exchange(server, [*endpoints["login"], "Content-Length: 300000"], b"x" * 300_000)
+        exchange(server, [*endpoints["login"], "Content-Length: 300000"])
 
     log = capfd.readouterr().err
     assert "RequestDataTooBig" in log
