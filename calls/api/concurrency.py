@@ -18,7 +18,8 @@ from calls.api.errors import TooManyRequests
 if TYPE_CHECKING:
     from calls.api.views import CallBatchViewSet
 
-LARGE_BODY_BYTES = 1024 * 1024
+# Bodies of more bytes are processed one after the other.
+LARGE_BODY_BYTES = 256 * 1024
 
 
 class AgencyLimit:
@@ -85,7 +86,7 @@ def turn_to_read(agency_id: UUID) -> AbstractContextManager[None]:
 
 def turn_to_parse(agency_id: UUID, body: bytes) -> AbstractContextManager[None]:
     """
-    Wait until no other body of more than 1 MB of the agency is processed. A smaller body need not wait.
+    Wait until no other large body of the agency is processed. A smaller body need not wait.
 
     :raises TooManyRequests: that took a minute.
     """
