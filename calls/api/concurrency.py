@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -84,10 +85,17 @@ def turn_to_read(agency_id: UUID) -> AbstractContextManager[None]:
     return _READS.place(agency_id)
 
 
-def turn_to_parse(agency_id: UUID, body: bytes) -> AbstractContextManager[None]:
+@contextmanager
+def turn_to_parse(agency_id: UUID, body: bytes) -> Iterator[None]:
     """
     Wait until no other large body of the agency is processed. A smaller body need not wait.
 
     :raises TooManyRequests: that took a minute.
     """
-    return _LARGE_BODIES.place(agency_id) if len(body) > LARGE_BODY_BYTES else nullcontext()
+    if len(body) <= LARGE_BODY_BYTES:
+        yield
+        return
+    with _LARGE_BODIES.place(agency_id):
+        # The few objects that earlier requests left in reference cycles keep much memory from being reused.
+        gc.collect()
+        yield

@@ -6,7 +6,6 @@ Each validates its input, finds the batch in the caller's agency, calls the mode
 
 from __future__ import annotations
 
-import gc
 from http import HTTPStatus
 from typing import Any, cast
 from uuid import UUID
@@ -19,7 +18,7 @@ from rest_framework.response import Response
 
 from calls.api import dialler_schema, schema
 from calls.api.base import EdgeFunctionViewSet
-from calls.api.concurrency import LARGE_BODY_BYTES, limited_per_agency, turn_to_parse, turn_to_read
+from calls.api.concurrency import limited_per_agency, turn_to_parse, turn_to_read
 from calls.api.errors import NotFound
 from calls.api.pagination import BatchPagination, ClampedPagination, ContactPagination
 from calls.api.parsers import LargeRawParser, parse_json
@@ -82,9 +81,6 @@ class CallBatchViewSet(EdgeFunctionViewSet):
         # The body is read before the turn, so that nothing waits for a slow client.
         body = cast(bytes, request.data or b"")
         with turn_to_parse(self.agency_id, body):
-            if len(body) > LARGE_BODY_BYTES:
-                # The few objects that earlier requests left in cycles keep much of the memory from being reused.
-                gc.collect()
             return self._create_or_repeat(parse_json(body) if body else {}, request.headers.get("Idempotency-Key"))
 
     def _create_or_repeat(self, data: Any, key: str | None) -> Response:

@@ -12,7 +12,7 @@ from calls.api.errors import TooManyRequests
 from calls.roles import Role
 from calls.tests.support.factories import FUNCTIONS, ROOT, call, client_of
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from calls.models import CallBatch
 from calls.tests.support.factories import URL
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
 APP = "https://app.example.com"
 HEADERS = [

@@ -17,7 +17,7 @@ from calls.tests.support.factories import URL, call, client_of
 from calls.tests.support.supabase import SigningKey, claims, supabase_project
 from calls.tests.support.webhooks import SIGNING_SECRET, WEBHOOK_SECRET
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
 SUB = "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"
 # The claims of a token that is refused, and the reason in the log.

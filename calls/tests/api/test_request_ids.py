@@ -11,7 +11,7 @@ from django_guid import clear_guid
 
 from calls.tests.support.factories import URL
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
 LINE = settings.LOGGING["formatters"]["line"]["format"]
 

@@ -73,7 +73,7 @@ def _running(command, port, environment):
 
 def request(server, method, path, body=None, **headers):
     """Send one request. Return the status, headers and JSON of the answer."""
-    client = http.client.HTTPConnection(server, timeout=30)
+    client = http.client.HTTPConnection(server, timeout=120)
     try:
         client.request(method, path, body, headers)
         response = client.getresponse()
