@@ -1,16 +1,76 @@
 """Replace the guards of contacts: refuse second claims, and claims with a status of another service."""
 
+from importlib import import_module
+
 import pgtrigger.compiler
-import pgtrigger.migrations
 from django.db import migrations
+from pgtrigger.migrations import AddTrigger, RemoveTrigger
 
 from calls.database.adoption.steps import run_with_short_lock_timeout
 from calls.database.triggers import RUN_AS_OWNER
 
 
-def lock_contacts(apps, schema_editor):
-    """Lock the table once, in short attempts. Meanwhile other services wait, so no row is written without a guard."""
-    run_with_short_lock_timeout(lambda: schema_editor.execute("LOCK TABLE campaign_contacts IN ACCESS EXCLUSIVE MODE"))
+def install(triggers, schema_editor):
+    """
+    Replace the guards within milliseconds: other services wait meanwhile, so that no row is written without a guard.
+    """
+
+    def replace():
+        schema_editor.execute("LOCK TABLE campaign_contacts IN ACCESS EXCLUSIVE MODE")
+        for trigger in triggers:
+            schema_editor.execute(trigger.install_sql, params=None)
+        # Replacing a function resets its rights (SECURITY DEFINER) and its search path.
+        schema_editor.execute(RUN_AS_OWNER, params=None)
+
+    run_with_short_lock_timeout(replace)
+
+
+def install_new(apps, schema_editor):
+    install([guard.trigger for guard in NEW_GUARDS], schema_editor)
+
+
+def install_old(apps, schema_editor):
+    before = import_module("calls.migrations.0003_guards_history_and_own_tables").Migration.operations
+    names = {guard.trigger.name for guard in NEW_GUARDS}
+    added = [operation.trigger for operation in before if isinstance(operation, AddTrigger)]
+    install([trigger for trigger in added if trigger.name in names], schema_editor)
+
+
+NEW_GUARDS = [
+    AddTrigger(
+        model_name="campaigncontact",
+        trigger=pgtrigger.compiler.Trigger(
+            name="contact_batch_live",
+            sql=pgtrigger.compiler.UpsertTriggerSql(
+                condition="WHEN (NEW.batch_id IS NOT NULL AND (NEW.status IN ('completed', 'failed', 'skipped')) IS NOT TRUE AND (NEW.batch_id IS DISTINCT FROM OLD.batch_id OR (\n    NEW.status IS DISTINCT FROM OLD.status\n    AND (NEW.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')) IS NOT TRUE\n    AND (OLD.status IN ('pending', 'queued', 'scheduled') AND NEW.status IN ('pending', 'queued', 'scheduled')) IS NOT TRUE\n) OR (\n    (NEW.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped'))\n    AND (\n        (OLD.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')) IS NOT TRUE\n        OR (NEW.status = 'in_progress' AND OLD.status <> 'in_progress')\n        OR COALESCE(NEW.attempts, 0) > COALESCE(OLD.attempts, 0)\n        OR (NEW.last_attempt_at IS NOT NULL AND NEW.last_attempt_at IS DISTINCT FROM OLD.last_attempt_at)\n    )\n)))",
+                declare="DECLARE batch_status text;",
+                func="\n        IF OLD.status IN ('pending', 'queued', 'scheduled') AND NEW.batch_id IS NOT DISTINCT FROM OLD.batch_id THEN\n            SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id;\n        ELSE\n            SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id FOR KEY SHARE;\n        END IF;\n        IF batch_status IS NULL OR batch_status IN ('completed', 'cancelled') OR (batch_status = 'paused' AND (\n    (NEW.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped'))\n    AND (\n        (OLD.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')) IS NOT TRUE\n        OR (NEW.status = 'in_progress' AND OLD.status <> 'in_progress')\n        OR COALESCE(NEW.attempts, 0) > COALESCE(OLD.attempts, 0)\n        OR (NEW.last_attempt_at IS NOT NULL AND NEW.last_attempt_at IS DISTINCT FROM OLD.last_attempt_at)\n    )\n)) THEN\n            RAISE EXCEPTION 'contact % cannot become % in batch %, which is %', NEW.id, NEW.status, NEW.batch_id, COALESCE(batch_status, 'not there') USING ERRCODE = 'check_violation', CONSTRAINT = 'contact_batch_live', SCHEMA = TG_TABLE_SCHEMA, TABLE = 'campaign_contacts';\n        END IF;\n        RETURN NULL;\n    ",
+                hash="7c773f3e483178d2ed47c0e1038bb90d3b12073b",
+                operation="UPDATE",
+                pgid="pgtrigger_contact_batch_live_b5935",
+                table="campaign_contacts",
+                when="AFTER",
+            ),
+        ),
+    ),
+    AddTrigger(
+        model_name="campaigncontact",
+        trigger=pgtrigger.compiler.Trigger(
+            name="contact_batch_live_insert",
+            sql=pgtrigger.compiler.UpsertTriggerSql(
+                declare="DECLARE refused record;",
+                func="\n        PERFORM 1 FROM call_batches\n        WHERE id IN (SELECT batch_id FROM new_contacts WHERE (status IN ('completed', 'failed', 'skipped')) IS NOT TRUE)\n        ORDER BY id FOR KEY SHARE;\n        SELECT c.batch_id, c.status, b.status::text AS batch_status INTO refused\n        FROM (\n            SELECT DISTINCT batch_id, status FROM new_contacts WHERE batch_id IS NOT NULL AND (status IN ('completed', 'failed', 'skipped')) IS NOT TRUE\n        ) c LEFT JOIN call_batches b ON b.id = c.batch_id\n        WHERE b.id IS NULL OR b.status IN ('completed', 'cancelled')\n            OR (b.status = 'paused' AND (c.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')))\n        LIMIT 1;\n        IF FOUND THEN\n            RAISE EXCEPTION 'a contact cannot be added as % to batch %, which is %', refused.status, refused.batch_id, COALESCE(refused.batch_status, 'not there') USING ERRCODE = 'check_violation', CONSTRAINT = 'contact_batch_live', SCHEMA = TG_TABLE_SCHEMA, TABLE = 'campaign_contacts';\n        END IF;\n        RETURN NULL;\n    ",
+                hash="a0fad2c29b503e1ef3cbc6a84a90204f45c08664",
+                level="STATEMENT",
+                operation="INSERT",
+                pgid="pgtrigger_contact_batch_live_insert_5428e",
+                referencing="REFERENCING NEW TABLE AS new_contacts ",
+                table="campaign_contacts",
+                when="AFTER",
+            ),
+        ),
+    ),
+]
 
 
 class Migration(migrations.Migration):
@@ -18,52 +78,13 @@ class Migration(migrations.Migration):
         ("calls", "0005_call_operators"),
     ]
 
-    # Undone from the last to the first.
     operations = [
-        migrations.RunPython(lock_contacts, migrations.RunPython.noop),
-        migrations.RunSQL(migrations.RunSQL.noop, RUN_AS_OWNER),
-        pgtrigger.migrations.RemoveTrigger(
-            model_name="campaigncontact",
-            name="contact_batch_live",
+        # The state first: it takes Django much longer than the database, and must not be computed under the lock.
+        migrations.SeparateDatabaseAndState(
+            state_operations=[
+                *(RemoveTrigger(model_name=guard.model_name, name=guard.trigger.name) for guard in NEW_GUARDS),
+                *NEW_GUARDS,
+            ]
         ),
-        pgtrigger.migrations.RemoveTrigger(
-            model_name="campaigncontact",
-            name="contact_batch_live_insert",
-        ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="campaigncontact",
-            trigger=pgtrigger.compiler.Trigger(
-                name="contact_batch_live",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    condition="WHEN (NEW.batch_id IS NOT NULL AND (NEW.status IN ('completed', 'failed', 'skipped')) IS NOT TRUE AND (NEW.batch_id IS DISTINCT FROM OLD.batch_id OR (\n    NEW.status IS DISTINCT FROM OLD.status\n    AND (NEW.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')) IS NOT TRUE\n    AND (OLD.status IN ('pending', 'queued', 'scheduled') AND NEW.status IN ('pending', 'queued', 'scheduled')) IS NOT TRUE\n) OR (\n    (NEW.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped'))\n    AND (\n        (OLD.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')) IS NOT TRUE\n        OR (NEW.status = 'in_progress' AND OLD.status <> 'in_progress')\n        OR COALESCE(NEW.attempts, 0) > COALESCE(OLD.attempts, 0)\n        OR (NEW.last_attempt_at IS NOT NULL AND NEW.last_attempt_at IS DISTINCT FROM OLD.last_attempt_at)\n    )\n)))",
-                    declare="DECLARE batch_status text;",
-                    func="\n        IF OLD.status IN ('pending', 'queued', 'scheduled') AND NEW.batch_id IS NOT DISTINCT FROM OLD.batch_id THEN\n            SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id;\n        ELSE\n            SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id FOR KEY SHARE;\n        END IF;\n        IF batch_status IS NULL OR batch_status IN ('completed', 'cancelled') OR (batch_status = 'paused' AND (\n    (NEW.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped'))\n    AND (\n        (OLD.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')) IS NOT TRUE\n        OR (NEW.status = 'in_progress' AND OLD.status <> 'in_progress')\n        OR COALESCE(NEW.attempts, 0) > COALESCE(OLD.attempts, 0)\n        OR (NEW.last_attempt_at IS NOT NULL AND NEW.last_attempt_at IS DISTINCT FROM OLD.last_attempt_at)\n    )\n)) THEN\n            RAISE EXCEPTION 'contact % cannot become % in batch %, which is %', NEW.id, NEW.status, NEW.batch_id, COALESCE(batch_status, 'not there') USING ERRCODE = 'check_violation', CONSTRAINT = 'contact_batch_live', SCHEMA = TG_TABLE_SCHEMA, TABLE = 'campaign_contacts';\n        END IF;\n        RETURN NULL;\n    ",
-                    hash="7c773f3e483178d2ed47c0e1038bb90d3b12073b",
-                    operation="UPDATE",
-                    pgid="pgtrigger_contact_batch_live_b5935",
-                    table="campaign_contacts",
-                    when="AFTER",
-                ),
-            ),
-        ),
-        pgtrigger.migrations.AddTrigger(
-            model_name="campaigncontact",
-            trigger=pgtrigger.compiler.Trigger(
-                name="contact_batch_live_insert",
-                sql=pgtrigger.compiler.UpsertTriggerSql(
-                    declare="DECLARE refused record;",
-                    func="\n        PERFORM 1 FROM call_batches\n        WHERE id IN (SELECT batch_id FROM new_contacts WHERE (status IN ('completed', 'failed', 'skipped')) IS NOT TRUE)\n        ORDER BY id FOR KEY SHARE;\n        SELECT c.batch_id, c.status, b.status::text AS batch_status INTO refused\n        FROM (\n            SELECT DISTINCT batch_id, status FROM new_contacts WHERE batch_id IS NOT NULL AND (status IN ('completed', 'failed', 'skipped')) IS NOT TRUE\n        ) c LEFT JOIN call_batches b ON b.id = c.batch_id\n        WHERE b.id IS NULL OR b.status IN ('completed', 'cancelled')\n            OR (b.status = 'paused' AND (c.status NOT IN ('pending', 'queued', 'scheduled', 'completed', 'failed', 'skipped')))\n        LIMIT 1;\n        IF FOUND THEN\n            RAISE EXCEPTION 'a contact cannot be added as % to batch %, which is %', refused.status, refused.batch_id, COALESCE(refused.batch_status, 'not there') USING ERRCODE = 'check_violation', CONSTRAINT = 'contact_batch_live', SCHEMA = TG_TABLE_SCHEMA, TABLE = 'campaign_contacts';\n        END IF;\n        RETURN NULL;\n    ",
-                    hash="a0fad2c29b503e1ef3cbc6a84a90204f45c08664",
-                    level="STATEMENT",
-                    operation="INSERT",
-                    pgid="pgtrigger_contact_batch_live_insert_5428e",
-                    referencing="REFERENCING NEW TABLE AS new_contacts ",
-                    table="campaign_contacts",
-                    when="AFTER",
-                ),
-            ),
-        ),
-        # Replacing a function resets its rights (SECURITY DEFINER) and its search path.
-        migrations.RunSQL(RUN_AS_OWNER, migrations.RunSQL.noop),
-        migrations.RunPython(migrations.RunPython.noop, lock_contacts),
+        migrations.RunPython(install_new, install_old),
     ]

@@ -71,6 +71,8 @@ CALLS = st.lists(
 @pytest.mark.django_db(transaction=True)
 @hypothesis_settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(calls=CALLS, data=st.data())
+@pytest.mark.acceptance
+@pytest.mark.not_adopted
 def test_shuffled_and_repeated_events_of_many_calls_have_the_same_result(harbour, deliver, calls, data):
     events = [
         event_body(event, call_object(f"call-{number}", event, reason, joined=joined and reason != "unjoined"))

@@ -29,7 +29,7 @@ from calls.models import CallBatch, CampaignContact
 from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
 from calls.tests.support.factories import STAFF_ACTOR, cancel, new_contacts, pause, resume
 
-pytestmark = [pytest.mark.django_db, pytest.mark.slow]
+pytestmark = [pytest.mark.django_db, pytest.mark.acceptance]
 
 # The statuses that may follow each status.
 BATCH_MOVES = {
