@@ -12,7 +12,7 @@ PRODUCTION := ULTRAVOX_API_KEY=key DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/py
 # All benchmarks take half an hour. Run one with: make bench BENCH=cancel
 BENCH := cancel layout claim bloat read ways create memory load
 
-.PHONY: run test test-acceptance test-adopted demo check bench screenshots clean
+.PHONY: run test test-acceptance test-adopted demo check lint bench screenshots clean
 
 run: .venv/installed
 	@DJANGO_DEBUG=1 $(EMBEDDED) -- sh -c '\
@@ -35,7 +35,9 @@ test-adopted: .venv/installed
 demo: .venv/installed
 	@DJANGO_SETTINGS_MODULE=calls.tests.settings LOG_LEVEL=ERROR $(EMBEDDED) --temporary -- $(BIN)/python -m calls.tests.demo
 
-check: .venv/installed test test-acceptance test-adopted
+check: test test-acceptance test-adopted lint
+
+lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
