@@ -220,7 +220,7 @@ LANGUAGE_CODE = "en"
 USE_I18N = False
 FORMAT_MODULE_PATH = "agency_backend.formats"
 
-# For the admin, whose forms have a few KB: nobody has signed in yet when the body of a login is read. The API's parsers
+# For the admin, whose forms have a few KB. A client can send the body of a login without a password. The API's parsers
 # have limits of their own.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024
 

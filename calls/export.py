@@ -47,9 +47,9 @@ def write_csv(batches: Iterable[CallBatch], file: Writable) -> None:
     Write a header row and one row for each contact of ``batches``: batch by batch, oldest contact first.
 
     Each batch is a snapshot of one moment and is read in chunks. Times are in UTC, and phone numbers in E.164 are
-    written as they are. No other text can be a formula for a spreadsheet, whichever of the separators ``,`` ``;`` ``|``
-    and tab it expects and whether or not it honours the quotes: an apostrophe stands before each sign, such as ``=``,
-    that follows the start of the text, a separator or a line break.
+    written as they are. In other texts an apostrophe stands before each sign, such as ``=``, that follows the start of
+    the text, a separator or a line break. So a spreadsheet finds no formula, even if it expects ``;``, ``|`` or a tab
+    as the separator, or ignores the quotes.
 
     :raises BatchReadFailed: the database failed or took too long; what was written so far is incomplete.
     """

@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import OperationalError, connection
 from procrastinate.contrib.django.management.commands import procrastinate
 from procrastinate.exceptions import ConnectorException
+
+from calls.management.database_errors import can_connect
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Command(procrastinate.Command):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["command"] == "worker":
-            _check_database()
+            # The library waits for 30 seconds without a message.
+            if not can_connect():
+                raise CommandError("the database cannot be reached, so no worker was started")
             # A worker with --one-shot ends by itself.
             if options.get("wait", True):
                 options["func"] = partial(_run_until_signal, options["func"])
@@ -29,16 +32,6 @@ class Command(procrastinate.Command):
         for handler in logging.getLogger().handlers:
             handler.addFilter(_shorten_database_error)
         super().handle(*args, **options)
-
-
-def _check_database() -> None:
-    """Fail within 5 seconds without a database. The library itself waits for 30 seconds without a message."""
-    try:
-        connection.ensure_connection()
-    except OperationalError:
-        raise CommandError("the database cannot be reached, so no worker was started") from None
-    finally:
-        connection.close()
 
 
 async def _run_until_signal(run_worker: Callable[..., Coroutine[Any, Any, None]], **options: Any) -> None:

@@ -92,7 +92,7 @@ def test_an_address_is_locked_out_after_too_many_failures_with_any_names():
 
 
 def test_unknown_names_are_locked_out_like_known_ones():
-    assert fail(LIMIT, "nobody") == fail(LIMIT, "operator")
+    assert fail(LIMIT, "unknown") == fail(LIMIT, "operator")
 
 
 def test_a_lockout_ends_after_15_minutes_also_for_a_user_who_keeps_trying():

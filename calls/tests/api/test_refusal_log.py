@@ -1,4 +1,4 @@
-"""The log line of a request that was refused with 401 or 403, or that failed: why, and for whom."""
+"""The log line of a request that failed or was refused with 401 or 403: its reason, user and agency."""
 
 import logging
 import time
@@ -53,7 +53,7 @@ def test_a_refused_token_is_logged_with_the_reason(settings, caplog, changes, re
 
 
 def test_a_token_without_a_users_id_is_logged_with_the_reason(settings, caplog):
-    token = jwt.encode(claims("nobody"), settings.SUPABASE_JWT_SECRET, "HS256")
+    token = jwt.encode(claims("no-uuid"), settings.SUPABASE_JWT_SECRET, "HS256")
 
     assert refused(f"Bearer {token}", caplog) == f"Unauthorized (Token has no user): {URL}"
 

@@ -11,7 +11,7 @@ from django.db.models import F
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import DIALABLE, FINAL, FINISHED, BatchStatus, ContactStatus
 from calls.tests.support.factories import cancel
-from calls.tests.support.guards import batch_refused, contact_refused, pairs, refused_by
+from calls.tests.support.guards import STOPPED, batch_refused, contact_refused, pairs, refused_by
 
 pytestmark = pytest.mark.django_db
 
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.django_db
 LIVE = [status for status in BatchStatus if status not in FINAL]
 FINAL_OR_FAILED = [*FINAL, BatchStatus.FAILED]
 ACTIVE = [*DIALABLE, ContactStatus.IN_PROGRESS]
-STOPPED = [*FINAL, BatchStatus.PAUSED]
 
 
 @pytest.mark.parametrize(("final", "revived"), pairs(FINAL, [s for s in BatchStatus if s not in FINAL_OR_FAILED]))

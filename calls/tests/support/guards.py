@@ -10,7 +10,11 @@ import psycopg
 from django.db import IntegrityError, transaction
 
 from calls.models import CallBatch, CampaignContact
+from calls.statuses import FINAL, BatchStatus
 from calls.tests.support.factories import PHONE
+
+# The statuses of a batch in which no contact is claimed.
+STOPPED = [*FINAL, BatchStatus.PAUSED]
 
 
 def pairs(*groups: Iterable[Any]) -> list[tuple[Any, ...]]:
