@@ -18,6 +18,12 @@ class Agency(BaseModel):
     webhook_secret = models.TextField(default="", db_default="")
     webhook_signing_secret = models.TextField(null=True, blank=True)
     settings = models.JSONField(default=dict, db_default={}, blank=True)
+    # The most calls in progress in all batches of the agency. NULL means no limit.
+    max_concurrent_calls = models.IntegerField(null=True, blank=True)
+    # The key of the agency's own account at the provider, encrypted with CREDENTIALS_KEYS.
+    ultravox_api_key_encrypted = models.BinaryField(null=True, blank=True)
+    # No call of the agency starts before this time: the provider asked its account to wait.
+    dial_after = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         db_table = "agencies"

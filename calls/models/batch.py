@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -20,7 +18,6 @@ from calls.audit import Actor, Source, audited, history_context, log_verb
 from calls.database.transactions import (
     database_errors_as,
     retry_on_deadlock,
-    set_timeouts,
     transaction_with_timeouts,
 )
 from calls.database.triggers import batch_final
@@ -29,7 +26,6 @@ from calls.exceptions import (
     BatchAlreadyCancelled,
     BatchAlreadyCompleted,
     BatchCreateFailed,
-    BatchNotFound,
     BatchNotPausable,
     BatchNotPaused,
     BatchRefused,
@@ -39,13 +35,13 @@ from calls.exceptions import (
 )
 from calls.inputs import NewBatch, NewContact
 from calls.models.agency import Agency
-from calls.models.base import BaseModel
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
 from calls.models.fields import EnumTextField
+from calls.models.locking import LockableBatch
 from calls.models.querysets import CallBatchQuerySet
 from calls.models.results import CancelResult, CreateResult, PauseResult, displayed
 from calls.signals import batch_cancelled
-from calls.statuses import FINAL, PAUSABLE, BatchStatus, ContactStatus, Mode, skip_note
+from calls.statuses import PAUSABLE, STARTABLE, BatchStatus, ContactStatus, Mode, skip_note
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +50,7 @@ _CANCEL_COLUMNS = ("in_progress", "completed_at")
 _PAUSE_COLUMNS = ("queued", "in_progress", "completed_at")
 
 
-class CallBatch(BaseModel):
+class CallBatch(LockableBatch):
     """
     A list of contacts that an agency's voice agent calls over hours.
 
@@ -67,7 +63,6 @@ class CallBatch(BaseModel):
     campaign = models.ForeignKey(Campaign, on_delete=models.PROTECT, related_name="batches", db_index=False)
     agent_mapping = models.ForeignKey(AgentMapping, on_delete=models.PROTECT, related_name="batches", db_index=False)
     from_number = models.TextField(help_text="E.164")
-    status = EnumTextField(choices=BatchStatus, default=BatchStatus.PENDING, db_default=BatchStatus.PENDING)
     mode = EnumTextField(choices=Mode, default=Mode.IMMEDIATE, db_default=Mode.IMMEDIATE)
     calls_per_minute = models.IntegerField(default=30, db_default=30)
     max_concurrent = models.IntegerField(default=10, db_default=10)
@@ -89,11 +84,6 @@ class CallBatch(BaseModel):
 
     objects = CallBatchQuerySet.as_manager()
 
-    # Annotated by _read(), with the database's clock.
-    now: datetime
-    is_scheduled_ahead: bool | None
-    is_on_hold: bool | None
-
     class Meta:
         db_table = "call_batches"
         verbose_name_plural = "call batches"
@@ -109,16 +99,13 @@ class CallBatch(BaseModel):
             models.Index(name="batch_by_creation", fields=["-created_at", "-id"]),
             # For an agency's own list, newest first.
             models.Index(name="batch_of_agency", fields=["agency", "-created_at", "-id"]),
+            # For the dialler, which reads the batches to dial, however many have ended.
+            models.Index(name="batch_to_dial", fields=["agency"], condition=models.Q(status__in=STARTABLE)),
         ]
         triggers = [batch_final]
 
     def __str__(self) -> str:
         return str(self.pk)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the batch was completed or cancelled when this instance was read."""
-        return self.status in FINAL
 
     @property
     def progress_percentage(self) -> float:
@@ -303,60 +290,6 @@ class CallBatch(BaseModel):
             batch._refuse_unless_paused()
             return batch._pause_result(batch._status_when_resumed, paused_at=None)
 
-    def start(self) -> None:
-        """Set the batch to ``processing``. For the dialler, on an instance that :meth:`locked` yielded."""
-        self._write_status_as_dialler(BatchStatus.PROCESSING, started_at=Coalesce("started_at", TransactionNow()))
-
-    def complete_if_finished(self) -> None:
-        """Complete a processing batch without unfinished contacts. Call it on an instance from :meth:`locked`."""
-        if self.status != BatchStatus.PROCESSING or self._has_calls_in_progress():
-            return
-        unfinished = self.contacts.unfinished()
-        # The first query is answered by an index and is usually enough. Only a batch that is really finished needs the
-        # second one, which reads all contacts. exists() would drop the order that makes the planner choose the index.
-        if not unfinished.in_call_order()[:1].count() and not unfinished.exists():
-            self._write_status_as_dialler(BatchStatus.COMPLETED, completed_at=TransactionNow())
-
-    @contextmanager
-    def locked(self, *columns: str) -> Iterator[CallBatch]:
-        """
-        Lock the batch's row and yield it as it is now, in a transaction with timeouts.
-
-        Everything that changes a batch's status, adds contacts, claims a contact or records an outcome starts here: the
-        batch first, then its contacts (docs/promise.md). The instance has ``agency_id``, ``status`` and ``columns``.
-
-        :raises BatchNotFound: the row is gone.
-        """
-        with transaction_with_timeouts():
-            # FOR UPDATE, not FOR NO KEY UPDATE: the weaker lock does not block an INSERT whose foreign key points here,
-            # and the new contacts would stay dialable in a cancelled batch.
-            batch = self._read(CallBatch.objects.select_for_update(of=("self",)), *columns)
-            set_timeouts(statement=settings.CANCEL_TIMEOUT)
-            yield batch
-
-    def adjust_counters(self, **changes: int) -> None:
-        """Add ``changes`` to the counters. The caller holds the batch's lock."""
-        CallBatch.objects.filter(pk=self.pk).update(
-            **{counter: Coalesce(counter, 0) + change for counter, change in changes.items()},
-            updated_at=TransactionNow(),
-        )
-
-    def _read(self, batches: models.QuerySet[CallBatch], *columns: str) -> CallBatch:
-        now = TransactionNow()
-        clock = {
-            "now": now,
-            "is_scheduled_ahead": models.Q(scheduled_for__gt=now),
-            "is_on_hold": models.Q(dial_after__gt=now),
-        }
-        try:
-            return batches.only("agency_id", "status", *columns).annotate(**clock).get(pk=self.pk)
-        except CallBatch.DoesNotExist:
-            raise BatchNotFound from None
-
-    def _has_calls_in_progress(self) -> bool:
-        # Not self.contacts: its condition on the batch would offer the planner other, slower indexes.
-        return self.contacts.model.objects.with_call_in_progress(self.pk).exists()
-
     def _refuse_if_ended(self) -> None:
         if self.status == BatchStatus.COMPLETED:
             raise self._refusal(BatchAlreadyCompleted)
@@ -377,18 +310,6 @@ class CallBatch(BaseModel):
     @property
     def _status_when_resumed(self) -> BatchStatus:
         return BatchStatus.SCHEDULED if self.is_scheduled_ahead else BatchStatus.PROCESSING
-
-    def _write_status(self, status: BatchStatus, **columns: Any) -> bool:
-        """Write the status and ``columns``. Return False if a trigger of another service dropped the UPDATE."""
-        unchanged = CallBatch.objects.filter(pk=self.pk, status=self.status)
-        return bool(unchanged.update(status=status, updated_at=TransactionNow(), **columns))
-
-    def _write_status_as_dialler(self, status: BatchStatus, **columns: Any) -> None:
-        with history_context(source=Source.DIALLER):
-            if not self._write_status(status, **columns):
-                return
-        self.status = status
-        logger.info("dialler batch=%s agency=%s outcome=%s", self.pk, self.agency_id, status)
 
     def _cancel_result(self, *, contacts_skipped: int) -> CancelResult:
         in_progress = displayed(self.in_progress)

@@ -17,7 +17,13 @@ from calls.models.base import BaseModel
 from calls.models.batch import CallBatch
 from calls.models.campaign import Campaign
 from calls.models.fields import EnumTextField, LenientJSONDecoder
-from calls.models.querysets import BATCH_IF_ATTEMPTED, BATCH_IF_CALL_IN_PROGRESS, CampaignContactQuerySet
+from calls.models.querysets import (
+    AGENCY_IF_CALL_IN_PROGRESS,
+    BATCH_IF_ATTEMPTED,
+    BATCH_IF_CALL_IN_PROGRESS,
+    LAST_CALLED,
+    CampaignContactQuerySet,
+)
 from calls.statuses import ContactStatus, Outcome, skip_note
 
 
@@ -74,16 +80,22 @@ class CampaignContact(BaseModel):
             models.Index(name="contact_in_order", fields=["batch", "created_at", "id"]),
             # For staff who search the batch that calls a number.
             models.Index(name="contact_by_phone_number", fields=["phone_number"]),
-            # For claims, which take the next unfinished contact, however many are finished. The second column is always
-            # NULL: no other index has this order, so the planner cannot choose a slower one.
+            # For claims, which take the next unfinished contact, however many are finished. No other index has this
+            # order, so the planner cannot choose a slower one.
             models.Index(
-                name="contact_not_over",
-                fields=["batch", "completed_at", "created_at", "id"],
+                *("batch", LAST_CALLED, "created_at", "id"),
+                name="contact_in_call_order",
                 condition=models.Q(completed_at=None),
             ),
             # For claims, which count the calls in progress and the calls of the last minute, and for the sweep.
             models.Index(BATCH_IF_CALL_IN_PROGRESS, name="contact_under_way_in"),
             models.Index(BATCH_IF_ATTEMPTED, "last_attempt_at", name="contact_attempted_in"),
+            # For claims, which count the calls of an agency and look for a call to the same number.
+            models.Index(
+                *(AGENCY_IF_CALL_IN_PROGRESS, "phone_number"),
+                name="contact_calling_number",
+                condition=models.Q(last_attempt_at__isnull=False, outcome=None),
+            ),
         ]
         triggers = [contact_batch_live, contact_batch_live_insert]
 

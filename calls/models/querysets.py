@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, models
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 from django.db.models.lookups import GreaterThan, LessThanOrEqual
 from uuid_utils.compat import uuid7
 
@@ -35,6 +35,16 @@ BATCH_IF_ATTEMPTED = models.Case(
 )
 BATCH_IF_CALL_IN_PROGRESS = models.Case(
     models.When(last_attempt_at__isnull=False, outcome=None, then="batch"), output_field=models.UUIDField()
+)
+
+# The agency of a contact whose call is in progress, and otherwise NULL.
+AGENCY_IF_CALL_IN_PROGRESS = models.Case(
+    models.When(last_attempt_at__isnull=False, outcome=None, then="agency"), output_field=models.UUIDField()
+)
+# When a contact was last called. A contact that was never called comes before all others, so that one range of an index
+# has every contact that may be called now.
+LAST_CALLED = Coalesce(
+    "last_attempt_at", models.Value(datetime.min.replace(tzinfo=UTC), output_field=models.DateTimeField())
 )
 
 
@@ -124,10 +134,11 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
         A claim takes the first of them :meth:`in_call_order` that is not marked ``do_not_call`` and has attempts left
         (dialler/claims.py).
         """
-        rested = models.Q(last_attempt_at__lte=Now() - timedelta(seconds=settings.RETRY_PAUSE))
-        # Another service's clock may have written a time in the future, or infinity.
-        in_the_future = models.Q(last_attempt_at__gt=Now())
-        return self.dialable().filter(models.Q(last_attempt_at=None) | rested | in_the_future)
+        return (
+            self.dialable()
+            .alias(last_called=LAST_CALLED)
+            .filter(last_called__lte=Now() - timedelta(seconds=settings.RETRY_PAUSE))
+        )
 
     def with_call_in_progress(self, batch: UUID | None = None) -> CampaignContactQuerySet:
         """
@@ -168,12 +179,13 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
         """
         Return contacts without ``completed_at`` in the order in which they are called. Fast for any number of them.
 
-        ``completed_at`` is in the order although it is NULL, because the index ``contact_not_over`` has it.
+        A contact that was never called comes before one that was, in the order of creation. A contact that is to be
+        called again comes behind the others, in the order of the last attempts.
 
         A contact that another service queued again without clearing ``completed_at`` is excluded. The dialler clears
         it when no other contact waits.
         """
-        return self.filter(completed_at=None).order_by("completed_at", "created_at", "id")
+        return self.filter(completed_at=None).order_by(LAST_CALLED, "created_at", "id")
 
     def bulk_insert(self, batch: CallBatch, contacts: Iterable[NewContact]) -> None:
         """

@@ -20,6 +20,7 @@ COLUMN_TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
     models.BooleanField: {"boolean"},
     models.DateTimeField: {"timestamp with time zone"},
     models.JSONField: {"jsonb"},
+    models.BinaryField: {"bytea"},
 }
 
 # The columns that a cancel writes, without ``updated_at``.

@@ -85,16 +85,19 @@ def _record(step: Step, definition: str) -> None:
     )
 
 
-def undo() -> None:
+def undo(*additions: str) -> None:
     """
     Undo the additions that :func:`apply` made, in reverse order, so that the tables are as they were before.
+
+    :param additions: how the names of the additions to undo begin. Without any, all of them are undone.
 
     An addition that was changed since, or that another object depends on, is kept and logged as a warning.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT what, undo, probe, stood_as FROM call_adoption ORDER BY id DESC")
-        additions = cursor.fetchall()
-        for what, sql, probe, recorded in additions:
+        made = [row for row in cursor.fetchall() if not additions or row[0].startswith(additions)]
+        for what, sql, probe, recorded in made:
+            _execute("DELETE FROM call_adoption WHERE what = %s", what)
             cursor.execute(f"SELECT ({probe})")
             current = cursor.fetchone()[0]
             if recorded is not None and current is None:
@@ -109,7 +112,8 @@ def undo() -> None:
                     run_with_short_lock_timeout(partial(_execute, sql))
             except (InternalError, ProgrammingError) as error:
                 logger.warning("not undone: %s (%s)", what, type(error.__cause__).__name__)
-    _execute("DROP TABLE call_adoption")
+    if not additions:
+        _execute("DROP TABLE call_adoption")
 
 
 def run_with_short_lock_timeout(work: Callable[[], None]) -> None:

@@ -154,8 +154,8 @@ def test_a_batch_is_found_by_its_primary_key():
 @pytest.mark.parametrize(
     ("query", "index"),
     [
-        (lambda batch: batch.contacts.claimable().in_call_order(), "contact_not_over"),
-        (lambda batch: batch.contacts.unfinished().in_call_order(), "contact_not_over"),
+        (lambda batch: batch.contacts.claimable().in_call_order(), "contact_in_call_order"),
+        (lambda batch: batch.contacts.unfinished().in_call_order(), "contact_in_call_order"),
         (lambda batch: CampaignContact.objects.with_call_in_progress(batch.pk), "contact_under_way_in"),
         (lambda batch: CampaignContact.objects.attempted_within(MINUTE, batch.pk), "contact_attempted_in"),
     ],

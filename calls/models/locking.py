@@ -1,0 +1,118 @@
+"""The lock of a batch, and what the dialler changes under it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.postgres.functions import TransactionNow
+from django.db import models
+from django.db.models.functions import Coalesce
+
+from calls.audit import Source, history_context
+from calls.database.transactions import set_timeouts, transaction_with_timeouts
+from calls.exceptions import BatchNotFound
+from calls.models.base import BaseModel
+from calls.models.fields import EnumTextField
+from calls.statuses import FINAL, BatchStatus
+
+logger = logging.getLogger(__name__)
+
+
+class LockableBatch(BaseModel):
+    """
+    The part of a batch that every change of it shares: its lock, its counters and its status.
+
+    ``CallBatch`` has the columns, and the verbs that people use.
+    """
+
+    status = EnumTextField(choices=BatchStatus, default=BatchStatus.PENDING, db_default=BatchStatus.PENDING)
+
+    if TYPE_CHECKING:
+        contacts: Any
+        agency_id: UUID
+
+    # Annotated by _read(), with the database's clock.
+    now: datetime
+    is_scheduled_ahead: bool | None
+    is_on_hold: bool | None
+
+    class Meta:
+        abstract = True
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the batch was completed or cancelled when this instance was read."""
+        return self.status in FINAL
+
+    def start(self) -> None:
+        """Set the batch to ``processing``. For the dialler, on an instance that :meth:`locked` yielded."""
+        self._write_status_as_dialler(BatchStatus.PROCESSING, started_at=Coalesce("started_at", TransactionNow()))
+
+    def complete_if_finished(self) -> None:
+        """Complete a processing batch without unfinished contacts. Call it on an instance from :meth:`locked`."""
+        if self.status != BatchStatus.PROCESSING or self._has_calls_in_progress():
+            return
+        unfinished = self.contacts.unfinished()
+        # The first query is answered by an index and is usually enough. Only a batch that is really finished needs the
+        # second one, which reads all contacts. exists() would drop the order that makes the planner choose the index.
+        if not unfinished.in_call_order()[:1].count() and not unfinished.exists():
+            self._write_status_as_dialler(BatchStatus.COMPLETED, completed_at=TransactionNow())
+
+    @contextmanager
+    def locked(self, *columns: str) -> Iterator[Self]:
+        """
+        Lock the batch's row and yield it as it is now, in a transaction with timeouts.
+
+        Everything that changes a batch's status, adds contacts, claims a contact or records an outcome starts here: the
+        batch first, then its contacts (docs/promise.md). The instance has ``agency_id``, ``status`` and ``columns``.
+
+        :raises BatchNotFound: the row is gone.
+        """
+        with transaction_with_timeouts():
+            # FOR UPDATE, not FOR NO KEY UPDATE: the weaker lock does not block an INSERT whose foreign key points here,
+            # and the new contacts would stay dialable in a cancelled batch.
+            batch = self._read(type(self)._default_manager.select_for_update(of=("self",)), *columns)
+            set_timeouts(statement=settings.CANCEL_TIMEOUT)
+            yield batch
+
+    def adjust_counters(self, **changes: int) -> None:
+        """Add ``changes`` to the counters. The caller holds the batch's lock."""
+        type(self)._default_manager.filter(pk=self.pk).update(
+            **{counter: Coalesce(counter, 0) + change for counter, change in changes.items()},
+            updated_at=TransactionNow(),
+        )
+
+    def _read(self, batches: models.QuerySet[Self], *columns: str) -> Self:
+        now = TransactionNow()
+        clock = {
+            "now": now,
+            "is_scheduled_ahead": models.Q(scheduled_for__gt=now),
+            "is_on_hold": models.Q(dial_after__gt=now),
+        }
+        try:
+            read: Self = batches.only("agency_id", "status", *columns).annotate(**clock).get(pk=self.pk)
+        except type(self).DoesNotExist:
+            raise BatchNotFound from None
+        return read
+
+    def _has_calls_in_progress(self) -> bool:
+        # Not self.contacts: its condition on the batch would offer the planner other, slower indexes.
+        return bool(self.contacts.model.objects.with_call_in_progress(self.pk).exists())
+
+    def _write_status(self, status: BatchStatus, **columns: Any) -> bool:
+        """Write the status and ``columns``. Return False if a trigger of another service dropped the UPDATE."""
+        unchanged = type(self)._default_manager.filter(pk=self.pk, status=self.status)
+        return bool(unchanged.update(status=status, updated_at=TransactionNow(), **columns))
+
+    def _write_status_as_dialler(self, status: BatchStatus, **columns: Any) -> None:
+        with history_context(source=Source.DIALLER):
+            if not self._write_status(status, **columns):
+                return
+        self.status = status
+        logger.info("dialler batch=%s agency=%s outcome=%s", self.pk, self.agency_id, status)
