@@ -329,8 +329,9 @@ SIMPLE_JWT: dict[str, Any] = {
     "TOKEN_TYPE_CLAIM": None,
 }
 
-# The defaults of ``manage.py procrastinate worker``: 8 jobs at once, and jobs that succeed are deleted.
-PROCRASTINATE_WORKER_DEFAULTS = {"concurrency": 8, "delete_jobs": "successful"}
+# The defaults of ``manage.py procrastinate worker``: 8 jobs at once, a look for scheduled jobs every second, and jobs
+# that succeed are deleted.
+PROCRASTINATE_WORKER_DEFAULTS = {"concurrency": 8, "fetch_job_polling_interval": 1.0, "delete_jobs": "successful"}
 
 SPECTACULAR_SETTINGS = {
     "TITLE": "Call batches",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -14,13 +16,14 @@ from django.utils import timezone
 from procrastinate import JobContext
 from procrastinate.builtin_tasks import remove_old_jobs
 from procrastinate.contrib.django import app
+from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.jobs import Status
 
 from calls import cleanup
-from calls.dialler import passes
-from calls.dialler.pacing import time_until_next_call
-from calls.dialler.placing import DialOutcome, place_next_call
+from calls.dialler.placing import place_next_call
+from calls.dialler.rounds import next_round
+from calls.dialler.starting import start_batch
 from calls.dialler.sweep import run_sweep
 from calls.exceptions import CallsError
 from calls.models import CallBatch
@@ -32,6 +35,8 @@ EVERY_MINUTE = "* * * * *"
 EVERY_NIGHT = "30 3 * * *"
 # Periodic jobs run before calls, however many calls are queued.
 BEFORE_CALLS = 1
+# Seconds between two rounds that have no call to place.
+SHORTEST_PAUSE = 1.0
 # Enough threads for any --concurrency. With Python's default, which depends on the number of processors, a job could
 # still be waiting for a thread when its worker receives SIGTERM.
 THREADS = ThreadPoolExecutor(max_workers=1000, thread_name_prefix="dial")
@@ -54,32 +59,74 @@ def _log_database_error(job: str) -> Iterator[None]:
 @app.periodic(cron=EVERY_MINUTE)
 @app.task(queueing_lock="dial_due_batches", priority=BEFORE_CALLS)
 def dial_due_batches(timestamp: int) -> None:
-    """Start the due batches, and queue one job for each call that may start."""
+    """Dial the due batches in rounds, and look for batches that are finished."""
     with _log_database_error("dialler"):
-        for batch_id, slots in passes.start_due_batches():
-            for slot in range(slots):
-                # At most one job waits for each slot, even when the workers are behind.
-                with suppress(AlreadyEnqueued):
-                    dial.configure(queueing_lock=f"dial {batch_id} {slot}").defer(batch_id=str(batch_id))
+        _run_round(thorough=True)
 
 
-@app.task(pass_context=True)
-async def dial(context: JobContext, batch_id: str) -> None:
-    """Place one call of a batch. If only ``calls_per_minute`` delays it, queue the job again for later."""
-    await sync_to_async(_dial, thread_sensitive=False, executor=THREADS)(context, batch_id)
+@app.task(queueing_lock="dial_next_batches")
+def dial_next_batches() -> None:
+    """Start the next round. It is queued behind the calls of the round before."""
+    with _log_database_error("dialler"):
+        _run_round(thorough=False)
 
 
-def _dial(context: JobContext, batch_id: str) -> None:
-    batch = CallBatch(pk=UUID(batch_id))
+def _run_round(*, thorough: bool) -> None:
+    """
+    Queue one job for each batch that can place a call now, and then the next round.
+
+    At most one job of a batch waits, even when the workers are behind.
+    """
+    began = time.monotonic()
+    current = next_round(thorough=thorough, skip=_batches_with_a_job())
+    for turn in current.turns:
+        _queue_calls(turn.batch, turn.calls, start=turn.start)
+    if current.read_at is None:
+        # No batch is due. The next periodic job looks again.
+        return
+    # A full round is followed by the next one when its calls have begun. Otherwise no call is left to start.
+    # Reading the batches of a large platform takes a tenth of the time at most.
+    pause = 0.0 if current.is_full else max(SHORTEST_PAUSE, 10 * (time.monotonic() - began))
+    with suppress(AlreadyEnqueued):
+        dial_next_batches.configure(schedule_at=timezone.now() + timedelta(seconds=pause)).defer()
+
+
+def _batches_with_a_job() -> list[UUID]:
+    jobs = ProcrastinateJob.objects.filter(task_name=dial.name, status=Status.TODO.value)
+    return [UUID(batch_id) for batch_id in jobs.values_list("args__batch_id", flat=True)]
+
+
+def _queue_calls(batch: CallBatch, calls: int, *, start: bool) -> None:
+    """Queue a job for the batch, unless one waits already."""
+    with suppress(AlreadyEnqueued):
+        dial.configure(queueing_lock=f"dial {batch.pk}").defer(
+            batch_id=str(batch.pk), agency_id=str(batch.agency_id), calls=calls, start=start
+        )
+
+
+@app.task
+async def dial(batch_id: str, agency_id: str, calls: int, start: bool) -> None:
+    """
+    Start a batch if ``start`` is set, place one of its calls, and queue a job for the others of ``calls``.
+
+    So the batches take turns, and a worker that is stopped finishes one call and begins no other.
+    """
+    batch = CallBatch(pk=UUID(batch_id), agency_id=UUID(agency_id))
+    await sync_to_async(_dial, thread_sensitive=False, executor=THREADS)(batch, calls, start)
+
+
+def _dial(batch: CallBatch, calls: int, start: bool) -> None:
+    def queue_others() -> None:
+        if calls > 1:
+            with _log_database_error(f"dial batch={batch.pk}"):
+                _queue_calls(batch, calls - 1, start=False)
+
     try:
-        with _log_database_error(f"dial batch={batch_id}"):
-            if place_next_call(batch.pk) is not DialOutcome.NOTHING_CLAIMED:
-                return
-            wait = time_until_next_call(batch)
-            if wait is not None:
-                later = dial.configure(schedule_at=timezone.now() + wait, queueing_lock=context.job.queueing_lock)
-                with suppress(AlreadyEnqueued):
-                    later.defer(batch_id=batch_id)
+        with _log_database_error(f"dial batch={batch.pk}"):
+            if start:
+                start_batch(batch)
+            if calls:
+                place_next_call(batch, on_claim=queue_others)
     finally:
         connection.close()
 

@@ -25,9 +25,11 @@ from calls.admin.confirmation import ConfirmationView
 from calls.admin.display import agency_and_campaign, history_row, progress_parts, refusal_text
 from calls.admin.selection import BATCHES_AT_ONCE, SelectionForm, find_batches, selected_ids, with_ids
 from calls.database.transactions import database_errors_as
+from calls.dialler.waiting import waiting_for, with_dialling_state
 from calls.exceptions import BatchReadFailed
 from calls.export import write_csv
 from calls.models import Agency, CallBatch, CampaignContact
+from calls.models.querysets import CallBatchQuerySet
 from calls.parsing import parse_phone_number, parse_uuid
 from calls.statuses import BatchStatus
 
@@ -87,7 +89,8 @@ class CallBatchAdmin(ReadOnlyAdmin):
     # The list
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CallBatch]:
-        return super().get_queryset(request).prefetch_related("agency", "campaign")
+        batches = cast(CallBatchQuerySet, super().get_queryset(request))
+        return with_dialling_state(batches).prefetch_related("agency", "campaign")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[CallBatch], search_term: str
@@ -112,7 +115,8 @@ class CallBatchAdmin(ReadOnlyAdmin):
     @admin.display(description="Progress")
     def progress(self, batch: CallBatch) -> str:
         return render_to_string(
-            "admin/calls/callbatch/progress.html", {"parts": progress_parts(batch), "total": batch.total_contacts or 0}
+            "admin/calls/callbatch/progress.html",
+            {"parts": progress_parts(batch), "total": batch.total_contacts or 0, "waiting": waiting_for(batch)},
         )
 
     @admin.display(description="Age", ordering="-created_at")
@@ -142,6 +146,7 @@ class CallBatchAdmin(ReadOnlyAdmin):
         context |= {
             "title": agency_and_campaign(obj, ": "),
             "parts": progress_parts(obj),
+            "waiting": waiting_for(obj),
             "history": [history_row(event) for event in obj.events.order_by("-pk")[:HISTORY_SHOWN]],
             "history_shown": HISTORY_SHOWN,
             "buttons": [

@@ -8,6 +8,7 @@ from uuid import UUID
 from rest_framework import serializers
 
 from calls.dialler.passes import PassResult
+from calls.dialler.waiting import waiting_for
 from calls.exceptions import FieldInvalid, FieldRequired
 from calls.models import CallBatch, CampaignContact, CancelResult, CreateResult, PauseResult
 from calls.parsing import parse_uuid
@@ -117,6 +118,9 @@ class BatchSerializer(serializers.ModelSerializer[CallBatch]):
         help_text="Completed, failed and skipped contacts in percent of the total, with one decimal."
     )
     remaining_count = serializers.IntegerField()
+    waiting_for = serializers.SerializerMethodField(
+        help_text="Why no call starts at the moment, for people to read. Null if one can, and when the batch has ended."
+    )
 
     class Meta:
         model = CallBatch
@@ -124,8 +128,12 @@ class BatchSerializer(serializers.ModelSerializer[CallBatch]):
             *("id", "agency_id", "campaign_id", "campaign_name", "agent_mapping_id", "agent_name", "from_number"),
             *("status", "total_contacts", "queued", "in_progress", "completed", "failed", "skipped"),
             *("progress_percentage", "remaining_count", "calls_per_minute", "max_concurrent", "scheduled_for"),
-            *("created_at", "started_at", "paused_at", "completed_at", "error_message"),
+            *("created_at", "started_at", "paused_at", "completed_at", "error_message", "waiting_for"),
         ]
+
+    def get_waiting_for(self, batch: CallBatch) -> str | None:
+        waiting = waiting_for(batch)
+        return str(waiting) if waiting else None
 
 
 class ContactSerializer(serializers.ModelSerializer[CampaignContact]):

@@ -37,6 +37,7 @@ from calls.api.serializers import (
 from calls.audit import Source
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.dialler.passes import run_pass
+from calls.dialler.waiting import with_dialling_state
 from calls.exceptions import BatchNotFound, BatchReadFailed
 from calls.inputs import NewBatch
 from calls.models import AgencyUser, CallBatch, CampaignContact, IdempotencyKey
@@ -108,7 +109,8 @@ class CallBatchViewSet(EdgeFunctionViewSet):
         if status := request.query_params.get("status"):
             batches = batches.with_status(status)
         with turn_to_read(self.agency_id), database_errors_as(BatchReadFailed), transaction_with_timeouts():
-            page = list(CallBatch.objects.filter(pk__in=self._page_of_ids(batches)).with_names().newest_first())
+            chosen = CallBatch.objects.filter(pk__in=self._page_of_ids(batches)).with_names()
+            page = list(with_dialling_state(chosen).newest_first())
         answer = BatchPageSerializer({"batches": page, "pagination": self.paginator.page_info})
         return Response(answer.data)
 
@@ -121,7 +123,7 @@ class CallBatchViewSet(EdgeFunctionViewSet):
         if status := request.query_params.get("contact_status"):
             contacts = contacts.with_status(status)
         with turn_to_read(self.agency_id), database_errors_as(BatchReadFailed), transaction_with_timeouts():
-            batch = self.get_queryset().with_names().filter(pk=batch_id).first()
+            batch = with_dialling_state(self.get_queryset().with_names()).filter(pk=batch_id).first()
             if batch is None:
                 raise BatchNotFound
             page = list(CampaignContact.objects.filter(pk__in=self._page_of_ids(contacts)).oldest_first())

@@ -19,18 +19,14 @@ FOR SHARE, two other services that each retry a contact and then count it on the
 
 import pgtrigger
 
+from calls.database.sql import literals
 from calls.statuses import DIALABLE, FINAL, FINISHED, BatchStatus, ContactStatus
 
-
-def _sql_list(*statuses: str) -> str:
-    return "(" + ", ".join(f"'{status}'" for status in statuses) + ")"
-
-
-_FINAL = _sql_list(*FINAL)
-_FINAL_OR_FAILED = _sql_list(*FINAL, BatchStatus.FAILED)
-_DIALABLE = _sql_list(*DIALABLE)
-_FINISHED = _sql_list(*FINISHED)
-_DIALABLE_OR_FINISHED = _sql_list(*DIALABLE, *FINISHED)
+_FINAL = literals(*FINAL)
+_FINAL_OR_FAILED = literals(*FINAL, BatchStatus.FAILED)
+_DIALABLE = literals(*DIALABLE)
+_FINISHED = literals(*FINISHED)
+_DIALABLE_OR_FINISHED = literals(*DIALABLE, *FINISHED)
 _IN_PROGRESS = f"'{ContactStatus.IN_PROGRESS}'"
 _PAUSED = f"'{BatchStatus.PAUSED}'"
 

@@ -1,76 +1,202 @@
-"""Claim the next contact of a batch, immediately before its call is placed."""
+"""
+Claim the next contact of a batch, immediately before its call is placed.
+
+The two statements that choose and claim a contact are written by hand: Django takes longer to build such querysets than
+PostgreSQL to run them, and claims of one batch wait for each other meanwhile.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+from uuid import UUID
 
+from django.conf import settings
 from django.contrib.postgres.functions import TransactionNow
-from django.db.models.functions import Coalesce, Now
+from django.db import connection
+from django.db.models import Q
 
+from calls.database.sql import column_names, literals
 from calls.database.transactions import database_errors_as
-from calls.dialler.pacing import may_start_call
+from calls.dialler.pacing import calls_per_minute, max_concurrent
 from calls.exceptions import BatchUpdateFailed
-from calls.models import CallBatch, CampaignContact
-from calls.statuses import BatchStatus, ContactStatus, Outcome
+from calls.models import Agency, CallBatch, CampaignContact
+from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Outcome
 
 # The most contacts that one claim skips or fails without a call. Meanwhile a cancel waits for the batch's lock.
 MAX_ENDED_UNCALLED = 100
 
+# What a claim reads of the batch, with what its call request needs.
+_COLUMNS = (
+    *("calls_per_minute", "max_concurrent", "from_number"),
+    *("agency__max_concurrent_calls", "agent_mapping__ultravox_agent_id", "agent_mapping__first_speaker_text"),
+)
+
+# The conditions, the counts and the order are those of CampaignContactQuerySet. The expressions are written as in the
+# indexes, without which PostgreSQL would not use them.
+_LAST_CALLED = "COALESCE(last_attempt_at, '0001-01-01 00:00:00+00')"
+_IN_PROGRESS = f"'{ContactStatus.IN_PROGRESS}'"
+_NUMBER_IS_FREE = f"""
+    NOT EXISTS (
+        SELECT FROM campaign_contacts AS called
+        WHERE CASE WHEN called.last_attempt_at IS NOT NULL AND called.outcome IS NULL THEN called.agency_id END
+                = contact.agency_id
+            AND called.phone_number = contact.phone_number
+            AND called.last_attempt_at IS NOT NULL AND called.outcome IS NULL AND called.status = {_IN_PROGRESS}
+    )
+"""
+# Two claims of one number in two batches hold no common row lock, so they take turns by an advisory lock. It is tried
+# and not waited for: two claims that each wait for the other's number would deadlock.
+_TRY_TO_LOCK_NUMBER = "pg_try_advisory_xact_lock(hashtextextended(concat('number ', agency_id, phone_number), 0))"
+_CHOOSE = f"""
+    SELECT id, do_not_call, COALESCE(attempts, 0), COALESCE(max_attempts, 3), outcome, statement_timestamp(),
+        (
+            SELECT count(*) FROM campaign_contacts
+            WHERE CASE WHEN last_attempt_at IS NOT NULL AND outcome IS NULL THEN batch_id END = %(batch)s
+                AND status = {_IN_PROGRESS}
+        ),
+        (
+            SELECT count(*) FROM campaign_contacts
+            WHERE CASE WHEN last_attempt_at IS NOT NULL THEN batch_id END = %(batch)s
+                AND last_attempt_at > statement_timestamp() - interval '1 minute'
+                AND last_attempt_at <= statement_timestamp()
+        ),
+        CASE WHEN %(has_limit)s THEN (
+            SELECT count(*) FROM campaign_contacts
+            WHERE CASE WHEN last_attempt_at IS NOT NULL AND outcome IS NULL THEN agency_id END = %(agency)s
+                AND last_attempt_at IS NOT NULL AND outcome IS NULL AND status = {_IN_PROGRESS}
+        ) ELSE 0 END,
+        {_TRY_TO_LOCK_NUMBER}
+    FROM campaign_contacts AS contact
+    WHERE batch_id = %(batch)s AND completed_at IS NULL AND status IN {literals(*DIALABLE)}
+        AND {_LAST_CALLED}
+            <= LEAST(statement_timestamp() - make_interval(secs => %(retry_pause)s), %(called_before)s::timestamptz)
+        AND {_NUMBER_IS_FREE}
+    ORDER BY {_LAST_CALLED}, created_at, id
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+"""
+# The condition on the number is checked again, because a call to it may have begun after the contact was chosen.
+_CLAIM = f"""
+    WITH claimed AS (
+        UPDATE campaign_contacts AS contact
+        SET status = {_IN_PROGRESS}, attempts = %(attempts)s, last_attempt_at = %(now)s, updated_at = now(),
+            call_id = NULL, outcome = NULL, outcome_notes = NULL, duration_seconds = NULL
+        WHERE id = %(contact)s AND {_NUMBER_IS_FREE}
+        RETURNING *
+    ), counted AS (
+        UPDATE call_batches
+        SET queued = COALESCE(queued, 0) - 1, in_progress = COALESCE(in_progress, 0) + 1, updated_at = now()
+        WHERE id = %(batch)s AND EXISTS (SELECT FROM claimed)
+    )
+    SELECT {", ".join(column_names(CampaignContact))} FROM claimed
+"""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The contact to claim, which is locked, and the calls that the limits count."""
+
+    contact_id: UUID
+    do_not_call: bool | None
+    attempts: int
+    max_attempts: int
+    outcome: str | None
+    now: datetime
+    in_progress: int
+    started: int
+    agency_in_progress: int
+    is_number_locked: bool
+
 
 @database_errors_as(BatchUpdateFailed)
-def claim_next_contact(batch: CallBatch) -> CampaignContact | None:
+def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = None) -> CampaignContact | None:
     """
     Claim the contact of ``batch`` to call next. Place the call only after this has been committed.
 
     The contact is then in progress and its attempt is counted. Return None if no call may start: the batch is not being
-    dialled, it has reached a limit, or no contact can be claimed now. A batch without unfinished contacts is completed.
-    A contact marked ``do_not_call`` is skipped. A contact without attempts left becomes ``failed``. A contact that
-    another service has locked is passed over.
+    dialled, it or its agency has reached a limit, or no contact can be claimed now. A batch without unfinished contacts
+    is completed. A contact marked ``do_not_call`` is skipped. A contact without attempts left becomes ``failed``. A
+    contact that another service has locked, or whose number is being called in another batch of the agency, is passed
+    over.
 
-    :raises BatchNotFound: the batch is gone.
+    :param called_before: leave out contacts that were called since then.
+    :returns: the contact. Its ``batch`` has the agent and the caller id.
+    :raises BatchNotFound: the batch or its agent is gone.
     :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
     """
-    with batch.locked("calls_per_minute", "max_concurrent") as locked:
-        if locked.status != BatchStatus.PROCESSING or locked.is_on_hold or not may_start_call(locked):
+    is_agency_on_hold = Q(agency__dial_after__gt=TransactionNow())
+    with batch.locked(*_COLUMNS, is_agency_on_hold=is_agency_on_hold) as locked:
+        if locked.status != BatchStatus.PROCESSING or locked.is_on_hold or cast(Any, locked).is_agency_on_hold:
             return None
-        contact = _next_contact(locked)
-        if contact is not None:
-            CampaignContact.objects.filter(pk=contact.pk).update(
-                status=ContactStatus.IN_PROGRESS,
-                attempts=Coalesce("attempts", 0) + 1,
-                last_attempt_at=Now(),
-                # Clear the result of an earlier attempt.
-                call_id=None,
-                outcome=None,
-                outcome_notes=None,
-                duration_seconds=None,
-                updated_at=TransactionNow(),
-            )
-            locked.adjust_counters(queued=-1, in_progress=1)
-            contact.was_given_back = contact.outcome == Outcome.NOT_PLACED
-            contact.refresh_from_db()
+        agency_limit = _locked_limit(locked)
+        for _ in range(MAX_ENDED_UNCALLED):
+            choice = _choose(locked, agency_limit, called_before)
+            if choice is None:
+                locked.complete_if_finished()
+                return None
+            if not choice.is_number_locked or _has_reached_limit(locked, choice, agency_limit):
+                return None
+            if choice.do_not_call:
+                _end_uncalled(choice, locked, ContactStatus.SKIPPED, "Do not call")
+            elif choice.attempts >= choice.max_attempts:
+                _end_uncalled(choice, locked, ContactStatus.FAILED, "No attempts left", completed_at=TransactionNow())
+            else:
+                return _claim(choice, locked)
+        return None
+
+
+def _locked_limit(batch: CallBatch) -> int | None:
+    """
+    Return how many calls the agency may have in progress, or None if there is no limit.
+
+    Claims in other batches of an agency with a limit wait for this lock, and then count the call that is claimed here.
+    """
+    if batch.agency.max_concurrent_calls is None:
+        return None
+    # FOR NO KEY UPDATE: a claim does not wait for transactions that have added rows for the agency.
+    locked = Agency.objects.select_for_update(no_key=True).filter(pk=batch.agency_id)
+    return locked.values_list("max_concurrent_calls", flat=True).get()
+
+
+def _choose(batch: CallBatch, agency_limit: int | None, called_before: datetime | None) -> _Choice | None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _CHOOSE,
+            {
+                "batch": batch.pk,
+                "agency": batch.agency_id,
+                "has_limit": agency_limit is not None,
+                "retry_pause": settings.RETRY_PAUSE,
+                "called_before": called_before,
+            },
+        )
+        row = cursor.fetchone()
+    return _Choice(*row) if row else None
+
+
+def _has_reached_limit(batch: CallBatch, choice: _Choice, agency_limit: int | None) -> bool:
+    return (
+        choice.in_progress >= max_concurrent(batch)
+        or choice.started >= calls_per_minute(batch)
+        or (agency_limit is not None and choice.agency_in_progress >= agency_limit)
+    )
+
+
+def _claim(choice: _Choice, batch: CallBatch) -> CampaignContact | None:
+    """Claim the contact, and count it on the batch. Return None if a call to its number has just begun."""
+    values = {"contact": choice.contact_id, "batch": batch.pk, "attempts": choice.attempts + 1, "now": choice.now}
+    claimed = CampaignContact.objects.raw(_CLAIM, values)
+    for contact in claimed:
+        contact.batch = batch
+        contact.was_given_back = choice.outcome == Outcome.NOT_PLACED
         return contact
-
-
-def _next_contact(batch: CallBatch) -> CampaignContact | None:
-    """Return the contact to claim, locked, and skip or fail the contacts before it that must not be called."""
-    waiting = CampaignContact.objects.filter(batch=batch.pk).claimable().in_call_order()
-    for _ in range(MAX_ENDED_UNCALLED):
-        contact = waiting.select_for_update(of=("self",), skip_locked=True).first()
-        if contact is None:
-            batch.complete_if_finished()
-            return None
-        if contact.do_not_call:
-            _end_uncalled(contact, batch, ContactStatus.SKIPPED, "Do not call")
-        elif not contact.has_attempts_left:
-            _end_uncalled(contact, batch, ContactStatus.FAILED, "No attempts left", completed_at=TransactionNow())
-        else:
-            return contact
     return None
 
 
-def _end_uncalled(contact: CampaignContact, batch: CallBatch, status: ContactStatus, note: str, **values: Any) -> None:
-    CampaignContact.objects.filter(pk=contact.pk).update(
+def _end_uncalled(choice: _Choice, batch: CallBatch, status: ContactStatus, note: str, **values: Any) -> None:
+    CampaignContact.objects.filter(pk=choice.contact_id).update(
         status=status, outcome_notes=note, updated_at=TransactionNow(), **values
     )
     batch.adjust_counters(**{"queued": -1, str(status): 1})

@@ -1,107 +1,104 @@
-"""A pass of the dialler: start the batches that are due and place their calls."""
+"""A pass of the dialler, for cron services: start the due batches and place their calls."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 from django.db import connection
 
-from calls.database.transactions import database_errors_as, transaction_with_timeouts
-from calls.dialler.pacing import time_until_next_call
 from calls.dialler.placing import DialOutcome, place_next_call
+from calls.dialler.rounds import Turn, next_round
 from calls.dialler.starting import start_batch
-from calls.exceptions import BatchReadFailed, CallsError
-from calls.models import CallBatch
+from calls.exceptions import CallsError
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCHES = 10
 # Calls that a pass places at the same time.
 MAX_THREADS = 8
 # Seconds after which a pass places no further call.
 PASS_SECONDS = 50.0
-# The longest that a pass waits for calls_per_minute to allow the next call.
-LONGEST_WAIT = timedelta(seconds=5)
+# The longest that a pass waits until calls_per_minute allows the next call, and how often it looks, in seconds.
+LONGEST_WAIT = 5.0
+LOOK_EVERY = 0.5
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass did. Calls that a busy provider did not take are in neither counter."""
+    """What a pass did. Calls that a busy provider did not take are in neither counter of calls."""
 
     batches_processed: int
     calls_initiated: int
     calls_failed: int
 
 
-def start_due_batches() -> Iterator[tuple[UUID, int]]:
-    """
-    Start at most 10 due batches, oldest first. Yield each batch's id and how many calls may start in it.
-
-    :raises BatchReadFailed: the due batches could not be read.
-    """
-    with database_errors_as(BatchReadFailed), transaction_with_timeouts():
-        due = list(CallBatch.objects.due().oldest_first().only("agency_id", "status")[:MAX_BATCHES])
-    for batch in due:
-        try:
-            yield batch.pk, start_batch(batch)
-        except CallsError as refusal:
-            # The batch is locked or was deleted. The next pass tries again.
-            logger.warning("dialler batch=%s outcome=%s", batch.pk, refusal.code)
-        except Exception:
-            # An unexpected error in one batch must not stop the others.
-            logger.exception("dialler batch=%s", batch.pk)
-
-
 def run_pass() -> PassResult:
     """
-    Start the due batches and place as many calls as each batch has slots for.
+    Start the due batches and place their calls, round by round, until no call can start or 50 seconds are over.
 
-    Passes and workers may run at the same time: the limits of a batch hold across all of them.
+    A pass asks the provider to call a contact at most once. Passes and workers may run at the same time: the limits of
+    a batch hold across all of them.
 
     :raises BatchReadFailed: the due batches could not be read.
     """
     deadline = time.monotonic() + PASS_SECONDS
-    started = list(start_due_batches())
-    # Return the connection to the pool while calls are placed.
-    connection.close()
-    # One call of each batch, then a second one of each, so that a large batch does not keep the others waiting.
-    rounds = range(max((slots for _, slots in started), default=0))
-    turns = [batch_id for turn in rounds for batch_id, slots in started if slots > turn]
-    held: set[UUID] = set()
+    batches: set[UUID] = set()
+    outcomes: Counter[DialOutcome] = Counter()
+    waited = 0.0
+    current = next_round(thorough=True)
+    began = current.read_at
     with ThreadPoolExecutor(MAX_THREADS) as threads:
-        outcomes = Counter(threads.map(lambda batch_id: _place_in_turn(batch_id, deadline, held), turns))
-    return PassResult(len(started), outcomes[DialOutcome.PLACED], outcomes[DialOutcome.FAILED])
+        while time.monotonic() < deadline:
+            # Return the connection to the pool while calls are placed.
+            connection.close()
+            batches |= {turn.batch_id for turn in current.turns}
+            list(threads.map(_start, [turn for turn in current.turns if turn.start]))
+            # One call of each batch, then a second one of each.
+            most = max((turn.calls for turn in current.turns), default=0)
+            calls = [turn for number in range(most) for turn in current.turns if turn.calls > number]
+            placed = Counter(threads.map(partial(_place, called_before=began, deadline=deadline), calls))
+            outcomes += placed
+            if placed.total() > placed[DialOutcome.NOTHING_CLAIMED]:
+                waited = 0.0
+            elif current.waits_for_rate and waited < LONGEST_WAIT:
+                time.sleep(LOOK_EVERY)
+                waited += LOOK_EVERY
+            else:
+                break
+            current = next_round(thorough=False, called_before=began)
+    return PassResult(len(batches), outcomes[DialOutcome.PLACED], outcomes[DialOutcome.FAILED])
 
 
-def _place_in_turn(batch_id: UUID, deadline: float, held: set[UUID]) -> DialOutcome:
-    """
-    Place one call of a batch, and wait first if only ``calls_per_minute`` delays it.
-
-    Does nothing if the provider was busy for this batch earlier in the pass.
-    """
+def _start(turn: Turn) -> None:
     try:
-        while time.monotonic() < deadline and batch_id not in held:
-            outcome = place_next_call(batch_id)
-            if outcome is DialOutcome.HELD:
-                held.add(batch_id)
-            wait = time_until_next_call(CallBatch(pk=batch_id)) if outcome is DialOutcome.NOTHING_CLAIMED else None
-            if wait is None or wait > LONGEST_WAIT:
-                return outcome
-            time.sleep(wait.total_seconds())
-        return DialOutcome.NOTHING_CLAIMED
+        start_batch(turn.batch)
+    except CallsError as refusal:
+        # The batch is locked or was deleted. The next pass tries again.
+        logger.warning("dialler batch=%s outcome=%s", turn.batch_id, refusal.code)
+    except Exception:
+        # An unexpected error in one batch must not stop the others.
+        logger.exception("dialler batch=%s", turn.batch_id)
+    finally:
+        connection.close()
+
+
+def _place(turn: Turn, *, called_before: datetime | None, deadline: float) -> DialOutcome:
+    try:
+        if time.monotonic() > deadline:
+            return DialOutcome.NOTHING_CLAIMED
+        return place_next_call(turn.batch, called_before=called_before)
     except CallsError as failed:
-        logger.warning("dial batch=%s outcome=%s", batch_id, failed.code)
+        logger.warning("dial batch=%s outcome=%s", turn.batch_id, failed.code)
         return DialOutcome.NOTHING_CLAIMED
     except Exception:
         # An unexpected error in one batch must not stop the others.
-        logger.exception("dial batch=%s", batch_id)
+        logger.exception("dial batch=%s", turn.batch_id)
         return DialOutcome.FAILED
     finally:
         connection.close()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
+from datetime import datetime
 from enum import Enum
 from functools import partial
-from uuid import UUID
+from typing import cast
 
 from django.conf import settings
 from django.db import connection, transaction
 
-from calls.database.transactions import database_errors_as, transaction_with_timeouts
+from calls.database.transactions import database_errors_as
 from calls.dialler.claims import claim_next_contact
 from calls.dialler.evidence import find_unrecorded_call
-from calls.exceptions import BatchNotFound, BatchReadFailed, BatchUpdateFailed
+from calls.exceptions import BatchNotFound, BatchUpdateFailed
 from calls.models import Call, CallBatch, CampaignContact
 from calls.providers import get_provider
 from calls.providers.base import CallRequest, PlacementRefused, PlacementUnclear, Provider, ProviderBusy
@@ -36,34 +38,37 @@ class DialOutcome(Enum):
     """No contact could be claimed."""
 
 
-def place_next_call(batch_id: UUID) -> DialOutcome:
+def place_next_call(
+    batch: CallBatch, *, called_before: datetime | None = None, on_claim: Callable[[], None] | None = None
+) -> DialOutcome:
     """
     Claim one contact of the batch, if a call may start, and place its call. At most one request is sent.
 
     The claim is committed before the request is sent, so no contact is called twice, and no contact is claimed after
     the batch was cancelled. Do not call this inside a transaction.
 
+    :param batch: only its id and its agency's id are used.
+    :param called_before: leave out contacts that were called since then.
+    :param on_claim: called once a contact is claimed, before the request is sent.
     :raises BatchNotFound: the batch was deleted while the call was being placed.
-    :raises BatchReadFailed: the batch could not be read; no call was placed.
-    :raises BatchUpdateFailed: the result of a placement could not be recorded. The sweep records it later.
+    :raises BatchUpdateFailed: no contact could be claimed, or the result of a placement could not be recorded. The
+        sweep records it later.
     """
     provider = get_provider()
-    with database_errors_as(BatchReadFailed), transaction_with_timeouts():
-        batch = CallBatch.objects.filter(pk=batch_id).select_related("agent_mapping").first()
-    if batch is None:
-        logger.error("dial batch=%s: the batch or its agent mapping does not exist", batch_id)
-        return DialOutcome.NOTHING_CLAIMED
     started = time.monotonic()
     with database_errors_as(BatchUpdateFailed), transaction.atomic(durable=True):
         try:
-            contact = claim_next_contact(batch)
+            contact = claim_next_contact(batch, called_before=called_before)
         except BatchNotFound:
+            logger.error("dial batch=%s: the batch or its agent mapping does not exist", batch.pk)
             contact = None
     if contact is None:
         return DialOutcome.NOTHING_CLAIMED
-    if contact.was_given_back and _record_earlier_call(batch, contact):
+    if on_claim is not None:
+        on_claim()
+    if contact.was_given_back and _record_earlier_call(contact):
         return DialOutcome.ALREADY_CALLED
-    request = _call_request(batch, contact)
+    request = _call_request(contact)
     if time.monotonic() - started > settings.ULTRAVOX_TIMEOUT:
         # This process was suspended, or its COMMIT took long. The sweep may be about to release this claim.
         contact.release_claim()
@@ -73,12 +78,13 @@ def place_next_call(batch_id: UUID) -> DialOutcome:
     return _place(provider, request, contact)
 
 
-def _record_earlier_call(batch: CallBatch, contact: CampaignContact) -> bool:
+def _record_earlier_call(contact: CampaignContact) -> bool:
     """
     Record the call of the previous attempt if a stored event proves it. Return whether it was recorded.
 
     A released claim gives its attempt number to the next claim, and a rejected one does not. So look for both numbers.
     """
+    batch = cast(CallBatch, contact.batch)
     find_unrecorded = partial(find_unrecorded_call, contact, agency_id=batch.agency_id)
     call_id = find_unrecorded(attempt=contact.attempts) or find_unrecorded(attempt=contact.attempts - 1)
     if call_id is None or not Call.record_placed(contact, call_id, caller_id=batch.from_number):
@@ -113,7 +119,8 @@ def _place(provider: Provider, request: CallRequest, contact: CampaignContact) -
     return outcome
 
 
-def _call_request(batch: CallBatch, contact: CampaignContact) -> CallRequest:
+def _call_request(contact: CampaignContact) -> CallRequest:
+    batch = cast(CallBatch, contact.batch)
     custom = contact.custom_data if isinstance(contact.custom_data, dict) else {}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in custom.items()}
     return CallRequest(

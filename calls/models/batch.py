@@ -176,6 +176,7 @@ class CallBatch(LockableBatch):
         """
         with self.locked("campaign_id", "completed_at") as batch:
             batch._refuse_if_ended()
+            batch.allow_for_all_contacts()
             batch.contacts.bulk_insert(batch, contacts)
             batch.adjust_counters(total_contacts=len(contacts), queued=len(contacts))
 
@@ -204,6 +205,7 @@ class CallBatch(LockableBatch):
         """
         with self.locked(*_CANCEL_COLUMNS) as batch:
             batch._refuse_if_ended()
+            batch.allow_for_all_contacts()
             skipped = batch.contacts.dialable().update(
                 status=ContactStatus.SKIPPED,
                 outcome_notes=skip_note(BatchStatus.CANCELLED),

@@ -184,7 +184,7 @@ class CampaignContact(BaseModel):
         """
         Undo the claim: no call was placed, for a reason that has nothing to do with this contact.
 
-        The attempt does not count. The contact is queued again, or skipped if the batch has ended.
+        The attempt does not count. The contact is queued again behind the others, or skipped if the batch has ended.
 
         :param hold: start no call of the batch for this long.
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
@@ -198,7 +198,6 @@ class CampaignContact(BaseModel):
             values: dict[str, Any] = {
                 "outcome": Outcome.NOT_PLACED,
                 "attempts": max(attempts - 1, 0),
-                "last_attempt_at": self.last_attempt_at if attempts > 1 else None,
             }
             status = ContactStatus.QUEUED
             if batch.has_ended:

@@ -61,25 +61,34 @@ class LockableBatch(BaseModel):
         unfinished = self.contacts.unfinished()
         # The first query is answered by an index and is usually enough. Only a batch that is really finished needs the
         # second one, which reads all contacts. exists() would drop the order that makes the planner choose the index.
-        if not unfinished.in_call_order()[:1].count() and not unfinished.exists():
+        if unfinished.in_call_order()[:1].count():
+            return
+        self.allow_for_all_contacts()
+        if not unfinished.exists():
             self._write_status_as_dialler(BatchStatus.COMPLETED, completed_at=TransactionNow())
 
     @contextmanager
-    def locked(self, *columns: str) -> Iterator[Self]:
+    def locked(self, *columns: str, **annotations: Any) -> Iterator[Self]:
         """
         Lock the batch's row and yield it as it is now, in a transaction with timeouts.
 
         Everything that changes a batch's status, adds contacts, claims a contact or records an outcome starts here: the
-        batch first, then its contacts (docs/promise.md). The instance has ``agency_id``, ``status`` and ``columns``.
+        batch first, then its contacts (docs/promise.md). The instance has ``agency_id``, ``status``, ``columns``, which
+        may be columns of related rows (``agency__name``), and ``annotations``.
 
-        :raises BatchNotFound: the row is gone.
+        A statement on all contacts needs a longer timeout: :meth:`allow_for_all_contacts`.
+
+        :raises BatchNotFound: the row, or a related row of ``columns``, is gone.
         """
         with transaction_with_timeouts():
             # FOR UPDATE, not FOR NO KEY UPDATE: the weaker lock does not block an INSERT whose foreign key points here,
             # and the new contacts would stay dialable in a cancelled batch.
-            batch = self._read(type(self)._default_manager.select_for_update(of=("self",)), *columns)
-            set_timeouts(statement=settings.CANCEL_TIMEOUT)
-            yield batch
+            yield self._read(type(self)._default_manager.select_for_update(of=("self",)), *columns, **annotations)
+
+    @staticmethod
+    def allow_for_all_contacts() -> None:
+        """Set the timeout of the statements that follow in this transaction to ``CANCEL_TIMEOUT``."""
+        set_timeouts(statement=settings.CANCEL_TIMEOUT)
 
     def adjust_counters(self, **changes: int) -> None:
         """Add ``changes`` to the counters. The caller holds the batch's lock."""
@@ -88,15 +97,17 @@ class LockableBatch(BaseModel):
             updated_at=TransactionNow(),
         )
 
-    def _read(self, batches: models.QuerySet[Self], *columns: str) -> Self:
+    def _read(self, batches: models.QuerySet[Self], *columns: str, **annotations: Any) -> Self:
         now = TransactionNow()
         clock = {
             "now": now,
             "is_scheduled_ahead": models.Q(scheduled_for__gt=now),
             "is_on_hold": models.Q(dial_after__gt=now),
         }
+        if related := {column.split("__")[0] for column in columns if "__" in column}:
+            batches, columns = batches.select_related(*related), (*related, *columns)
         try:
-            read: Self = batches.only("agency_id", "status", *columns).annotate(**clock).get(pk=self.pk)
+            read: Self = batches.only("agency_id", "status", *columns).annotate(**clock | annotations).get(pk=self.pk)
         except type(self).DoesNotExist:
             raise BatchNotFound from None
         return read

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, models
-from django.db.models.functions import Coalesce, Now
+from django.db.models.functions import Coalesce, Least, Now
 from django.db.models.lookups import GreaterThan, LessThanOrEqual
 from uuid_utils.compat import uuid7
 
@@ -127,20 +127,20 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
         """Return contacts that were not called yet, or will be called again."""
         return self.filter(status__in=DIALABLE)
 
-    def claimable(self) -> CampaignContactQuerySet:
+    def claimable(self, called_before: datetime | None = None) -> CampaignContactQuerySet:
         """
         Return dialable contacts whose last attempt, if any, was at least ``RETRY_PAUSE`` ago.
 
         A claim takes the first of them :meth:`in_call_order` that is not marked ``do_not_call`` and has attempts left
         (dialler/claims.py).
-        """
-        return (
-            self.dialable()
-            .alias(last_called=LAST_CALLED)
-            .filter(last_called__lte=Now() - timedelta(seconds=settings.RETRY_PAUSE))
-        )
 
-    def with_call_in_progress(self, batch: UUID | None = None) -> CampaignContactQuerySet:
+        :param called_before: leave out contacts that were called since then.
+        """
+        rested = Now() - timedelta(seconds=settings.RETRY_PAUSE)
+        latest = rested if called_before is None else Least(rested, models.Value(called_before))
+        return self.dialable().alias(last_called=LAST_CALLED).filter(last_called__lte=latest)
+
+    def with_call_in_progress(self, batch: UUID | models.OuterRef | None = None) -> CampaignContactQuerySet:
         """
         Return claimed contacts whose call has not ended, of one batch or of all. Fast for any number of contacts.
 
@@ -150,10 +150,24 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
         claimed = self.alias(calling_in=BATCH_IF_CALL_IN_PROGRESS).filter(status=ContactStatus.IN_PROGRESS)
         return claimed.filter(calling_in__isnull=False) if batch is None else claimed.filter(calling_in=batch)
 
-    def attempted_within(self, period: timedelta, batch: UUID) -> CampaignContactQuerySet:
+    def with_call_in_progress_of_agency(self, agency: UUID | models.OuterRef) -> CampaignContactQuerySet:
+        """Return the contacts of an agency whose call has not ended, as in :meth:`with_call_in_progress`."""
+        claimed = self.alias(calling_for=AGENCY_IF_CALL_IN_PROGRESS).filter(calling_for=agency)
+        # The two conditions of the index, without which the planner cannot use it.
+        return claimed.filter(last_attempt_at__isnull=False, outcome=None, status=ContactStatus.IN_PROGRESS)
+
+    def with_free_number(self) -> CampaignContactQuerySet:
+        """Return contacts whose number is not being called at the moment in any batch of their agency."""
+        calls = self.model.objects.with_call_in_progress_of_agency(models.OuterRef("agency_id"))
+        return self.filter(~models.Exists(calls.filter(phone_number=models.OuterRef("phone_number"))))
+
+    def attempted(self, batch: UUID | models.OuterRef) -> CampaignContactQuerySet:
+        """Return the contacts of a batch that were claimed at least once, whatever the outcome."""
+        return self.alias(attempted_in=BATCH_IF_ATTEMPTED).filter(attempted_in=batch)
+
+    def attempted_within(self, period: timedelta, batch: UUID | models.OuterRef) -> CampaignContactQuerySet:
         """Return the contacts of a batch that were claimed within the last ``period``, whatever the outcome."""
-        recent = self.filter(last_attempt_at__gt=Now() - period, last_attempt_at__lte=Now())
-        return recent.alias(attempted_in=BATCH_IF_ATTEMPTED).filter(attempted_in=batch)
+        return self.attempted(batch).filter(last_attempt_at__gt=Now() - period, last_attempt_at__lte=Now())
 
     def unfinished(self) -> CampaignContactQuerySet:
         """Return contacts that are dialable or in progress."""

@@ -42,6 +42,7 @@ def reconcile(batch_id: UUID, *, fix: bool = False) -> Discrepancy | None:
     :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
     """
     with CallBatch(pk=batch_id).locked(*COUNTERS) as batch:
+        batch.allow_for_all_contacts()
         dialable = batch.contacts.dialable() if batch.has_ended else batch.contacts.none()
         left_behind = dialable.count()
         if fix and left_behind:

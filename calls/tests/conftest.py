@@ -9,11 +9,13 @@ from django.test import Client, TransactionTestCase
 from xdist.scheduler import LoadScopeScheduling
 
 from calls import providers
+from calls.dialler import claims
 from calls.roles import Role
 from calls.tests.support.factories import Tenant, client_of, staff
 from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
 from calls.tests.support.provider import KEY, fake_provider
 from calls.tests.support.truncation import truncate_tables
+from calls.tests.support.unlocked import unlocked
 
 # Modules whose tests share a server, a browser or a large database.
 SHARED_SETUP = {
@@ -117,8 +119,10 @@ def admin(operator):
 
 @pytest.fixture
 def without_lock(monkeypatch):
-    """For controls: ``select_for_update()`` locks nothing."""
+    """For controls: no row is locked."""
     monkeypatch.setattr(QuerySet, "select_for_update", lambda self, *args, **kwargs: self)
+    for statement in ("_CLAIM", "_CHOOSE"):
+        monkeypatch.setattr(claims, statement, unlocked(getattr(claims, statement)))
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ def test_a_batch_has_all_documented_fields(harbour, owner):
         "skipped": 1,
         "progress_percentage": 42.9,
         "remaining_count": 4,
+        "waiting_for": None,
         "calls_per_minute": 1000,
         "max_concurrent": 1000,
         "scheduled_for": "2026-01-02T03:04:05Z",

@@ -5,6 +5,8 @@ from django.db import OperationalError, connection
 
 from calls.api.pagination import ClampedPagination
 from calls.dialler.claims import claim_next_contact
+from calls.dialler.starting import start_batch
+from calls.models import CallBatch
 from calls.tests.support.factories import FUNCTIONS, call, client_of
 
 pytestmark = pytest.mark.django_db
@@ -44,8 +46,9 @@ def test_a_batch_with_times_that_python_cannot_represent_can_be_read_dialled_pau
     got = owner.get(GET, {"batch_id": str(batch.pk)}).json()
 
     assert listed["created_at"] == listed["completed_at"] == got["contacts"][0]["last_attempt_at"] == shown
-    # A contact with completed_at is not claimed.
-    batch.contacts.update(completed_at=None)
+    # The start mends what would keep the contact from being claimed.
+    CallBatch.objects.update(scheduled_for=None)
+    start_batch(batch)
     assert claim_next_contact(batch) is not None
     assert call(owner, "pause", {"batch_id": str(batch.pk)}).status_code == 200
     assert call(owner, "cancel", {"batch_id": str(batch.pk)}).status_code == 200

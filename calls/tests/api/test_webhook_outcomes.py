@@ -89,6 +89,7 @@ def test_events_before_the_end_leave_the_contact_in_progress(deliver, called_con
 
 
 def test_a_late_end_event_does_not_end_the_next_attempt(deliver, called_contact):
+    called_contact.batch.contacts.exclude(pk=called_contact.pk).update(status=ContactStatus.SKIPPED)
     called_contact.record_failed(outcome="no_answer")
     next_attempt = claim_next_contact(called_contact.batch)
     assert next_attempt.pk == called_contact.pk

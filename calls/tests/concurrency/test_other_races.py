@@ -17,7 +17,8 @@ from calls.tests.support.concurrency import (
     BATCH_LOCK,
     BATCH_SELECT,
     BATCH_UPDATE,
-    CONTACT_SELECT,
+    CONTACT_CHOSEN,
+    CONTACT_CLAIMED,
     CONTACT_UPDATE,
     PausedThread,
     wait_for_lock_waiter,
@@ -74,7 +75,7 @@ def test_a_pause_during_a_claim_waits_and_counts_the_call_as_in_progress(harbour
     batch = harbour.batch(queued=3)
 
     claimed, paused, waited = run_second_during_first(
-        lambda: claim_next_contact(batch), lambda: pause(batch), after=CONTACT_UPDATE
+        lambda: claim_next_contact(batch), lambda: pause(batch), after=CONTACT_CLAIMED
     )
 
     assert (claimed.status, waited) == (ContactStatus.IN_PROGRESS, True)
@@ -168,7 +169,7 @@ def test_a_result_whose_transaction_is_a_deadlock_victim_is_recorded_by_the_retr
 
 def test_control_without_the_lock_two_claims_get_the_same_contact(harbour, without_lock):
     batch = harbour.batch(queued=3)
-    with PausedThread(lambda: claim_next_contact(batch), after=CONTACT_SELECT) as first:
+    with PausedThread(lambda: claim_next_contact(batch), after=CONTACT_CHOSEN) as first:
         second = claim_next_contact(batch)
 
     assert first.outcome == second

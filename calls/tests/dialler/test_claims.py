@@ -65,7 +65,7 @@ def test_contacts_marked_do_not_call_are_skipped(harbour, ultravox):
     first = batch.contacts.oldest_first().first()
     batch.contacts.exclude(pk=first.pk).update(do_not_call=True)
 
-    assert [place_next_call(batch.pk), place_next_call(batch.pk)] == [DialOutcome.PLACED, DialOutcome.NOTHING_CLAIMED]
+    assert [place_next_call(batch), place_next_call(batch)] == [DialOutcome.PLACED, DialOutcome.NOTHING_CLAIMED]
     assert len(ultravox.asked) == 1
     skipped = batch.contacts.filter(status=ContactStatus.SKIPPED)
     assert set(skipped.values_list("outcome_notes", flat=True)) == {"Do not call"}
@@ -79,7 +79,7 @@ def test_one_claim_skips_a_limited_number_of_contacts(harbour, ultravox, monkeyp
     batch = harbour.batch(queued=5)
     batch.contacts.update(do_not_call=True)
 
-    assert place_next_call(batch.pk) is DialOutcome.NOTHING_CLAIMED
+    assert place_next_call(batch) is DialOutcome.NOTHING_CLAIMED
     assert checked_counters(batch) == {"total_contacts": 5, "queued": 3, "skipped": 2}
 
 
@@ -98,7 +98,7 @@ def test_a_contact_without_attempts_left_fails_and_is_not_called(harbour, ultrav
     batch = harbour.batch(queued=1)
     batch.contacts.update(attempts=3)
 
-    assert place_next_call(batch.pk) is DialOutcome.NOTHING_CLAIMED
+    assert place_next_call(batch) is DialOutcome.NOTHING_CLAIMED
     assert (ultravox.asked, batch.contacts.get().status) == ([], ContactStatus.FAILED)
     assert batch.contacts.get().completed_at is not None
 
@@ -107,12 +107,12 @@ def test_a_contact_without_attempts_left_fails_and_is_not_called(harbour, ultrav
 def test_a_contact_is_not_called_again_before_the_retry_pause_is_over(harbour, ultravox, settings):
     settings.RETRY_PAUSE = 300
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     batch.contacts.get().record_failed(outcome="no_answer")
 
-    assert place_next_call(batch.pk) is DialOutcome.NOTHING_CLAIMED
+    assert place_next_call(batch) is DialOutcome.NOTHING_CLAIMED
     backdate_attempts(batch, timedelta(seconds=301))
-    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert place_next_call(batch) is DialOutcome.PLACED
     assert [asked.attempt[1] for asked in ultravox.asked] == [1, 2]
 
 
@@ -130,7 +130,7 @@ def test_a_late_result_of_a_released_claim_does_not_end_the_next_claim(harbour, 
     batch = harbour.batch(queued=1)
     stale = claim_next_contact(batch)
     CampaignContact.objects.get(pk=stale.pk).release_claim()
-    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert place_next_call(batch) is DialOutcome.PLACED
     assert batch.contacts.get().attempts == stale.attempts
 
     assert not record_late(stale)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_a_contact_that_was_called_is_not_called_again_when_the_provider_has_deleted_the_call(harbour, ultravox):
     ultravox.next_answers.append(Answer(drops_connection=True))
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     ((call_id, call),) = ultravox.calls.items()
     deliver_event(batch.contacts.get(), call_id=call_id, metadata=call["metadata"])
     ultravox.calls.clear()
@@ -28,7 +28,7 @@ def test_a_contact_that_was_called_is_not_called_again_when_the_provider_has_del
     contact = batch.contacts.get()
     assert (contact.status, contact.outcome, contact.attempts) == (ContactStatus.COMPLETED, "answered", 1)
     assert Call.objects.get().ultravox_call_id == call_id
-    assert place_next_call(batch.pk) is DialOutcome.NOTHING_CLAIMED
+    assert place_next_call(batch) is DialOutcome.NOTHING_CLAIMED
     assert len(ultravox.asked) == 1
 
 
@@ -39,7 +39,7 @@ def test_control_without_the_events_the_contact_is_called_again(harbour, ultravo
     monkeypatch.setattr(placing, "find_unrecorded_call", lambda *args, **kwargs: None)
 
     assert run_sweep() == SweepResult(given_back=1)
-    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert place_next_call(batch) is DialOutcome.PLACED
 
 
 def test_a_call_that_was_not_answered_is_tried_again_and_counts(harbour, ultravox):
@@ -88,7 +88,7 @@ def test_an_event_that_arrives_after_the_contact_was_given_back_prevents_another
     batch.contacts.update(last_attempt_at=None)
     deliver_event(contact)
 
-    assert place_next_call(batch.pk) is DialOutcome.ALREADY_CALLED
+    assert place_next_call(batch) is DialOutcome.ALREADY_CALLED
     assert ultravox.asked == []
     assert batch.contacts.get().status == ContactStatus.COMPLETED
     assert Call.objects.get().contact_id == contact.pk
@@ -98,18 +98,18 @@ def test_an_event_that_arrives_after_the_contact_was_given_back_prevents_another
 def test_an_event_prevents_another_call_when_the_provider_took_a_call_and_said_that_it_was_busy(harbour, ultravox):
     ultravox.next_answers.append(Answer(503, headers={"Retry-After": "0"}))
     batch = harbour.batch(queued=1)
-    assert place_next_call(batch.pk) is DialOutcome.HELD
+    assert place_next_call(batch) is DialOutcome.HELD
     ((call_id, call),) = ultravox.calls.items()
     deliver_event(batch.contacts.get(), call_id=call_id, metadata=call["metadata"])
     type(batch).objects.update(dial_after=None)
 
-    assert place_next_call(batch.pk) is DialOutcome.ALREADY_CALLED
+    assert place_next_call(batch) is DialOutcome.ALREADY_CALLED
     assert len(ultravox.asked) == 1
 
 
 def test_the_event_of_a_call_that_was_recorded_is_no_evidence_for_a_later_attempt(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     deliver_event(batch.contacts.get(), call_id=Call.objects.get().ultravox_call_id, endReason="system_error")
     # Another service starts again to count the attempts.
     batch.contacts.update(attempts=0, last_attempt_at=None)

@@ -38,11 +38,19 @@ def test_a_pass_starts_the_due_batches(harbour, ultravox):
     assert started.pgh_context == {"via": "dialler"}
 
 
-def test_a_pass_dials_the_ten_oldest_batches(harbour, ultravox):
+def test_a_pass_dials_every_due_batch(harbour, ultravox):
     batches = [harbour.batch(queued=1) for _ in range(12)]
 
-    assert run_pass() == PassResult(10, 10, 0)
-    assert {asked.metadata["batch_id"] for asked in ultravox.asked} == {str(batch.pk) for batch in batches[:10]}
+    assert run_pass() == PassResult(12, 12, 0)
+    assert {asked.metadata["batch_id"] for asked in ultravox.asked} == {str(batch.pk) for batch in batches}
+
+
+def test_a_pass_asks_for_a_contact_at_most_once(harbour, ultravox):
+    ultravox.default_answer = Answer(422, places_call=False)
+    batch = harbour.batch(queued=3)
+
+    assert run_pass() == PassResult(1, 0, 3)
+    assert set(batch.contacts.values_list("status", "attempts")) == {(ContactStatus.QUEUED, 1)}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +70,7 @@ def test_a_batch_that_another_dialler_holds_is_not_dialled_and_can_be_cancelled(
         plain.execute("UPDATE call_batches SET dial_after = 'infinity'")
 
     assert run_pass() == PassResult(0, 0, 0)
-    assert place_next_call(batch.pk) is DialOutcome.NOTHING_CLAIMED
+    assert place_next_call(batch) is DialOutcome.NOTHING_CLAIMED
     assert cancel(batch).contacts_skipped == 2
 
 
@@ -79,7 +87,7 @@ def test_a_busy_answer_holds_the_batch_and_counts_no_attempt(harbour, ultravox, 
     # Requests that were sent at the same time got the same answer. After that no more were sent.
     assert 1 <= asked <= passes.MAX_THREADS
     assert checked_counters(batch) == {"total_contacts": 5, "queued": 5}
-    assert set(batch.contacts.values_list("attempts", "last_attempt_at")) == {(0, None)}
+    assert set(batch.contacts.values_list("attempts", flat=True)) == {0}
 
     assert run_pass() == PassResult(0, 0, 0)
     assert len(ultravox.asked) == asked
@@ -100,9 +108,10 @@ def test_after_a_busy_answer_the_pass_leaves_the_batch_alone_even_with_a_retry_a
 
 def test_an_error_while_a_batch_is_started_does_not_stop_the_others(harbour, ultravox, monkeypatch, caplog):
     broken, other = harbour.batch(queued=1), harbour.batch(queued=1)
+    type(broken).objects.update(started_at=None)
     monkeypatch.setattr(passes, "start_batch", lambda batch: 1 / 0 if batch == broken else start_batch(batch))
 
-    assert run_pass() == PassResult(1, 1, 0)
+    assert run_pass() == PassResult(2, 2, 0)
     assert other.contacts.get().status == ContactStatus.IN_PROGRESS
     assert "ZeroDivisionError" in caplog.text
 
@@ -111,8 +120,8 @@ def test_an_error_while_a_call_is_placed_does_not_stop_the_others(harbour, ultra
     first, second = harbour.batch(queued=1), harbour.batch(queued=1)
     call_request = placing._call_request
 
-    def fails_in_first_batch(batch, contact):
-        return 1 / 0 if batch.pk == first.pk else call_request(batch, contact)
+    def fails_in_first_batch(contact):
+        return 1 / 0 if contact.batch_id == first.pk else call_request(contact)
 
     monkeypatch.setattr(placing, "_call_request", fails_in_first_batch)
 
@@ -168,7 +177,7 @@ def test_a_batch_is_not_completed_while_a_contact_that_another_service_queued_ag
 def test_a_batch_is_not_completed_while_a_contact_waits_for_its_next_attempt(harbour, ultravox, settings):
     settings.RETRY_PAUSE = 300
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     batch.contacts.get().record_failed(outcome="no_answer")
 
     run_pass()
@@ -178,7 +187,7 @@ def test_a_batch_is_not_completed_while_a_contact_waits_for_its_next_attempt(har
 
 def test_a_batch_that_is_paused_during_its_last_call_is_completed_only_after_it_is_resumed(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     pause(batch)
     batch.contacts.get().record_answered(outcome="answered")
 

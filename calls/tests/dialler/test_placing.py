@@ -13,7 +13,7 @@ from calls.dialler.placing import DialOutcome, place_next_call
 from calls.dialler.sweep import run_sweep
 from calls.models import Call
 from calls.statuses import BatchStatus, ContactStatus
-from calls.tests.support.concurrency import CONTACT_UPDATE, PausedThread, until
+from calls.tests.support.concurrency import CONTACT_CLAIMED, PausedThread, until
 from calls.tests.support.factories import CALLER_ID, PHONE, backdate_attempts, cancel, checked_counters
 from calls.tests.support.provider import Answer
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_a_contact_is_claimed_and_called_and_its_call_is_recorded(harbour, ultravox):
     batch = harbour.batch(queued=1)
 
-    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert place_next_call(batch) is DialOutcome.PLACED
 
     contact, call = batch.contacts.get(), Call.objects.get()
     assert (contact.status, contact.attempts, contact.call_id) == (ContactStatus.IN_PROGRESS, 1, call.pk)
@@ -41,7 +41,7 @@ def test_the_request_identifies_the_attempt_and_all_metadata_values_are_strings(
     custom_data = {"policy": "A-17", "due": 120.5, "tags": ["vip"], "none": None, "ultravox.sip": "x"}
     batch.contacts.update(custom_data=custom_data | {"batch_id": "x", "contact_id": "x", "attempt": "x"})
 
-    place_next_call(batch.pk)
+    place_next_call(batch)
 
     (asked,) = ultravox.asked
     assert asked.metadata == {
@@ -65,7 +65,7 @@ def test_a_contact_is_called_whatever_another_service_stored_as_its_custom_data(
     with connection.cursor() as cursor:
         cursor.execute("UPDATE campaign_contacts SET custom_data = %s::jsonb", [value])
 
-    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert place_next_call(batch) is DialOutcome.PLACED
     assert ultravox.asked[0].metadata["contact_id"] == str(batch.contacts.get().pk)
     assert set(map(type, ultravox.asked[0].metadata.values())) == {str}
 
@@ -73,7 +73,7 @@ def test_a_contact_is_called_whatever_another_service_stored_as_its_custom_data(
 def test_the_claim_is_committed_before_the_request_is_sent(harbour, ultravox):
     batch = harbour.batch(queued=1)
     ultravox.may_answer.clear()
-    dialling = PausedThread(lambda: place_next_call(batch.pk))
+    dialling = PausedThread(lambda: place_next_call(batch))
     dialling.start()
     until(lambda: ultravox.asked)
 
@@ -102,7 +102,7 @@ def test_no_database_connection_is_held_while_the_provider_answers(harbour, ultr
 def test_no_call_is_placed_inside_a_transaction(harbour, ultravox):
     batch = harbour.batch(queued=1)
     with pytest.raises(RuntimeError), transaction.atomic():
-        place_next_call(batch.pk)
+        place_next_call(batch)
 
     assert ultravox.asked == []
 
@@ -111,7 +111,7 @@ def test_no_call_is_placed_inside_a_transaction(harbour, ultravox):
 def test_calls_are_placed_only_in_a_processing_batch(harbour, ultravox, status):
     batch = harbour.batch(status, queued=1) if status != BatchStatus.COMPLETED else harbour.batch(status)
 
-    assert (place_next_call(batch.pk) is DialOutcome.PLACED) is (status == BatchStatus.PROCESSING)
+    assert (place_next_call(batch) is DialOutcome.PLACED) is (status == BatchStatus.PROCESSING)
     assert len(ultravox.asked) == (status == BatchStatus.PROCESSING)
 
 
@@ -121,14 +121,14 @@ def test_a_worker_suspended_after_its_claim_sends_no_request(harbour, ultravox, 
     settings.ULTRAVOX_TIMEOUT = 0.1
     monkeypatch.setattr(placing, "_call_request", lambda *claimed: time.sleep(0.2) or call_request(*claimed))
 
-    assert place_next_call(batch.pk) is DialOutcome.NOTHING_CLAIMED
+    assert place_next_call(batch) is DialOutcome.NOTHING_CLAIMED
     assert (ultravox.asked, checked_counters(batch)) == ([], {"total_contacts": 1, "queued": 1})
 
 
 def test_a_worker_suspended_before_its_claim_was_committed_sends_no_request(harbour, ultravox, settings):
     settings.ULTRAVOX_TIMEOUT = 0.1
     batch = harbour.batch(queued=1)
-    with PausedThread(lambda: place_next_call(batch.pk), after=CONTACT_UPDATE) as dialling:
+    with PausedThread(lambda: place_next_call(batch), after=CONTACT_CLAIMED) as dialling:
         time.sleep(0.2)
 
     assert (dialling.outcome, ultravox.asked) == (DialOutcome.NOTHING_CLAIMED, [])
@@ -143,7 +143,7 @@ def test_no_phone_number_is_logged(harbour, ultravox, caplog):
 
     with caplog.at_level("DEBUG"):
         for _ in range(4):
-            place_next_call(batch.pk)
+            place_next_call(batch)
         backdate_attempts(batch, timedelta(hours=2))
         run_sweep()
 
@@ -161,7 +161,7 @@ def test_a_contact_whose_call_is_refused_is_queued_again_while_attempts_are_left
     batch = harbour.batch(queued=1, completed=1)
     batch.contacts.filter(status=ContactStatus.QUEUED).update(max_attempts=left)
 
-    assert place_next_call(batch.pk) is DialOutcome.FAILED
+    assert place_next_call(batch) is DialOutcome.FAILED
 
     contact = batch.contacts.get(attempts=1)
     assert (contact.status, contact.outcome, contact.outcome_notes) == (status, "not_placed", "Not placed: HTTP 422")
@@ -171,11 +171,11 @@ def test_a_contact_whose_call_is_refused_is_queued_again_while_attempts_are_left
 
 def test_a_released_claim_leaves_the_count_of_earlier_attempts_unchanged(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     batch.contacts.get().record_failed(outcome="no_answer")
     ultravox.default_answer = Answer(429, headers={"Retry-After": "0"}, places_call=False)
 
-    assert place_next_call(batch.pk) is DialOutcome.HELD
+    assert place_next_call(batch) is DialOutcome.HELD
     assert (batch.contacts.get().attempts, batch.contacts.get().status) == (1, ContactStatus.QUEUED)
     assert not batch.contacts.with_call_in_progress().exists()
 
@@ -184,9 +184,9 @@ def test_calls_are_placed_again_once_the_hold_is_over(harbour, ultravox):
     ultravox.next_answers.append(Answer(503, headers={"Retry-After": "7"}, places_call=False))
     batch = harbour.batch(queued=1)
 
-    assert [place_next_call(batch.pk), place_next_call(batch.pk)] == [DialOutcome.HELD, DialOutcome.NOTHING_CLAIMED]
+    assert [place_next_call(batch), place_next_call(batch)] == [DialOutcome.HELD, DialOutcome.NOTHING_CLAIMED]
     type(batch).objects.update(dial_after=F("dial_after") - timedelta(seconds=7))
-    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert place_next_call(batch) is DialOutcome.PLACED
 
 
 # The answer to a request whose batch was cancelled while the provider was answering
@@ -197,7 +197,7 @@ def test_a_contact_whose_call_is_refused_after_the_cancel_is_skipped(harbour, ul
     ultravox.default_answer = Answer(status, places_call=False)
     ultravox.may_answer.clear()
     batch = harbour.batch(queued=3)
-    dialling = PausedThread(lambda: place_next_call(batch.pk))
+    dialling = PausedThread(lambda: place_next_call(batch))
     dialling.start()
     until(lambda: ultravox.asked)
 
@@ -213,7 +213,7 @@ def test_a_contact_whose_call_is_refused_after_the_cancel_is_skipped(harbour, ul
 def test_a_call_accepted_after_the_cancel_continues_and_is_not_retried(harbour, ultravox):
     ultravox.may_answer.clear()
     batch = harbour.batch(queued=3)
-    dialling = PausedThread(lambda: place_next_call(batch.pk))
+    dialling = PausedThread(lambda: place_next_call(batch))
     dialling.start()
     until(lambda: ultravox.asked)
     cancel(batch)

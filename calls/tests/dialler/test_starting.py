@@ -37,7 +37,7 @@ def test_contacts_that_an_interrupted_pass_left_pending_are_queued_by_the_next_p
         start_batch(batch)
     assert set(batch.contacts.values_list("status", flat=True)) == {"pending"}
 
-    assert start_batch(batch) == 2
+    start_batch(batch)
     assert set(batch.contacts.values_list("status", flat=True)) == {"queued"}
 
 
@@ -46,7 +46,7 @@ def test_the_other_contacts_are_queued_while_another_service_has_locked_one(harb
     with plain_connection() as plain, plain.transaction():
         plain.execute("SELECT FROM campaign_contacts LIMIT 1 FOR UPDATE")
 
-        assert start_batch(batch) == 3
+        start_batch(batch)
 
     assert sorted(batch.contacts.values_list("status", flat=True)) == ["pending", "queued", "queued"]
 
@@ -61,7 +61,7 @@ def test_contacts_without_created_at_are_queued(harbour, monkeypatch):
         )
     try:
         with CaptureQueriesContext(connection) as queries:
-            assert start_batch(batch) == 5
+            start_batch(batch)
         assert sum(CONTACT_UPDATE in query["sql"] for query in queries) == 2
         assert set(batch.contacts.values_list("status", flat=True)) == {"queued"}
     finally:

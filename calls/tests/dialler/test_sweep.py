@@ -29,7 +29,7 @@ def test_a_contact_stays_in_progress_after_an_unclear_answer_until_the_sweep_fin
     ultravox.next_answers.append(answer)
     batch = harbour.batch(queued=1)
 
-    assert place_next_call(batch.pk) is DialOutcome.FAILED
+    assert place_next_call(batch) is DialOutcome.FAILED
     assert batch.contacts.get().status == ContactStatus.IN_PROGRESS
     assert batch.contacts.get().outcome_notes.startswith("Unclear: ")
     # The sweep does not ask at once, because the request may not have reached the provider yet.
@@ -48,12 +48,12 @@ def test_an_attempt_with_an_unclear_answer_counts_when_the_provider_has_no_call(
     batch.contacts.update(max_attempts=2)
 
     for swept, status in ((1, ContactStatus.QUEUED), (2, ContactStatus.FAILED)):
-        assert place_next_call(batch.pk) is DialOutcome.FAILED
+        assert place_next_call(batch) is DialOutcome.FAILED
         backdate_attempts(batch, LONG_AGO)
         assert run_sweep() == SweepResult(given_back=1)
         assert (batch.contacts.get().attempts, batch.contacts.get().status) == (swept, status)
     assert batch.contacts.get().outcome_notes == "Unclear: HTTP 500"
-    assert place_next_call(batch.pk) is DialOutcome.NOTHING_CLAIMED
+    assert place_next_call(batch) is DialOutcome.NOTHING_CLAIMED
 
 
 # No call was recorded: the worker died
@@ -66,7 +66,7 @@ def test_a_claim_is_released_and_the_contact_called_once_when_the_worker_died_be
 
     assert run_sweep() == SweepResult(given_back=1)
     assert (batch.contacts.get().attempts, batch.contacts.get().status) == (0, ContactStatus.QUEUED)
-    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert place_next_call(batch) is DialOutcome.PLACED
     assert len(ultravox.asked) == 1
 
 
@@ -77,7 +77,7 @@ def test_a_contact_is_not_called_again_when_the_worker_died_after_the_request(ha
 
     assert run_sweep() == SweepResult(recorded=1)
     assert Call.objects.get().ultravox_call_id == call["callId"]
-    assert place_next_call(batch.pk) is DialOutcome.NOTHING_CLAIMED
+    assert place_next_call(batch) is DialOutcome.NOTHING_CLAIMED
     assert ultravox.asked == []
 
 
@@ -95,9 +95,9 @@ def test_the_sweep_frees_the_slot_of_a_dead_worker(harbour, ultravox):
     type(batch).objects.update(max_concurrent=1)
     claim_and_die(batch)
 
-    assert place_next_call(batch.pk) is DialOutcome.NOTHING_CLAIMED
+    assert place_next_call(batch) is DialOutcome.NOTHING_CLAIMED
     run_sweep()
-    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert place_next_call(batch) is DialOutcome.PLACED
 
 
 def test_a_contact_is_skipped_when_the_worker_died_and_the_batch_was_cancelled(harbour, ultravox):
@@ -115,8 +115,8 @@ def test_a_contact_is_skipped_when_the_worker_died_and_the_batch_was_cancelled(h
 
 def test_a_call_whose_end_was_never_delivered_is_ended_by_the_sweep(harbour, ultravox):
     batch = harbour.batch(queued=2)
-    place_next_call(batch.pk)
-    place_next_call(batch.pk)
+    place_next_call(batch)
+    place_next_call(batch)
     first, second = Call.objects.order_by("created_at")
     ultravox.end_call(ultravox.calls[first.ultravox_call_id])
     backdate_attempts(batch, LONG_AGO)
@@ -131,7 +131,7 @@ def test_a_call_whose_end_was_never_delivered_is_ended_by_the_sweep(harbour, ult
 
 def test_a_call_that_the_provider_does_not_know_is_given_up_after_a_day(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     ultravox.calls.clear()
 
     backdate_attempts(batch, timedelta(hours=23))
@@ -145,7 +145,7 @@ def test_a_call_that_the_provider_does_not_know_is_given_up_after_a_day(harbour,
 
 def test_a_call_that_does_not_end_is_given_up_after_a_day(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
 
     backdate_attempts(batch, timedelta(hours=23))
     assert run_sweep() == SweepResult()
@@ -156,7 +156,7 @@ def test_a_call_that_does_not_end_is_given_up_after_a_day(harbour, ultravox):
 
 def test_a_call_whose_row_another_service_deleted_is_given_up_after_a_day(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     Call.objects.all().delete()
 
     backdate_attempts(batch, timedelta(hours=23))
@@ -180,7 +180,7 @@ def test_a_claim_is_given_up_after_a_day_when_the_provider_cannot_answer(harbour
 
 def test_a_call_whose_end_cannot_be_stored_is_given_up_after_a_day(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     ultravox.end_call(next(iter(ultravox.calls.values())))
     backdate_attempts(batch, timedelta(hours=25))
     with connection.cursor() as cursor:
@@ -195,7 +195,7 @@ def test_a_call_whose_end_cannot_be_stored_is_given_up_after_a_day(harbour, ultr
 
 def test_a_contact_claimed_by_another_service_that_kept_the_earlier_call_is_given_up_after_a_day(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     ultravox.end_call(next(iter(ultravox.calls.values())))
     with plain_connection() as plain:
         plain.execute("UPDATE campaign_contacts SET attempts = 2, last_attempt_at = now() - interval '25 hours'")
@@ -210,8 +210,8 @@ def test_a_contact_claimed_by_another_service_that_kept_the_earlier_call_is_give
 def test_the_other_contacts_are_settled_despite_an_unknown_call(harbour, ultravox, monkeypatch):
     monkeypatch.setattr(sweep, "MAX_CONTACTS", 1)
     batch = harbour.batch(queued=2)
-    place_next_call(batch.pk)
-    place_next_call(batch.pk)
+    place_next_call(batch)
+    place_next_call(batch)
     first, second = Call.objects.order_by("created_at")
     del ultravox.calls[first.ultravox_call_id]
     ultravox.end_call(ultravox.calls[second.ultravox_call_id])
@@ -223,7 +223,7 @@ def test_the_other_contacts_are_settled_despite_an_unknown_call(harbour, ultravo
 
 def test_the_other_contacts_are_settled_despite_a_slow_list_of_calls(harbour, ultravox, monkeypatch):
     batch = harbour.batch(queued=2)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     ultravox.end_call(next(iter(ultravox.calls.values())))
     claim_next_contact(batch)
     backdate_attempts(batch, LONG_AGO)
@@ -243,7 +243,7 @@ def test_the_other_contacts_are_settled_despite_a_slow_list_of_calls(harbour, ul
 
 def test_the_other_contacts_are_settled_despite_an_unexpected_error(harbour, ultravox, monkeypatch, caplog):
     batch = harbour.batch(queued=2)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     ultravox.end_call(next(iter(ultravox.calls.values())))
     claim_next_contact(batch)
     backdate_attempts(batch, LONG_AGO)
@@ -268,7 +268,7 @@ def test_the_claims_of_another_dialler_are_left_alone(harbour, ultravox):
 
 def test_our_own_call_is_ended_although_another_dialler_holds_the_batch(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     ultravox.end_call(next(iter(ultravox.calls.values())))
     backdate_attempts(batch, LONG_AGO)
     with plain_connection() as plain:

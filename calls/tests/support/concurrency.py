@@ -23,8 +23,9 @@ WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND
 BATCH_SELECT = 'FROM "call_batches"'
 BATCH_LOCK = 'FOR UPDATE OF "call_batches"'
 BATCH_UPDATE = 'UPDATE "call_batches"'
-CONTACT_SELECT = '"campaign_contacts"."phone_number"'
 CONTACT_UPDATE = 'UPDATE "campaign_contacts"'
+CONTACT_CHOSEN = "FROM campaign_contacts AS contact"
+CONTACT_CLAIMED = "UPDATE campaign_contacts AS contact"
 
 # Statements of other services.
 CLAIM_BY_SQL = "UPDATE campaign_contacts SET status = 'in_progress' WHERE id = %s"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Tenant:
     campaign: Campaign
     agent: AgentMapping
     users: dict[Role, AgencyUser] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=lambda: count_from(int(PHONE)))
 
     @classmethod
     def create(cls, slug: str) -> Tenant:
@@ -104,8 +106,8 @@ class Tenant:
         } | fields
 
     def contact(self, batch: CallBatch | None, **fields: Any) -> CampaignContact:
-        """Return a contact of this tenant that is not saved."""
-        fields = {"status": ContactStatus.QUEUED, "phone_number": PHONE} | fields
+        """Return a contact that is not saved. The first one has the number ``PHONE``, each other the next number."""
+        fields = {"status": ContactStatus.QUEUED, "phone_number": f"+{next(self.numbers)}"} | fields
         return CampaignContact(agency=self.agency, campaign=self.campaign, batch=batch, **fields)
 
 

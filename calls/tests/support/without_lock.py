@@ -1,21 +1,25 @@
-"""Settings for controls: no batch is locked, and each claim waits a moment between reading a contact and writing it."""
+"""Settings for controls: no row is locked, and each claim waits a moment between reading a contact and writing it."""
 
 import random
 import time
 
+from django.db.backends.utils import CursorWrapper
 from django.db.models import QuerySet
 
 from agency_backend.settings import *  # noqa: F403
 
-first = QuerySet.first
+execute = CursorWrapper.execute
 
 
-def first_and_wait(self):
-    found = first(self)
-    if self.model.__name__ == "CampaignContact":
+def execute_unlocked(self, sql, params=None):
+    # Not at the top: the app is not loaded yet.
+    from calls.tests.support.unlocked import unlocked
+
+    result = execute(self, unlocked(sql) if isinstance(sql, str) else sql, params)
+    if "FOR UPDATE SKIP LOCKED" in sql:
         time.sleep(random.uniform(0, 0.2))
-    return found
+    return result
 
 
 QuerySet.select_for_update = lambda self, *args, **kwargs: self
-QuerySet.first = first_and_wait
+CursorWrapper.execute = execute_unlocked

@@ -1,0 +1,161 @@
+"""Rounds of the dialler: which batches to dial next, and how many calls of each."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
+from calls.dialler.waiting import (
+    DiallingState,
+    Waiting,
+    WaitReason,
+    due_batches,
+    free_slots,
+    has_nothing_to_call,
+    needs_start,
+    waiting_for,
+)
+from calls.exceptions import BatchReadFailed
+from calls.models import CallBatch
+
+logger = logging.getLogger(__name__)
+
+# The calls of one round. While the workers are busy, a batch that becomes due waits until the round is over.
+CALLS_PER_ROUND = 100
+
+# What each due batch waited for when this process last logged it.
+_logged: dict[UUID, WaitReason] = {}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One batch of a round: how many of its calls to place, and whether to start it first."""
+
+    batch_id: UUID
+    agency_id: UUID
+    calls: int
+    start: bool
+
+    @property
+    def batch(self) -> CallBatch:
+        """The batch with its two ids alone."""
+        return CallBatch(pk=self.batch_id, agency_id=self.agency_id)
+
+
+@dataclass(frozen=True)
+class Round:
+    """
+    What to dial next.
+
+    ``read_at`` is the time of the database at which the due batches were read, or None if no batch is due.
+    """
+
+    turns: list[Turn]
+    read_at: datetime | None
+    waits_for_rate: bool
+    """Whether ``calls_per_minute`` delays a call."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more calls might start now than the round has."""
+        return sum(turn.calls for turn in self.turns) >= CALLS_PER_ROUND
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A due batch, and how many of its calls may start now. ``agency_slots`` is the same for its whole agency."""
+
+    batch: CallBatch
+    waiting: Waiting | None
+    start: bool
+    slots: int
+    agency_slots: float
+
+    @classmethod
+    def of(cls, batch: CallBatch, *, thorough: bool) -> Self:
+        state, waiting = DiallingState.of(batch), waiting_for(batch)
+        is_held = waiting is not None and waiting.reason.is_hold
+        is_empty = has_nothing_to_call(state)
+        has_call = waiting is None and not is_empty
+        start = not is_held and (needs_start(batch, state) or (thorough and is_empty))
+        limit = math.inf if state.agency_limit is None else state.agency_limit - state.agency_in_progress
+        # A start may find a contact that can be called.
+        slots = free_slots(batch) if has_call else min(1, free_slots(batch)) if start else 0
+        return cls(batch, waiting, start, slots, limit)
+
+
+def next_round(*, thorough: bool, skip: Collection[UUID] = (), called_before: datetime | None = None) -> Round:
+    """
+    Return the batches that can place a call now. Agencies take turns, and so do the batches of an agency.
+
+    The agency whose latest call was the longest ago comes first, and so does the batch within the agency. What the
+    other due batches wait for is logged when it changes.
+
+    :param thorough: also return batches without a contact to call: they may be finished.
+    :param skip: batches that have a turn already.
+    :param called_before: leave out contacts that were called since then.
+    :raises BatchReadFailed: a database error or timeout.
+    """
+    with database_errors_as(BatchReadFailed), transaction_with_timeouts():
+        due = [_Candidate.of(batch, thorough=thorough) for batch in due_batches(called_before=called_before)]
+    _log_changes(due)
+    calls = _take_turns(due, skip)
+    turns = [
+        Turn(each.batch.pk, each.batch.agency_id, calls[each.batch.pk], each.start)
+        for each in due
+        if each.batch.pk not in skip and (calls[each.batch.pk] or each.start)
+    ]
+    # In the order of the first calls. Batches that only have to be started come last.
+    order = {batch_id: position for position, batch_id in enumerate(calls)}
+    turns.sort(key=lambda turn: order.get(turn.batch_id, len(order)))
+    return Round(
+        turns[:CALLS_PER_ROUND],
+        read_at=DiallingState.of(due[0].batch).now if due else None,
+        waits_for_rate=any(each.waiting and each.waiting.reason is WaitReason.RATE for each in due),
+    )
+
+
+def _take_turns(due: Iterable[_Candidate], skip: Collection[UUID]) -> Counter[UUID]:
+    """
+    Return how many calls of each batch to place, in the order of their first calls.
+
+    :param due: the due batches in the order of their latest calls, with those that wait.
+    """
+    latest: dict[UUID, int] = {}
+    queues: dict[UUID, deque[_Candidate]] = {}
+    free: dict[UUID, float] = {}
+    for position, each in enumerate(due):
+        latest[each.batch.agency_id] = position
+        free[each.batch.agency_id] = each.agency_slots
+        if each.slots and each.batch.pk not in skip:
+            queues.setdefault(each.batch.agency_id, deque()).append(each)
+    calls: Counter[UUID] = Counter()
+    agencies = deque(sorted(queues, key=lambda agency: latest[agency]))
+    while agencies and calls.total() < CALLS_PER_ROUND:
+        agency = agencies.popleft()
+        candidate = queues[agency].popleft()
+        calls[candidate.batch.pk] += 1
+        free[agency] -= 1
+        if calls[candidate.batch.pk] < candidate.slots:
+            queues[agency].append(candidate)
+        if queues[agency] and free[agency] > 0:
+            agencies.append(agency)
+    return calls
+
+
+def _log_changes(due: list[_Candidate]) -> None:
+    """Log what each batch waits for, unless this process has already logged the same reason for it."""
+    for each in due:
+        batch, waiting = each.batch, each.waiting
+        if waiting is not None and _logged.get(batch.pk) is not waiting.reason:
+            _logged[batch.pk] = waiting.reason
+            logger.info("dialler batch=%s agency=%s outcome=waiting: %s", batch.pk, batch.agency_id, waiting)
+    for ended in _logged.keys() - {each.batch.pk for each in due}:
+        del _logged[ended]
