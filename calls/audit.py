@@ -31,7 +31,7 @@ class Source(models.TextChoices):
     API = "api", "API"
     ADMIN = "admin"
     COMMAND = "command"
-    # The dialler's own changes: it starts a batch and completes it.
+    # The dialler's own changes: it starts a batch, pauses it and completes it.
     DIALLER = "dialler"
 
 
@@ -77,9 +77,11 @@ class Actor:
 
 
 @contextmanager
-def history_context(*, source: Source, actor: Actor | None = None, **numbers: int) -> Iterator[None]:
+def history_context(
+    *, source: Source, actor: Actor | None = None, reason: str | None = None, **numbers: int
+) -> Iterator[None]:
     """
-    Record ``actor``, ``source`` and ``numbers`` with the history rows that are written inside the block.
+    Record ``actor``, ``source``, ``reason`` and ``numbers`` with the history rows that are written inside the block.
 
     ``pghistory.context`` alone would also add them to later changes in the same transaction, or in a context that the
     caller has opened.
@@ -87,6 +89,8 @@ def history_context(*, source: Source, actor: Actor | None = None, **numbers: in
     metadata: dict[str, Any] = {"via": str(source), **numbers}
     if actor is not None:
         metadata["actor"] = actor.as_dict()
+    if reason is not None:
+        metadata["reason"] = reason
     with pghistory.context() as context:
         outer = dict(context.metadata)
         context.metadata.update(metadata)

@@ -66,3 +66,8 @@ FINISHED = (ContactStatus.COMPLETED, ContactStatus.FAILED, ContactStatus.SKIPPED
 def skip_note(status: str) -> str:
     """Return the note of a contact that is skipped because its batch ended: "Batch cancelled", "Batch completed"."""
     return f"Batch {status}"
+
+
+def not_placed_note(reason: str) -> str:
+    """Return the note of a contact whose call the provider refused for this reason."""
+    return f"Not placed: {reason}"

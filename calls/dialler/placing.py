@@ -20,7 +20,15 @@ from calls.dialler.evidence import find_unrecorded_call
 from calls.exceptions import BatchNotFound, BatchUpdateFailed
 from calls.models import Call, CallBatch, CampaignContact
 from calls.providers import get_provider
-from calls.providers.base import CallRequest, PlacementRefused, PlacementUnclear, Provider, ProviderBusy
+from calls.providers.base import (
+    AllCallsRefused,
+    CallRequest,
+    PlacementRefused,
+    PlacementUnclear,
+    Provider,
+    ProviderBusy,
+)
+from calls.statuses import not_placed_note
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +40,8 @@ class DialOutcome(Enum):
     FAILED = "failed"
     HELD = "held"
     """The provider takes no calls at the moment, so the batch waits."""
+    PAUSED = "paused"
+    """The provider refuses all calls of the batch, so the batch was paused. The attempt does not count."""
     ALREADY_CALLED = "already_called"
     """The previous attempt was given back, but its call took place. It was recorded, and no request was sent."""
     NOTHING_CLAIMED = "nothing_claimed"
@@ -102,8 +112,14 @@ def _place(provider: Provider, request: CallRequest, contact: CampaignContact) -
     except ProviderBusy as busy:
         contact.release_claim(hold=busy.pause)
         outcome, detail = DialOutcome.HELD, f"{busy}, pause={busy.pause.total_seconds():.0f}"
+    except AllCallsRefused as refused:
+        paused = contact.record_batch_refused(
+            reason=str(refused), unless_others_accepted=refused.unless_others_accepted
+        )
+        outcome, detail = DialOutcome.PAUSED if paused else DialOutcome.FAILED, str(refused)
     except PlacementRefused as refused:
-        contact.record_rejected(reason=f"Not placed: {refused}")
+        note = f"Number refused: {refused}" if refused.names_number else not_placed_note(str(refused))
+        contact.record_rejected(reason=note, is_about_number=refused.names_number)
         outcome, detail = DialOutcome.FAILED, str(refused)
     except PlacementUnclear as unclear:
         contact.record_unclear(f"Unclear: {unclear}")

@@ -37,7 +37,7 @@ from calls.inputs import NewBatch, NewContact
 from calls.models.agency import Agency
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
 from calls.models.fields import EnumTextField
-from calls.models.locking import LockableBatch
+from calls.models.locking import PAUSED_BY_DIALLER, LockableBatch
 from calls.models.querysets import CallBatchQuerySet
 from calls.models.results import CancelResult, CreateResult, PauseResult, displayed
 from calls.signals import batch_cancelled
@@ -48,6 +48,11 @@ logger = logging.getLogger(__name__)
 # Each verb reads only these columns under the lock, so an unreadable value in another column cannot prevent a cancel.
 _CANCEL_COLUMNS = ("in_progress", "completed_at")
 _PAUSE_COLUMNS = ("queued", "in_progress", "completed_at")
+
+# The batch's error_message, or NULL if the dialler wrote it when it paused the batch.
+_MESSAGE_UNLESS_OF_DIALLER = models.Case(
+    models.When(error_message__startswith=PAUSED_BY_DIALLER, then=None), default="error_message"
+)
 
 
 class CallBatch(LockableBatch):
@@ -273,6 +278,8 @@ class CallBatch(LockableBatch):
         """
         Resume a paused batch. It becomes ``scheduled`` if its start time is in the future, else ``processing``.
 
+        If the dialler had paused it, ``error_message`` is cleared. The text of another service is kept.
+
         :raises BatchNotPaused: the batch is not paused.
         :raises BatchNotFound: the row is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
@@ -280,7 +287,9 @@ class CallBatch(LockableBatch):
         with self.locked(*_PAUSE_COLUMNS) as batch:
             batch._refuse_unless_paused()
             with history_context(actor=actor, source=source):
-                if not batch._write_status(batch._status_when_resumed, paused_at=None):
+                if not batch._write_status(
+                    batch._status_when_resumed, paused_at=None, error_message=_MESSAGE_UNLESS_OF_DIALLER
+                ):
                     raise BatchUpdateFailed
             return batch._pause_result(batch._status_when_resumed, paused_at=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +25,8 @@ from calls.models.querysets import (
     LAST_CALLED,
     CampaignContactQuerySet,
 )
-from calls.statuses import ContactStatus, Outcome, skip_note
+from calls.models.refusals import give_back, has_accepted, is_row, latest_results, row_reason
+from calls.statuses import ContactStatus, Outcome, not_placed_note, skip_note
 
 
 class CampaignContact(BaseModel):
@@ -158,25 +160,57 @@ class CampaignContact(BaseModel):
 
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
-    def record_rejected(self, *, reason: str) -> bool:
+    def record_rejected(self, *, reason: str, is_about_number: bool = False) -> bool:
         """
         Record that the provider rejected the call, so no call was placed. The attempt counts.
 
         The contact is queued again or has failed, as in :meth:`record_failed`. If the batch has ended, the contact is
-        skipped.
+        skipped. The fifth rejection in a row for the same reason is not about the contacts: the dialler pauses the
+        batch, and none of the five attempts counts.
 
         :param reason: shown to staff with the contact.
+        :param is_about_number: the provider named the contact's number, so this is never part of a row.
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
         :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
-        with CallBatch(pk=self.batch_id).locked() as batch:
-            status, note = self._status_after_failure(batch), reason
+        with CallBatch(pk=self.batch_id).locked("error_message") as batch:
             if batch.has_ended:
                 status, note = ContactStatus.SKIPPED, skip_note(batch.status)
+            else:
+                status, note = self._status_after_failure(batch), reason
+                results = [] if is_about_number else latest_results(batch, besides=self)
+                pause_reason = row_reason(reason)
+                # A rejection may arrive after the row that it belongs to has paused the batch.
+                if is_row(results, note) or (not is_about_number and batch.is_paused_by_dialler(pause_reason)):
+                    return self._give_back_row(batch, results, note, pause_reason)
             return self._end_attempt(
                 batch, status, unless_call_recorded=True, outcome=Outcome.NOT_PLACED, outcome_notes=note
             )
+
+    @database_errors_as(BatchUpdateFailed)
+    @retry_on_deadlock
+    def record_batch_refused(self, *, reason: str, unless_others_accepted: bool = False) -> bool:
+        """
+        Record that the provider refuses all calls of the batch, so no call was placed. The dialler pauses the batch.
+
+        The attempt does not count. The contact is queued again, or skipped if the batch has ended.
+
+        :param reason: kept in the history, and shown to staff and users with the batch.
+        :param unless_others_accepted: if the provider accepted one of the four latest calls of the batch, the refusal
+            is about this contact alone, and is recorded as in :meth:`record_rejected`.
+        :returns: whether the attempt was undone. False if it has already ended, or counts as a rejection.
+        :raises BatchNotFound: the batch is gone.
+        :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
+        """
+        note = not_placed_note(reason)
+        with CallBatch(pk=self.batch_id).locked("error_message") as batch:
+            results = latest_results(batch, besides=self)
+            # The latest results do not have those that were given back when the batch was paused.
+            if unless_others_accepted and has_accepted(results) and not batch.is_paused_by_dialler(reason):
+                self.record_rejected(reason=note)
+                return False
+            return self._give_back_row(batch, results if is_row(results, note) else [], note, reason)
 
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
@@ -229,6 +263,20 @@ class CampaignContact(BaseModel):
             last_attempt_at=self.last_attempt_at,
             status=ContactStatus.IN_PROGRESS,
         )
+
+    def _give_back_row(self, batch: CallBatch, others: Sequence[CampaignContact], note: str, pause_reason: str) -> bool:
+        """
+        Undo this attempt and those of ``others``, which were rejected with ``note``, and pause the batch.
+
+        Return False, and change nothing, if this attempt has already ended.
+        """
+        # An unclear answer left a note. The contact must not be part of the next row.
+        self.in_this_attempt().update(outcome_notes=None)
+        released = self.release_claim()
+        if released:
+            give_back(batch, others, note)
+            batch.pause_as_dialler(pause_reason)
+        return released
 
     def _status_after_failure(self, batch: CallBatch) -> ContactStatus:
         retry = not batch.has_ended and self.has_attempts_left

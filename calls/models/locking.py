@@ -23,6 +23,9 @@ from calls.statuses import FINAL, BatchStatus
 
 logger = logging.getLogger(__name__)
 
+# How the ``error_message`` of a batch begins that the dialler has paused.
+PAUSED_BY_DIALLER = "Paused by the dialler: "
+
 
 class LockableBatch(BaseModel):
     """
@@ -36,6 +39,7 @@ class LockableBatch(BaseModel):
     if TYPE_CHECKING:
         contacts: Any
         agency_id: UUID
+        error_message: str | None
 
     # Annotated by _read(), with the database's clock.
     now: datetime
@@ -49,6 +53,10 @@ class LockableBatch(BaseModel):
     def has_ended(self) -> bool:
         """Whether the batch was completed or cancelled when this instance was read."""
         return self.status in FINAL
+
+    def is_paused_by_dialler(self, reason: str) -> bool:
+        """Return whether :meth:`pause_as_dialler` had paused the batch for this reason when it was read."""
+        return self.status == BatchStatus.PAUSED and self.error_message == f"{PAUSED_BY_DIALLER}{reason}"
 
     def start(self) -> None:
         """Set the batch to ``processing``. For the dialler, on an instance that :meth:`locked` yielded."""
@@ -66,6 +74,19 @@ class LockableBatch(BaseModel):
         self.allow_for_all_contacts()
         if not unfinished.exists():
             self._write_status_as_dialler(BatchStatus.COMPLETED, completed_at=TransactionNow())
+
+    def pause_as_dialler(self, reason: str) -> None:
+        """
+        Pause a processing batch until a user resumes it. Call it on an instance from :meth:`locked`.
+
+        ``reason`` is kept in the history and, after ``PAUSED_BY_DIALLER``, in ``error_message``. A batch in any other
+        status is not changed.
+        """
+        if self.status == BatchStatus.PROCESSING:
+            message = f"{PAUSED_BY_DIALLER}{reason}"
+            self._write_status_as_dialler(
+                BatchStatus.PAUSED, reason=reason, paused_at=TransactionNow(), error_message=message
+            )
 
     @contextmanager
     def locked(self, *columns: str, **annotations: Any) -> Iterator[Self]:
@@ -121,8 +142,8 @@ class LockableBatch(BaseModel):
         unchanged = type(self)._default_manager.filter(pk=self.pk, status=self.status)
         return bool(unchanged.update(status=status, updated_at=TransactionNow(), **columns))
 
-    def _write_status_as_dialler(self, status: BatchStatus, **columns: Any) -> None:
-        with history_context(source=Source.DIALLER):
+    def _write_status_as_dialler(self, status: BatchStatus, *, reason: str | None = None, **columns: Any) -> None:
+        with history_context(source=Source.DIALLER, reason=reason):
             if not self._write_status(status, **columns):
                 return
         self.status = status

@@ -29,7 +29,28 @@ class ProviderBusy(Exception):
 
 
 class PlacementRefused(Exception):
-    """The provider refused this call, so no call was placed."""
+    """
+    The provider refused this call, so no call was placed. The text is the status and the provider's own words.
+
+    With ``names_number`` the answer names the number to call, so the refusal is about this contact alone.
+    """
+
+    def __init__(self, reason: str, *, names_number: bool = False) -> None:
+        super().__init__(reason)
+        self.names_number = names_number
+
+
+class AllCallsRefused(Exception):
+    """
+    The provider refuses the account or the agent, so it would refuse every call of the batch. No call was placed.
+
+    With ``unless_others_accepted`` the answer does not tell whether it is about the account or about one destination.
+    If the provider accepts other calls of the batch, it is about the destination.
+    """
+
+    def __init__(self, reason: str, *, unless_others_accepted: bool = False) -> None:
+        super().__init__(reason)
+        self.unless_others_accepted = unless_others_accepted
 
 
 class PlacementUnclear(Exception):
@@ -69,6 +90,7 @@ class Provider(Protocol):
 
         :raises ProviderBusy: the provider takes no calls at the moment; no call was placed.
         :raises PlacementRefused: the provider refused this call; no call was placed.
+        :raises AllCallsRefused: the provider refuses the account or the agent; no call was placed.
         :raises PlacementUnclear: the call may have been placed. :meth:`find` can tell.
         """
 

@@ -19,6 +19,7 @@ from calls.parsing import RESERVED_PREFIX, is_call_id, is_reserved_key
 from calls.providers.base import (
     DEFAULT_PAUSE,
     LONGEST_PAUSE,
+    AllCallsRefused,
     CallRequest,
     PlacementRefused,
     PlacementUnclear,
@@ -27,11 +28,12 @@ from calls.providers.base import (
     Snapshot,
     belongs_to_attempt,
 )
+from calls.providers.refusals import names_number, refusal_reason
 
 logger = logging.getLogger(__name__)
 
-# These answers concern the account, not the contact: a wrong key, no credit, not allowed.
-_ACCOUNT = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.FORBIDDEN)
+# These answers are about the account or the agent, not about the contact: a wrong key, no credit, a deleted agent.
+_ALL_CALLS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND)
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _MAX_PAGES = 10
 
@@ -70,7 +72,7 @@ class UltravoxProvider:
             raise ProviderBusy(type(error).__name__) from error
         except httpx.HTTPError as error:
             raise PlacementUnclear(type(error).__name__) from error
-        return _call_id_of(response)
+        return _call_id_of(response, request)
 
     def _refuse_to_send_late(self) -> Callable[[str, Mapping[str, Any]], None]:
         """
@@ -137,7 +139,7 @@ def _without_reserved_keys(metadata: Mapping[str, str]) -> dict[str, str]:
     return allowed
 
 
-def _call_id_of(response: httpx.Response) -> str:
+def _call_id_of(response: httpx.Response, request: CallRequest) -> str:
     status = response.status_code
     if response.is_success:
         try:
@@ -151,11 +153,20 @@ def _call_id_of(response: httpx.Response) -> str:
         raise ProviderBusy(f"HTTP {status}", _retry_after(response))
     if response.has_redirect_location:
         raise ProviderBusy(f"HTTP {status}: check ULTRAVOX_API_URL")
-    if status in _ACCOUNT:
-        raise ProviderBusy(f"HTTP {status}: check ULTRAVOX_API_KEY and the account")
     if response.is_server_error or status == HTTPStatus.REQUEST_TIMEOUT:
         raise PlacementUnclear(f"HTTP {status}")
-    raise PlacementRefused(f"HTTP {status}")
+    raise _refusal(response, request)
+
+
+def _refusal(response: httpx.Response, request: CallRequest) -> PlacementRefused | AllCallsRefused:
+    secrets = (response.request.headers["X-API-Key"], request.to, request.caller_id)
+    reason = refusal_reason(response, secrets)
+    if response.status_code in _ALL_CALLS:
+        return AllCallsRefused(reason)
+    is_about_number = names_number(response, request.to)
+    if response.status_code == HTTPStatus.FORBIDDEN and not is_about_number:
+        return AllCallsRefused(reason, unless_others_accepted=True)
+    return PlacementRefused(reason, names_number=is_about_number)
 
 
 def _retry_after(response: httpx.Response) -> timedelta:

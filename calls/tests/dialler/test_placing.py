@@ -164,7 +164,8 @@ def test_a_contact_whose_call_is_refused_is_queued_again_while_attempts_are_left
     assert place_next_call(batch) is DialOutcome.FAILED
 
     contact = batch.contacts.get(attempts=1)
-    assert (contact.status, contact.outcome, contact.outcome_notes) == (status, "not_placed", "Not placed: HTTP 422")
+    note = "Not placed: HTTP 422: Unprocessable Entity"
+    assert (contact.status, contact.outcome, contact.outcome_notes) == (status, "not_placed", note)
     assert (contact.completed_at is None) is (status == ContactStatus.QUEUED)
     assert checked_counters(batch) == {"total_contacts": 2, "completed": 1, str(status): 1}
 

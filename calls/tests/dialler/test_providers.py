@@ -13,7 +13,14 @@ import pytest
 from django.utils import timezone
 
 from calls import providers
-from calls.providers.base import CallRequest, PlacementRefused, PlacementUnclear, ProviderBusy, ProviderUnavailable
+from calls.providers.base import (
+    AllCallsRefused,
+    CallRequest,
+    PlacementRefused,
+    PlacementUnclear,
+    ProviderBusy,
+    ProviderUnavailable,
+)
 from calls.providers.simulated import SimulatedProvider
 from calls.providers.ultravox import UltravoxProvider
 from calls.tests.support.provider import KEY, Answer
@@ -108,7 +115,7 @@ def test_one_connection_serves_many_calls(provider, ultravox, monkeypatch):
 # The answer
 
 
-@pytest.mark.parametrize("status", [400, 404, 409, 422, 302])
+@pytest.mark.parametrize("status", [400, 409, 422, 302])
 def test_a_rejection_of_this_call_raises_placement_refused(provider, ultravox, status):
     provider.default_answer = Answer(status, places_call=False)
 
@@ -149,12 +156,15 @@ def test_a_busy_answer_pauses_for_the_time_in_retry_after(provider, ultravox, st
     assert seconds - 10 * (seconds == 600) <= busy.value.pause.total_seconds() <= seconds
 
 
-@pytest.mark.parametrize("status", [401, 402, 403])
-def test_a_wrong_key_or_an_empty_account_counts_as_busy(provider, ultravox, status):
+@pytest.mark.parametrize(("status", "unless_others_accepted"), [(401, False), (402, False), (403, True), (404, False)])
+def test_a_wrong_key_an_empty_account_and_a_deleted_agent_concern_all_calls(
+    provider, ultravox, status, unless_others_accepted
+):
     provider.default_answer = Answer(status, places_call=False)
 
-    with pytest.raises(ProviderBusy, match="check ULTRAVOX_API_KEY"):
+    with pytest.raises(AllCallsRefused, match=f"HTTP {status}") as refused:
         ultravox.place(REQUEST)
+    assert refused.value.unless_others_accepted is unless_others_accepted
 
 
 def test_a_redirect_counts_as_busy(provider, ultravox):

@@ -1,0 +1,75 @@
+"""Rejections in a row: how the dialler notices that they are not about the contacts, and gives the contacts back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from django.contrib.postgres.functions import TransactionNow
+from django.db.models import Case, F, Value, When
+from django.db.models.functions import Coalesce, Greatest
+
+from calls.models.batch import CallBatch
+from calls.models.querysets import BATCH_IF_ATTEMPTED
+from calls.statuses import ContactStatus, Outcome
+
+if TYPE_CHECKING:
+    from calls.models.contact import CampaignContact
+
+# So many rejections in a row for the same reason are not about the contacts.
+ROW_LENGTH = 5
+
+
+def row_reason(note: str) -> str:
+    """Return why the batch is paused after a row of rejections with ``note``."""
+    return f"{ROW_LENGTH} calls in a row failed. {note}"
+
+
+def latest_results(batch: CallBatch, *, besides: CampaignContact) -> list[CampaignContact]:
+    """
+    Return the other contacts of the batch whose attempts were the latest ones, newest first, four at most.
+
+    An attempt in progress counts if its call was accepted. Until then its result is unknown, and it is left out.
+    """
+    attempted = type(besides).objects.alias(attempted_in=BATCH_IF_ATTEMPTED).filter(attempted_in=batch.pk)
+    known = attempted.exclude(pk=besides.pk).exclude(call_id=None, outcome=None)
+    columns = ("call_id", "outcome", "outcome_notes")
+    return list(known.only(*columns).order_by("-last_attempt_at")[: ROW_LENGTH - 1])
+
+
+def is_row(results: Sequence[CampaignContact], note: str) -> bool:
+    """Return whether one more rejection with ``note`` makes a row with ``results``, which are the latest ones."""
+    alike = [result for result in results if _was_rejected(result) and result.outcome_notes == note]
+    return len(alike) == ROW_LENGTH - 1
+
+
+def has_accepted(results: Sequence[CampaignContact]) -> bool:
+    """Return whether the provider accepted one of these calls."""
+    return not all(map(_was_rejected, results))
+
+
+def give_back(batch: CallBatch, contacts: Sequence[CampaignContact], note: str) -> None:
+    """
+    Queue contacts again that were rejected with ``note``, and uncount these attempts.
+
+    The caller holds the batch's lock. The note is removed, so that the contacts are not part of the next row.
+    """
+    rejected = batch.contacts.filter(
+        pk__in=[contact.pk for contact in contacts], outcome=Outcome.NOT_PLACED, outcome_notes=note
+    )
+    values = {
+        "status": ContactStatus.QUEUED,
+        "attempts": Greatest(Coalesce(F("attempts"), 0) - 1, Value(0)),
+        "last_attempt_at": Case(When(attempts__gt=1, then="last_attempt_at")),
+        "outcome_notes": None,
+        "completed_at": None,
+        "updated_at": TransactionNow(),
+    }
+    failed = rejected.filter(status=ContactStatus.FAILED).update(**values)
+    rejected.filter(status=ContactStatus.QUEUED).update(**values)
+    if failed:
+        batch.adjust_counters(failed=-failed, queued=failed)
+
+
+def _was_rejected(contact: CampaignContact) -> bool:
+    return contact.call_id is None and contact.outcome == Outcome.NOT_PLACED
