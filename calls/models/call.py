@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import Any
 
 from django.contrib.postgres.functions import TransactionNow
 from django.db import DataError, IntegrityError, connection, models, transaction
@@ -121,7 +120,7 @@ class Call(BaseModel):
         """
         events = WebhookEvent.objects.filter(agency=self.agency_id, ultravox_call_id=self.ultravox_call_id)
         state = CallState.from_events(events)
-        changes: dict[str, Any] = {name: value for name, value in vars(state).items() if value is not None}
+        changes = state.columns
         if not changes:
             return
         try:
@@ -135,11 +134,16 @@ class Call(BaseModel):
             self._end_attempt(state)
 
     def _end_attempt(self, state: CallState) -> None:
-        contact = self._contact_in_progress()
+        contact = self._contact_of_attempt()
         if contact is None:
             return
         try:
-            if state.outcome == Outcome.ANSWERED:
+            if state.is_number_invalid:
+                # The contact may have been queued again already: call.billed may say more than call.ended.
+                contact.record_invalid_number(outcome=state.outcome)
+            elif contact.status != ContactStatus.IN_PROGRESS:
+                return
+            elif state.outcome == Outcome.ANSWERED:
                 contact.record_answered(outcome=state.outcome, duration_seconds=state.duration_seconds)
             else:
                 contact.record_failed(outcome=state.outcome)
@@ -147,11 +151,11 @@ class Call(BaseModel):
             # Another service called a contact without a batch, or has deleted the batch. There is no batch to update.
             logger.warning("call=%s: contact=%s has no batch", self.ultravox_call_id, contact.pk)
 
-    def _contact_in_progress(self) -> CampaignContact | None:
-        """Return the call's contact, if it is still in the attempt that this call belongs to."""
+    def _contact_of_attempt(self) -> CampaignContact | None:
+        """Return the call's contact, if it was not claimed again since this call."""
         if self.contact_id is None:
             return None
-        contacts = CampaignContact.objects.filter(pk=self.contact_id, call_id=self.pk, status=ContactStatus.IN_PROGRESS)
+        contacts = CampaignContact.objects.filter(pk=self.contact_id, call_id=self.pk)
         attempt = self.metadata.get("attempt") if isinstance(self.metadata, dict) else None
         if isinstance(attempt, int):
             # Another service that claims the contact again may leave this call's id in it.

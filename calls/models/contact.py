@@ -28,6 +28,9 @@ from calls.models.querysets import (
 from calls.models.refusals import give_back, has_accepted, is_row, latest_results, row_reason
 from calls.statuses import ContactStatus, Outcome, not_placed_note, skip_note
 
+# The note of a contact whose number does not exist.
+INVALID_NUMBER = "Invalid number"
+
 
 class CampaignContact(BaseModel):
     """
@@ -144,6 +147,34 @@ class CampaignContact(BaseModel):
         """
         with CallBatch(pk=self.batch_id).locked() as batch:
             return self._end_attempt(batch, self._status_after_failure(batch), outcome=outcome)
+
+    @database_errors_as(BatchUpdateFailed)
+    @retry_on_deadlock
+    def record_invalid_number(self, *, outcome: str) -> bool:
+        """
+        Record that the carrier does not know the number. The contact becomes ``failed``, whatever attempts are left.
+
+        If the attempt has ended and the contact waits for the next one, it is not called again either.
+
+        :returns: False if the contact has been called again, has finished, or was recorded as invalid before.
+        :raises BatchNotFound: the batch is gone.
+        :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
+        """
+        with CallBatch(pk=self.batch_id).locked() as batch:
+            if self._end_attempt(batch, ContactStatus.FAILED, outcome=outcome, outcome_notes=INVALID_NUMBER):
+                return True
+            # A claim clears call_id. A contact with the note was queued again by another service since.
+            waiting = batch.contacts.dialable().filter(pk=self.pk, call_id=self.call_id)
+            failed = waiting.exclude(outcome_notes=INVALID_NUMBER).update(
+                status=ContactStatus.FAILED,
+                outcome_notes=INVALID_NUMBER,
+                completed_at=TransactionNow(),
+                updated_at=TransactionNow(),
+            )
+            if failed:
+                batch.adjust_counters(queued=-1, failed=1)
+                batch.complete_if_finished()
+            return bool(failed)
 
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock

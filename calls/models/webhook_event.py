@@ -25,6 +25,10 @@ from calls.statuses import CallStatus, Outcome
 KNOWN_EVENTS = ("call.billed", "call.ended", "call.joined", "call.started")
 # End reasons of calls that failed, as opposed to calls that were not answered.
 FAILURES = frozenset({"connection_error", "system_error"})
+# How the carrier ended a call that was never joined, where that says more than the end reason "unjoined".
+SIP_PREFIX = "SIP_TERMINATION_"
+SIP_INVALID_NUMBER = f"{SIP_PREFIX}INVALID_NUMBER"
+SIP_UNINFORMATIVE = frozenset({f"{SIP_PREFIX}NORMAL", f"{SIP_PREFIX}UNKNOWN"})
 MAX_DURATION = 2**31 - 1
 # Integers with more digits than Python accepts are valid JSON, so all integers are read as floats.
 _load_json = partial(json.loads, parse_int=float)
@@ -133,13 +137,18 @@ class WebhookEvent(models.Model):
 
 @dataclass(frozen=True)
 class CallState:
-    """The state of a call according to all of its events, in whatever order they arrived."""
+    """
+    The state of a call according to all of its events, in whatever order they arrived.
+
+    ``sip_reason`` is how the carrier ended a call that was never joined, if the provider says so.
+    """
 
     status: CallStatus | None = None
     started_at: datetime | None = None
     joined_at: datetime | None = None
     ended_at: datetime | None = None
     end_reason: str | None = None
+    sip_reason: str | None = None
     duration_seconds: int | None = None
     short_summary: str | None = None
 
@@ -163,9 +172,21 @@ class CallState:
             joined_at=joined,
             ended_at=ended,
             end_reason=_first(calls, "endReason", _text),
+            sip_reason=_first(calls, "sipDetails", _sip_reason) if ended and not joined else None,
             duration_seconds=seconds if ended and joined else None,
             short_summary=_first(calls, "shortSummary", _text),
         )
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The values for the call's row. What is not known yet is left out."""
+        values = {name: value for name, value in vars(self).items() if name != "sip_reason" and value is not None}
+        return values if self.sip_reason is None else values | {"end_reason": self.sip_reason}
+
+    @property
+    def is_number_invalid(self) -> bool:
+        """Whether the carrier ended the call because there is no such number."""
+        return self.sip_reason == SIP_INVALID_NUMBER
 
     @property
     def outcome(self) -> Outcome:
@@ -184,6 +205,11 @@ def _time(value: Any) -> datetime | None:
         return parse_time(value)
     except ValueError:
         return None
+
+
+def _sip_reason(value: Any) -> str | None:
+    reason = _text(value.get("terminationReason")) if isinstance(value, dict) else None
+    return None if reason in SIP_UNINFORMATIVE else reason
 
 
 def _contact_id(call: Any) -> UUID | None:

@@ -58,12 +58,18 @@ def test_a_repeated_event_has_no_effect(deliver, called_contact):
     assert WebhookEvent.objects.count() == 1
 
 
-# End reason, whether the call was joined, and the contact's max_attempts.
+# End reason, whether the call was joined, the contact's max_attempts, the SIP details, and the events that have them.
 CALLS = st.lists(
-    st.tuples(st.sampled_from(END_REASONS), st.booleans(), st.integers(1, 3)),
+    st.tuples(
+        *(st.sampled_from(END_REASONS), st.booleans(), st.integers(1, 3)),
+        *(
+            st.sampled_from([None, "NORMAL", "BUSY", "INVALID_NUMBER"]),
+            st.sampled_from([EVENTS, EVENTS[2:], EVENTS[3:]]),
+        ),
+    ),
     min_size=1,
     max_size=4,
-    unique_by=lambda call: call,
+    unique_by=str,
 )
 
 
@@ -75,8 +81,15 @@ CALLS = st.lists(
 @pytest.mark.not_adopted
 def test_shuffled_and_repeated_events_of_many_calls_have_the_same_result(harbour, deliver, calls, data):
     events = [
-        event_body(event, call_object(f"call-{number}", event, reason, joined=joined and reason != "unjoined"))
-        for number, (reason, joined, _) in enumerate(calls)
+        event_body(
+            event,
+            call_object(
+                *(f"call-{number}", event, reason),
+                joined=joined and reason != "unjoined",
+                sip=sip if event in known_by else None,
+            ),
+        )
+        for number, (reason, joined, _, sip, known_by) in enumerate(calls)
         for event in EVENTS
         if event != "call.joined" or (joined and reason != "unjoined")
     ]
@@ -88,7 +101,7 @@ def test_shuffled_and_repeated_events_of_many_calls_have_the_same_result(harbour
         WebhookEvent.objects.all().delete()
         Call.objects.all().delete()
         batch = harbour.batch(queued=len(calls) + 1)
-        for contact, (_, _, attempts) in zip(batch.contacts.oldest_first(), calls, strict=False):
+        for contact, (_, _, attempts, *_) in zip(batch.contacts.oldest_first(), calls, strict=False):
             CampaignContact.objects.filter(pk=contact.pk).update(max_attempts=attempts)
         claimed = [claim_next_contact(batch) for _ in calls]
         if cancel_after is not None:

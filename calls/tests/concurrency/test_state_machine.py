@@ -1,6 +1,7 @@
 """Random sequences of actions on batches: counters match a fresh count, and final statuses are kept."""
 
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from django.db import IntegrityError, transaction
@@ -45,7 +46,8 @@ CONTACT_MOVES = {
     "queued": {"in_progress", "skipped", "failed"},
     "in_progress": {"completed", "failed", "queued", "skipped"},
     "completed": set(),
-    "failed": set(),
+    # Only when a row of rejections is given back.
+    "failed": {"queued"},
     "skipped": set(),
 }
 
@@ -150,12 +152,35 @@ class Batches(RuleBasedStateMachine):
         before, in_progress = CampaignContact.objects.get(pk=contact.pk), contact.in_this_attempt().exists()
         finished = self.status_of(before.batch) in FINAL
         retry = released or before.attempts < before.max_attempts
-        assert (contact.release_claim() if released else contact.record_rejected(reason="busy")) is in_progress
+        # A reason of its own, so that the rejection is not part of a row.
+        reason = f"rejected {uuid4()}"
+        assert (contact.release_claim() if released else contact.record_rejected(reason=reason)) is in_progress
         if in_progress:
             contact.refresh_from_db()
             status = ContactStatus.QUEUED if retry else ContactStatus.FAILED
             assert contact.status == (ContactStatus.SKIPPED if finished else status)
             assert contact.attempts == before.attempts - released
+
+    @rule(contact=consumes(calls))
+    def record_rejected_like_others(self, contact):
+        """The fifth rejection in a row pauses the batch, and none of the five counts."""
+        before, in_progress = CampaignContact.objects.get(pk=contact.pk), contact.in_this_attempt().exists()
+        was_processing = self.status_of(before.batch) == BatchStatus.PROCESSING
+        assert contact.record_rejected(reason="the same") is in_progress
+        if was_processing and self.status_of(before.batch) == BatchStatus.PAUSED:
+            assert CampaignContact.objects.get(pk=contact.pk).attempts == before.attempts - 1
+
+    @rule(contact=consumes(calls))
+    def record_batch_refused(self, contact):
+        """The contact is given back, and a processing batch is paused."""
+        before, in_progress = CampaignContact.objects.get(pk=contact.pk), contact.in_this_attempt().exists()
+        status = self.status_of(before.batch)
+        assert contact.record_batch_refused(reason="no credit") is in_progress
+        if in_progress:
+            contact.refresh_from_db()
+            assert contact.status == (ContactStatus.SKIPPED if status in FINAL else ContactStatus.QUEUED)
+            assert contact.attempts == before.attempts - 1
+            assert self.status_of(before.batch) == (BatchStatus.PAUSED if status == BatchStatus.PROCESSING else status)
 
     @rule(batch=batches)
     def pause(self, batch):

@@ -126,6 +126,19 @@ def test_a_call_whose_end_was_never_delivered_is_ended_by_the_sweep(harbour, ult
     assert CampaignContact.objects.get(pk=second.contact_id).status == ContactStatus.IN_PROGRESS
 
 
+def test_a_call_to_an_invalid_number_whose_end_was_never_delivered_is_not_tried_again(harbour, ultravox):
+    batch = harbour.batch(queued=1)
+    place_next_call(batch.pk)
+    (call,) = ultravox.calls.values()
+    ultravox.end_call(call, "unjoined", joined=False)
+    call["sipDetails"] = {"billedDuration": None, "terminationReason": "SIP_TERMINATION_INVALID_NUMBER"}
+    backdate_attempts(batch, LONG_AGO)
+
+    assert run_sweep() == SweepResult(ended=1)
+    assert Call.objects.get().end_reason == "SIP_TERMINATION_INVALID_NUMBER"
+    assert (batch.contacts.get().status, batch.contacts.get().attempts) == (ContactStatus.FAILED, 1)
+
+
 # Calls are given up after a day, so that their slots become free
 
 

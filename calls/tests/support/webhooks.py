@@ -11,8 +11,12 @@ CREATED = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 JOINED, ENDED = CREATED + timedelta(seconds=10), CREATED + timedelta(seconds=55)
 
 
-def call_object(call_id, event="call.ended", reason="hangup", *, joined=True):
-    """Return the call as the provider describes it in an event of this type."""
+def call_object(call_id, event="call.ended", reason="hangup", *, joined=True, sip=None):
+    """
+    Return the call as the provider describes it in an event of this type.
+
+    ``sip`` is the reason in the SIP details, without its prefix.
+    """
     has_ended = event in ("call.ended", "call.billed")
     return {
         "callId": call_id,
@@ -21,6 +25,7 @@ def call_object(call_id, event="call.ended", reason="hangup", *, joined=True):
         "ended": ENDED.isoformat() if has_ended else None,
         "endReason": reason if has_ended else None,
         "shortSummary": "They talked." if has_ended and joined else None,
+        "sipDetails": {"billedDuration": None, "terminationReason": f"SIP_TERMINATION_{sip}"} if sip else None,
     }
 
 
