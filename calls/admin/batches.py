@@ -53,12 +53,12 @@ class AgencyFilter(OfferedFilter):
 
 @admin.register(CallBatch)
 class CallBatchAdmin(ReadOnlyAdmin):
-    list_display = ["id", "agency", "campaign", "status", "progress", "age"]
+    list_display = ["id", "agency", "campaign", "status_and_reason", "progress", "age"]
     # get_queryset prefetches names. A join would hide a batch whose campaign another service deleted.
     list_select_related = []
     list_filter = [BatchStatusFilter, AgencyFilter]
     list_per_page = BATCHES_AT_ONCE
-    sortable_by = ["id", "status", "age"]
+    sortable_by = ["id", "status_and_reason", "age"]
     date_hierarchy = "created_at"
     ordering = ["-created_at", "-id"]
     search_fields = ["id"]
@@ -111,6 +111,13 @@ class CallBatchAdmin(ReadOnlyAdmin):
             with_contact = CampaignContact.objects.filter(phone_number=number).values("batch")
             matches |= Q(from_number=number) | Q(pk__in=with_contact)
         return queryset.filter(matches), False
+
+    @admin.display(description="Status", ordering="status")
+    def status_and_reason(self, batch: CallBatch) -> str | None:
+        status = cast(str | None, batch.get_status_display())
+        if not batch.pause_reason:
+            return status
+        return format_html('{}<p class="batch-reason">{}</p>', status, batch.pause_reason)
 
     @admin.display(description="Progress")
     def progress(self, batch: CallBatch) -> str:

@@ -94,4 +94,5 @@ def history_row(event: CallBatchEvent) -> dict[str, Any]:
         "client": actor.get("client_id"),
         "source": context.get("via"),
         "skipped": context.get("contacts_skipped"),
+        "reason": context.get("reason"),
     }

@@ -123,6 +123,11 @@ class CallBatch(LockableBatch):
         """The number of contacts that are not completed, failed or skipped, by the counters."""
         return (self.total_contacts or 0) - sum(counter or 0 for counter in (self.completed, self.failed, self.skipped))
 
+    @property
+    def pause_reason(self) -> str | None:
+        """Why a paused batch was paused, if the dialler or another service has said so."""
+        return self.error_message if self.status == BatchStatus.PAUSED else None
+
     @classmethod
     def create(cls, new: NewBatch, *, agency_id: UUID, actor: Actor, source: Source) -> CreateResult:
         """

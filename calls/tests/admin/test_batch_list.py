@@ -33,6 +33,19 @@ def test_the_list_shows_each_batchs_progress_in_words_and_as_a_bar(harbour, admi
     ]
 
 
+def test_the_list_shows_why_a_batch_was_paused(harbour, admin):
+    paused, processing = harbour.batch(BatchStatus.PAUSED), harbour.batch()
+    CallBatch.objects.filter(pk=paused.pk).update(error_message="Paused by the dialler: HTTP 402: No credit.")
+    CallBatch.objects.filter(pk=processing.pk).update(error_message="An old text")
+
+    text = text_of(admin.get(BATCHES))
+
+    assert "Harbour Spring Paused Paused by the dialler: HTTP 402: No credit. 0 in all" in text
+    assert "Harbour Spring Processing 0 in all" in text
+    assert listed_ids(admin, BATCHES, o="4") == [paused.pk, processing.pk]
+    assert listed_ids(admin, BATCHES, o="-4") == [processing.pk, paused.pk]
+
+
 def test_an_empty_batch_shows_0_contacts(harbour, admin):
     harbour.batch()
 

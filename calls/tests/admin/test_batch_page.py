@@ -1,5 +1,6 @@
 """A batch's page: progress, times and history."""
 
+import html
 import re
 from datetime import UTC, datetime
 
@@ -8,6 +9,7 @@ from django.db import connection
 
 from calls.admin.batches import HISTORY_SHOWN
 from calls.audit import Source
+from calls.dialler.claims import claim_next_contact
 from calls.models import CallBatch
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.support.admin_pages import (
@@ -17,7 +19,7 @@ from calls.tests.support.admin_pages import (
     page_of,
     text_of,
 )
-from calls.tests.support.factories import cancel
+from calls.tests.support.factories import cancel, pause, resume
 
 pytestmark = pytest.mark.django_db
 
@@ -106,6 +108,28 @@ def test_the_history_shows_the_diallers_own_changes(harbour, admin):
         locked.start()
 
     assert "UTC Processing unknown dialler" in text_of(admin.get(page_of(batch)))
+
+
+def test_a_batch_that_the_dialler_has_paused_shows_the_reason_until_it_is_resumed(harbour, admin):
+    batch = harbour.batch(queued=3)
+    claim_next_contact(batch).record_batch_refused(reason="HTTP 402: <b>No</b> credit.")
+
+    text = html.unescape(text_of(admin.get(page_of(batch))))
+    assert text.count("Paused by the dialler: HTTP 402: <b>No</b> credit.") == 2
+    assert "Reason: Paused by the dialler" in text
+    assert "UTC Paused unknown dialler HTTP 402: <b>No</b> credit." in text
+
+    resume(batch)
+    text = html.unescape(text_of(admin.get(page_of(batch))))
+    assert "Paused by the dialler" not in text
+    assert "UTC Paused unknown dialler HTTP 402: <b>No</b> credit." in text
+
+
+def test_a_batch_that_a_user_has_paused_shows_no_reason(harbour, admin):
+    batch = harbour.batch(queued=3)
+    pause(batch)
+
+    assert "batch-reason" not in admin.get(page_of(batch)).content.decode()
 
 
 def test_a_long_history_is_cut_and_says_so(harbour, admin):
