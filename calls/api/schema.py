@@ -169,7 +169,8 @@ pause = _batch_verb(
 resume = _batch_verb(
     "resume",
     "Resume a paused batch",
-    "Resumes a `paused` batch: at its scheduled time if that is in the future, otherwise now.",
+    "Resumes a `paused` batch: at its scheduled time if that is in the future, otherwise now. If the dialler had "
+    "paused it, `error_message` is cleared.",
     ResumedBatchSerializer,
     _paused(BatchStatus.PROCESSING, None),
     _batch_refused(exceptions.BatchNotPaused, BatchStatus.PROCESSING),

@@ -34,7 +34,8 @@ class CallBatchEvent(
 
     A trigger writes them, so changes by other services are included. ``pgh_context`` has ``via`` (the source),
     ``actor`` (``kind``, ``id``, ``label``, and ``client_id`` if the user acted through a third-party OAuth client; not
-    for the dialler) and, for a cancel, ``contacts_skipped``. It is NULL for changes by other services.
+    for the dialler), for a cancel ``contacts_skipped``, and for a pause by the dialler ``reason``. It is NULL for
+    changes by other services.
     """
 
     pgh_id = models.BigAutoField(primary_key=True)

@@ -55,7 +55,9 @@ def refusal_reason(response: httpx.Response, secrets: Iterable[str]) -> str:
 def names_number(response: httpx.Response, number: str) -> bool:
     """Return whether a refusal is about the called number: the answer has its digits, or an error under ``to``."""
     digits = re.sub(r"\D", "", number)
-    in_text = len(digits) >= _MIN_DIGITS and digits in _BETWEEN_DIGITS.sub("", response.text)
+    # Not response.text: the answer may announce an encoding that is not one of texts.
+    text = response.content.decode(errors="replace")
+    in_text = len(digits) >= _MIN_DIGITS and digits in _BETWEEN_DIGITS.sub("", text)
     return in_text or _has_error_under_to(_json_of(response))
 
 

@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from calls.dialler.pacing import MINUTE
 from calls.models import AgencyUser, CallBatch, CampaignContact, WebhookEvent
+from calls.models.refusals import latest_results
 from calls.roles import Role
 from calls.tests.support.admin_pages import CONTACTS
 from calls.tests.support.factories import FUNCTIONS, cancel, client_of, staff
@@ -83,6 +84,21 @@ def test_a_page_is_read_in_order_from_an_index(query, index):
     assert "Sort" not in plan
     assert "Seq Scan on call_batches" not in plan
     assert "Seq Scan on campaign_contacts" not in plan
+
+
+@pytest.mark.usefixtures("_many_rows")
+def test_the_latest_results_of_a_batch_are_read_from_an_index():
+    batch = CallBatch.objects.order_by("created_at").first()
+    contact = batch.contacts.dialable().first()
+
+    with CaptureQueriesContext(connection) as queries:
+        assert len(latest_results(batch, besides=contact)) == 4
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {queries[0]['sql']}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+
+    assert "Index Scan Backward using contact_attempted_in" in plan
+    assert "Sort" not in plan
 
 
 def plans_of_pages(send):

@@ -18,8 +18,9 @@ def refusal(provider):
     """Return a function that places a call, with this answer, and returns the exception."""
     with contextlib.closing(UltravoxProvider(provider.url, KEY, timeout=5)) as ultravox:
 
-        def refusal(status, body):
-            provider.default_answer = Answer(status, body if isinstance(body, str) else json.dumps(body), {}, False)
+        def refusal(status, body, headers=None):
+            text = body if isinstance(body, str) else json.dumps(body)
+            provider.default_answer = Answer(status, text, headers or {}, places_call=False)
             with pytest.raises((PlacementRefused, AllCallsRefused)) as refused:
                 ultravox.place(REQUEST)
             return refused.value
@@ -49,6 +50,14 @@ def refusal(provider):
 )
 def test_the_reason_has_the_words_of_the_answer(refusal, body, words):
     assert str(refusal(402, body)) == f"HTTP 402: {words}"
+
+
+@pytest.mark.parametrize("content_type", ["text/html; charset=base64", "text/html; charset=nonsense", "x", ""])
+def test_an_answer_in_an_invalid_encoding_is_read(refusal, content_type):
+    body = '{"detail": "No credit for you."}'
+    refused = refusal(422, body, {"Content-Type": content_type})
+
+    assert (str(refused), refused.names_number) == ("HTTP 422: No credit for you.", False)
 
 
 @pytest.mark.parametrize("text", ["x" * 500, "no " * 500, "5" * 100_000, "a@" * 100_000, "a" * 1_000_000])
