@@ -41,7 +41,7 @@ class DialOutcome(Enum):
     HELD = "held"
     """The provider takes no calls at the moment, so the batch waits."""
     PAUSED = "paused"
-    """The provider refuses all calls of the batch, so the batch was paused. The attempt does not count."""
+    """The provider refuses all calls of the batch. The attempt does not count, and a processing batch was paused."""
     ALREADY_CALLED = "already_called"
     """The previous attempt was given back, but its call took place. It was recorded, and no request was sent."""
     NOTHING_CLAIMED = "nothing_claimed"

@@ -50,7 +50,7 @@ _CANCEL_COLUMNS = ("in_progress", "completed_at")
 _PAUSE_COLUMNS = ("queued", "in_progress", "completed_at")
 
 # The batch's error_message, or NULL if the dialler wrote it when it paused the batch.
-_MESSAGE_UNLESS_OF_DIALLER = models.Case(
+_ERROR_MESSAGE_AFTER_RESUME = models.Case(
     models.When(error_message__startswith=PAUSED_BY_DIALLER, then=None), default="error_message"
 )
 
@@ -293,7 +293,7 @@ class CallBatch(LockableBatch):
             batch._refuse_unless_paused()
             with history_context(actor=actor, source=source):
                 if not batch._write_status(
-                    batch._status_when_resumed, paused_at=None, error_message=_MESSAGE_UNLESS_OF_DIALLER
+                    batch._status_when_resumed, paused_at=None, error_message=_ERROR_MESSAGE_AFTER_RESUME
                 ):
                     raise BatchUpdateFailed
             return batch._pause_result(batch._status_when_resumed, paused_at=None)

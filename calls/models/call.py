@@ -135,14 +135,12 @@ class Call(BaseModel):
 
     def _end_attempt(self, state: CallState) -> None:
         contact = self._contact_of_attempt()
-        if contact is None:
+        # Only call.billed may say that the number is invalid, when the contact has been queued again already.
+        if contact is None or (contact.status != ContactStatus.IN_PROGRESS and not state.is_number_invalid):
             return
         try:
             if state.is_number_invalid:
-                # The contact may have been queued again already: call.billed may say more than call.ended.
                 contact.record_invalid_number(outcome=state.outcome)
-            elif contact.status != ContactStatus.IN_PROGRESS:
-                return
             elif state.outcome == Outcome.ANSWERED:
                 contact.record_answered(outcome=state.outcome, duration_seconds=state.duration_seconds)
             else:

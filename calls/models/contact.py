@@ -25,7 +25,7 @@ from calls.models.querysets import (
     LAST_CALLED,
     CampaignContactQuerySet,
 )
-from calls.models.refusals import give_back, has_accepted, is_row, latest_results, row_reason
+from calls.models.refusals import give_back, has_accepted, latest_results, row_before, row_reason
 from calls.statuses import ContactStatus, Outcome, not_placed_note, skip_note
 
 # The note of a contact whose number does not exist.
@@ -210,11 +210,11 @@ class CampaignContact(BaseModel):
                 status, note = ContactStatus.SKIPPED, skip_note(batch.status)
             else:
                 status, note = self._status_after_failure(batch), reason
-                results = [] if is_about_number else latest_results(batch, besides=self)
-                pause_reason = row_reason(reason)
-                # A rejection may arrive after the row that it belongs to has paused the batch.
-                if is_row(results, note) or (not is_about_number and batch.is_paused_by_dialler(pause_reason)):
-                    return self._give_back_row(batch, results, note, pause_reason)
+                if not is_about_number:
+                    row = row_before(latest_results(batch, besides=self), note)
+                    # A rejection may arrive after the row that it belongs to has paused the batch.
+                    if row or batch.is_paused_by_dialler(row_reason(note)):
+                        return self._give_back_row(batch, row, note, row_reason(note))
             return self._end_attempt(
                 batch, status, unless_call_recorded=True, outcome=Outcome.NOT_PLACED, outcome_notes=note
             )
@@ -241,7 +241,7 @@ class CampaignContact(BaseModel):
             if unless_others_accepted and has_accepted(results) and not batch.is_paused_by_dialler(reason):
                 self.record_rejected(reason=note)
                 return False
-            return self._give_back_row(batch, results if is_row(results, note) else [], note, reason)
+            return self._give_back_row(batch, row_before(results, note), note, reason)
 
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock

@@ -147,4 +147,8 @@ class LockableBatch(BaseModel):
             if not self._write_status(status, **columns):
                 return
         self.status = status
-        logger.info("dialler batch=%s agency=%s outcome=%s", self.pk, self.agency_id, status)
+        logger.log(
+            logging.WARNING if reason else logging.INFO,
+            "dialler batch=%s agency=%s outcome=%s%s",
+            *(self.pk, self.agency_id, status, f" reason={reason}" if reason else ""),
+        )

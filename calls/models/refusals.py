@@ -37,10 +37,10 @@ def latest_results(batch: CallBatch, *, besides: CampaignContact) -> list[Campai
     return list(known.only(*columns).order_by("-last_attempt_at")[: ROW_LENGTH - 1])
 
 
-def is_row(results: Sequence[CampaignContact], note: str) -> bool:
-    """Return whether one more rejection with ``note`` makes a row with ``results``, which are the latest ones."""
+def row_before(results: list[CampaignContact], note: str) -> list[CampaignContact]:
+    """Return the latest ``results`` if one more rejection with ``note`` makes them a row of five, else no contact."""
     alike = [result for result in results if _was_rejected(result) and result.outcome_notes == note]
-    return len(alike) == ROW_LENGTH - 1
+    return alike if len(alike) == ROW_LENGTH - 1 else []
 
 
 def has_accepted(results: Sequence[CampaignContact]) -> bool:

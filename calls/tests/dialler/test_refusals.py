@@ -111,6 +111,7 @@ def test_the_history_and_the_log_have_the_reason(harbour, ultravox, caplog):
     assert (event.status, event.pgh_context) == (BatchStatus.PAUSED, {"via": "dialler", "reason": reason})
     assert event.error_message == f"Paused by the dialler: {reason}"
     assert "outcome=paused call=HTTP 402: No credit" in caplog.text
+    assert f"outcome=paused reason={reason}" in caplog.text
     for secret in (PHONE, CALLER_ID, "ada@"):
         assert secret not in caplog.text
 
