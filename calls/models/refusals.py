@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from django.contrib.postgres.functions import TransactionNow
-from django.db.models import Case, F, Value, When
+from django.db.models import F, Value
 from django.db.models.functions import Coalesce, Greatest
 
 from calls.models.batch import CallBatch
-from calls.models.querysets import BATCH_IF_ATTEMPTED
 from calls.statuses import ContactStatus, Outcome
 
 if TYPE_CHECKING:
@@ -31,8 +30,7 @@ def latest_results(batch: CallBatch, *, besides: CampaignContact) -> list[Campai
 
     An attempt in progress counts if its call was accepted. Until then its result is unknown, and it is left out.
     """
-    attempted = type(besides).objects.alias(attempted_in=BATCH_IF_ATTEMPTED).filter(attempted_in=batch.pk)
-    known = attempted.exclude(pk=besides.pk).exclude(call_id=None, outcome=None)
+    known = type(besides).objects.attempted(batch.pk).exclude(pk=besides.pk).exclude(call_id=None, outcome=None)
     columns = ("call_id", "outcome", "outcome_notes")
     return list(known.only(*columns).order_by("-last_attempt_at")[: ROW_LENGTH - 1])
 
@@ -50,7 +48,7 @@ def has_accepted(results: Sequence[CampaignContact]) -> bool:
 
 def give_back(batch: CallBatch, contacts: Sequence[CampaignContact], note: str) -> None:
     """
-    Queue contacts again that were rejected with ``note``, and uncount these attempts.
+    Queue contacts again that were rejected with ``note``, behind the others, and uncount these attempts.
 
     The caller holds the batch's lock. The note is removed, so that the contacts are not part of the next row.
     """
@@ -60,7 +58,6 @@ def give_back(batch: CallBatch, contacts: Sequence[CampaignContact], note: str) 
     values = {
         "status": ContactStatus.QUEUED,
         "attempts": Greatest(Coalesce(F("attempts"), 0) - 1, Value(0)),
-        "last_attempt_at": Case(When(attempts__gt=1, then="last_attempt_at")),
         "outcome_notes": None,
         "completed_at": None,
         "updated_at": TransactionNow(),

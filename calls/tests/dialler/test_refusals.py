@@ -29,7 +29,7 @@ def refusal(status, **body):
 
 
 def place(batch, times):
-    return [place_next_call(batch.pk) for _ in range(times)]
+    return [place_next_call(batch) for _ in range(times)]
 
 
 def state_of(batch):
@@ -44,9 +44,9 @@ def attempts_of(batch):
 
 
 def assert_given_back(batch, contacts, reason):
-    """Assert that all contacts are queued as before the first call, and that the batch is paused for this reason."""
+    """Assert that all contacts are queued without an attempt, and that the batch is paused for this reason."""
     assert attempts_of(batch) == {(ContactStatus.QUEUED, 0): contacts}
-    assert not batch.contacts.exclude(last_attempt_at=None, completed_at=None, outcome_notes=None).exists()
+    assert not batch.contacts.exclude(completed_at=None, outcome_notes=None).exists()
     assert checked_counters(batch) == {"total_contacts": contacts, "queued": contacts}
     assert state_of(batch) == (BatchStatus.PAUSED, f"Paused by the dialler: {reason}")
 
@@ -342,7 +342,7 @@ def while_asked(ultravox, batch, answer, verb):
     """Place a call, and apply ``verb`` to the batch before the provider answers."""
     ultravox.default_answer = answer
     ultravox.may_answer.clear()
-    dialling = PausedThread(lambda: place_next_call(batch.pk))
+    dialling = PausedThread(lambda: place_next_call(batch))
     dialling.start()
     until(lambda: ultravox.asked)
     verb(batch)

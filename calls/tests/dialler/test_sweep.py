@@ -128,7 +128,7 @@ def test_a_call_whose_end_was_never_delivered_is_ended_by_the_sweep(harbour, ult
 
 def test_a_call_to_an_invalid_number_whose_end_was_never_delivered_is_not_tried_again(harbour, ultravox):
     batch = harbour.batch(queued=1)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     (call,) = ultravox.calls.values()
     ultravox.end_call(call, "unjoined", joined=False)
     call["sipDetails"] = {"billedDuration": None, "terminationReason": "SIP_TERMINATION_INVALID_NUMBER"}
