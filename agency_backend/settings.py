@@ -87,9 +87,14 @@ def _seconds(name: str, default: float, lowest: float, highest: float) -> float:
 # Timeout of a statement on all contacts of a batch.
 CANCEL_TIMEOUT = _seconds("CANCEL_TIMEOUT", 120, 1, 3600)
 
-# The voice provider. Without a key, calls are simulated.
+# The voice provider. Calls are simulated where none of the settings for its keys is set.
 ULTRAVOX_API_URL = _variable("ULTRAVOX_API_URL", "https://api.ultravox.ai").rstrip("/")
+# The key for agencies that have none of their own.
 ULTRAVOX_API_KEY = _variable("ULTRAVOX_API_KEY")
+# A SELECT that returns the key of the agency %(agency_id)s, for databases that keep it encrypted in a way of their own.
+ULTRAVOX_API_KEY_SQL = _variable("ULTRAVOX_API_KEY_SQL")
+# The Fernet keys that encrypt agencies' keys in the database, newest first.
+CREDENTIALS_KEYS = _list("CREDENTIALS_KEYS")
 # Timeout of a request to the provider.
 ULTRAVOX_TIMEOUT = _seconds("ULTRAVOX_TIMEOUT", 15, 0.1, 120)
 # Shortest time between two attempts to call the same contact.

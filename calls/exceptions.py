@@ -110,6 +110,21 @@ class BatchNotPaused(BatchRefused):
     text = "Only a paused batch can be resumed"
 
 
+class AgencyNotFound(CallsError):
+    code = "agency_not_found"
+    text = "Agency not found"
+
+
+class CredentialsUnusable(CallsError):
+    """The agency's key for the provider cannot be had. ``text`` says what to do, and never contains a key."""
+
+    code = "credentials_unusable"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
 class IdempotencyKeyReused(CallsError):
     code = "idempotency_key_reused"
     text = "Idempotency-Key was used before with another body; nothing was stored"
@@ -132,6 +147,11 @@ class BatchCreateFailed(DatabaseFailed):
 class BatchReadFailed(DatabaseFailed):
     code = "read_failed"
     text = "Failed to read batches"
+
+
+class AgencyUpdateFailed(DatabaseFailed):
+    code = "agency_update_failed"
+    text = "Failed to update agency"
 
 
 class CleanupFailed(DatabaseFailed):

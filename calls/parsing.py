@@ -14,6 +14,10 @@ _NATIONAL_PREFIX = re.compile(r"(?<=[0-9])[\s.\-]*\(0\)")
 E164 = re.compile(r"^\+[1-9][0-9]{6,14}$")
 # A longer value is not a call id: it could not be looked up.
 MAX_CALL_ID_LENGTH = 255
+# An API key of the provider: printable ASCII without white space. The HTTP library would quote any other value in its
+# exception.
+_API_KEY = re.compile(r"[!-~]{1,500}")
+API_KEY_RULE = "must have 1 to 500 printable ASCII characters and no white space"
 # Keys of a call's metadata with this prefix are the provider's own. It refuses a call that sends one.
 RESERVED_PREFIX = "ultravox."
 
@@ -45,6 +49,11 @@ def parse_integer(value: str) -> int:
 def is_call_id(value: Any) -> TypeGuard[str]:
     """Return whether ``value`` can be a call's id at the provider: 1 to 255 printable characters."""
     return isinstance(value, str) and 0 < len(value) <= MAX_CALL_ID_LENGTH and value.isprintable()
+
+
+def is_api_key(value: Any) -> TypeGuard[str]:
+    """Return whether ``value`` can be an API key of the provider. See ``API_KEY_RULE``."""
+    return isinstance(value, str) and bool(_API_KEY.fullmatch(value))
 
 
 def is_reserved_key(key: str) -> bool:

@@ -10,16 +10,17 @@ from datetime import datetime
 from enum import Enum
 from functools import partial
 from typing import cast
+from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
 
 from calls.database.transactions import database_errors_as
+from calls.dialler.accounts import get_provider, has_other_key, hold_account
 from calls.dialler.claims import claim_next_contact
 from calls.dialler.evidence import find_unrecorded_call
-from calls.exceptions import BatchNotFound, BatchUpdateFailed
+from calls.exceptions import AgencyUpdateFailed, BatchNotFound, BatchUpdateFailed, CredentialsUnusable
 from calls.models import Call, CallBatch, CampaignContact
-from calls.providers import get_provider
 from calls.providers.base import (
     AllCallsRefused,
     CallRequest,
@@ -39,7 +40,7 @@ class DialOutcome(Enum):
     PLACED = "placed"
     FAILED = "failed"
     HELD = "held"
-    """The provider takes no calls at the moment, so the batch waits."""
+    """The account takes no calls at the moment, or its key cannot be used, so the agency's batches wait."""
     PAUSED = "paused"
     """The provider refuses all calls of the batch. The attempt does not count, and a processing batch was paused."""
     ALREADY_CALLED = "already_called"
@@ -61,10 +62,15 @@ def place_next_call(
     :param called_before: leave out contacts that were called since then.
     :param on_claim: called once a contact is claimed, before the request is sent.
     :raises BatchNotFound: the batch was deleted while the call was being placed.
+    :raises BatchReadFailed: the agency's key could not be read; no call was placed.
     :raises BatchUpdateFailed: no contact could be claimed, or the result of a placement could not be recorded. The
         sweep records it later.
     """
-    provider = get_provider()
+    try:
+        provider = get_provider(batch.agency_id)
+    except CredentialsUnusable as unusable:
+        logger.warning("dial batch=%s agency=%s outcome=%s: %s", batch.pk, batch.agency_id, unusable.code, unusable)
+        return DialOutcome.HELD
     started = time.monotonic()
     with database_errors_as(BatchUpdateFailed), transaction.atomic(durable=True):
         try:
@@ -85,7 +91,7 @@ def place_next_call(
         return DialOutcome.NOTHING_CLAIMED
     # Return the connection to the pool while the provider answers.
     connection.close()
-    return _place(provider, request, contact)
+    return _place(provider, request, contact, batch.agency_id)
 
 
 def _record_earlier_call(contact: CampaignContact) -> bool:
@@ -106,17 +112,16 @@ def _record_earlier_call(contact: CampaignContact) -> bool:
     return True
 
 
-def _place(provider: Provider, request: CallRequest, contact: CampaignContact) -> DialOutcome:
+def _place(provider: Provider, request: CallRequest, contact: CampaignContact, agency_id: UUID) -> DialOutcome:
     try:
         call_id = provider.place(request)
     except ProviderBusy as busy:
-        contact.release_claim(hold=busy.pause)
-        outcome, detail = DialOutcome.HELD, f"{busy}, pause={busy.pause.total_seconds():.0f}"
+        # First the hold: another worker could otherwise claim the contact and send a request in between.
+        held = _hold_account(agency_id, busy, provider)
+        contact.release_claim()
+        outcome, detail = DialOutcome.HELD, f"{busy}, {held}"
     except AllCallsRefused as refused:
-        paused = contact.record_batch_refused(
-            reason=str(refused), unless_others_accepted=refused.unless_others_accepted
-        )
-        outcome, detail = DialOutcome.PAUSED if paused else DialOutcome.FAILED, str(refused)
+        outcome, detail = _record_all_refused(contact, refused, is_old_key=has_other_key(agency_id, provider))
     except PlacementRefused as refused:
         note = f"Number refused: {refused}" if refused.names_number else not_placed_note(str(refused))
         contact.record_rejected(reason=note, is_about_number=refused.names_number)
@@ -133,6 +138,27 @@ def _place(provider: Provider, request: CallRequest, contact: CampaignContact) -
         *(contact.batch_id, contact.pk, contact.attempts, outcome.value, detail),
     )
     return outcome
+
+
+def _record_all_refused(
+    contact: CampaignContact, refused: AllCallsRefused, *, is_old_key: bool
+) -> tuple[DialOutcome, str]:
+    """Pause the batch. A refusal of a key that has been replaced meanwhile says nothing about the account."""
+    if is_old_key:
+        contact.release_claim()
+        return DialOutcome.HELD, f"{refused}, with a key that the agency no longer has"
+    paused = contact.record_batch_refused(reason=str(refused), unless_others_accepted=refused.unless_others_accepted)
+    return DialOutcome.PAUSED if paused else DialOutcome.FAILED, str(refused)
+
+
+def _hold_account(agency_id: UUID, busy: ProviderBusy, provider: Provider) -> str:
+    """Hold the account that takes no calls, and return what was done, for the log. A failed hold raises nothing."""
+    try:
+        held = hold_account(agency_id, busy.pause, provider=provider)
+    except AgencyUpdateFailed as failed:
+        # The next request gets the same answer. The claim must be released nevertheless.
+        return f"no pause: {failed.code}"
+    return f"pause={busy.pause.total_seconds():.0f}" if held else "no pause: the agency has another key by now"
 
 
 def _call_request(contact: CampaignContact) -> CallRequest:

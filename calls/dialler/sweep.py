@@ -20,11 +20,11 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
+from calls.dialler.accounts import get_provider, lookup_after
 from calls.dialler.evidence import find_unrecorded_call
 from calls.exceptions import BatchReadFailed, CallsError
 from calls.models import Call, CallBatch, CampaignContact, WebhookEvent
-from calls.providers import get_provider
-from calls.providers.base import LONGEST_PAUSE, Provider, ProviderUnavailable
+from calls.providers.base import LONGEST_PAUSE, ProviderUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +72,15 @@ def run_sweep() -> SweepResult:
     - No call was recorded within four times ``ULTRAVOX_TIMEOUT``, because a worker died or the provider's answer was
       unclear: record the call if an event of it was delivered, or if the provider has it. If not, release the claim, or
       count the attempt as rejected after an unclear answer.
-    - A call was recorded and its attempt began more than ``provider.lookup_after`` ago: record its end if it has ended.
+    - A call was recorded and its attempt began more than ``lookup_after()`` ago: record its end if it has ended.
     - The attempt began more than a day ago: give it up.
+
+    Each agency's calls are looked up in its own account. A key that cannot be used leaves that agency's calls unclear.
 
     :raises BatchReadFailed: the contacts could not be read.
     """
-    provider, deadline = get_provider(), time.monotonic() + SWEEP_SECONDS
-    questions = _questions(provider)
+    deadline = time.monotonic() + SWEEP_SECONDS
+    questions = _questions()
     # In random order, so that calls about which the provider gives no answer do not always come first.
     random.shuffle(questions)
     # A provider that does not answer uses up the time. The next sweep asks about the rest.
@@ -92,7 +94,7 @@ def run_sweep() -> SweepResult:
 
 
 @database_errors_as(BatchReadFailed)
-def _questions(provider: Provider) -> list[tuple[CampaignContact, Callable[[], SweepOutcome]]]:
+def _questions() -> list[tuple[CampaignContact, Callable[[], SweepOutcome]]]:
     """Return the contacts to ask about, each with the function that asks."""
     # A request that was sent before this time has reached the provider, or never will.
     sent_before = Now() - timedelta(seconds=4 * settings.ULTRAVOX_TIMEOUT)
@@ -103,12 +105,12 @@ def _questions(provider: Provider) -> list[tuple[CampaignContact, Callable[[], S
     in_progress = CampaignContact.objects.with_call_in_progress().exclude(of_other_diallers).order_by("?")
     with transaction_with_timeouts():
         unrecorded = in_progress.filter(call_id=None, last_attempt_at__lt=sent_before).select_related("batch")
-        began_before = Now() - provider.lookup_after
+        began_before = Now() - lookup_after()
         without_end = list(in_progress.filter(call_id__isnull=False, last_attempt_at__lt=began_before)[:MAX_CONTACTS])
         calls = Call.objects.select_related("agency").in_bulk([contact.call_id for contact in without_end])
         return [
-            *((contact, partial(_find_call, provider, contact)) for contact in unrecorded[:MAX_CONTACTS]),
-            *((contact, partial(_look_up_call, provider, calls.get(contact.call_id))) for contact in without_end),
+            *((contact, partial(_find_call, contact)) for contact in unrecorded[:MAX_CONTACTS]),
+            *((contact, partial(_look_up_call, calls.get(contact.call_id))) for contact in without_end),
         ]
 
 
@@ -131,12 +133,16 @@ def _ask_safely(contact: CampaignContact, ask: Callable[[], SweepOutcome]) -> Sw
     return SweepOutcome.UNCLEAR
 
 
-def _find_call(provider: Provider, contact: CampaignContact) -> SweepOutcome:
+def _find_call(contact: CampaignContact) -> SweepOutcome:
     attempt, since = contact.attempts or 0, cast(datetime, contact.last_attempt_at)
     batch = cast(CallBatch, contact.batch)
     find_unrecorded = partial(find_unrecorded_call, contact, attempt=attempt, agency_id=batch.agency_id)
-    # An event may arrive while the provider is being asked.
-    call_id = find_unrecorded() or provider.find(contact.pk, attempt, since=since) or find_unrecorded()
+    call_id = find_unrecorded()
+    if call_id is None:
+        call_id = get_provider(batch.agency_id).find(contact.pk, attempt, since=since)
+    if call_id is None:
+        # An event may have arrived while the provider was being asked.
+        call_id = find_unrecorded()
     if call_id is not None:
         recorded = Call.record_placed(contact, call_id, caller_id=batch.from_number)
         outcome = SweepOutcome.RECORDED if recorded else SweepOutcome.UNCLEAR
@@ -151,11 +157,11 @@ def _find_call(provider: Provider, contact: CampaignContact) -> SweepOutcome:
     return outcome
 
 
-def _look_up_call(provider: Provider, call: Call | None) -> SweepOutcome:
+def _look_up_call(call: Call | None) -> SweepOutcome:
     if call is None:
         # Another service has deleted it.
         raise ProviderUnavailable("the call's row in calls is gone")
-    snapshot = provider.look_up(call.ultravox_call_id)
+    snapshot = get_provider(call.agency_id).look_up(call.ultravox_call_id)
     if snapshot is None:
         raise ProviderUnavailable(f"call={call.ultravox_call_id} is not known")
     if not snapshot.get("ended"):

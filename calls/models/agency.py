@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from django.db import models
+import logging
+from typing import Any
 
-from calls.audit import Actor, ActorKind
+from django.contrib.postgres.functions import TransactionNow
+from django.db import models
+from django.views.decorators.debug import sensitive_variables
+
+from calls.audit import Actor, ActorKind, Source
+from calls.credentials import encrypt
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
+from calls.exceptions import AgencyNotFound, AgencyUpdateFailed, FieldInvalid
 from calls.models.base import BaseModel
 from calls.models.fields import EnumTextField
+from calls.parsing import API_KEY_RULE, is_api_key
 from calls.roles import Role
+
+logger = logging.getLogger(__name__)
 
 
 class Agency(BaseModel):
@@ -28,9 +39,48 @@ class Agency(BaseModel):
     class Meta:
         db_table = "agencies"
         verbose_name_plural = "agencies"
+        permissions = [("set_ultravox_key", "Can set the Ultravox key of an agency")]
 
     def __str__(self) -> str:
         return self.name or self.slug or str(self.pk)
+
+    @sensitive_variables("key")
+    def set_ultravox_key(self, key: str, *, actor: Actor, source: Source) -> None:
+        """
+        Store the key of the agency's own account at the provider, encrypted. Workers use it within a minute.
+
+        Ends the hold of the account. If the new key is for the same account, the provider asks to wait again.
+
+        :raises FieldInvalid: ``key`` cannot be a key; nothing was changed.
+        :raises CredentialsUnusable: CREDENTIALS_KEYS cannot encrypt it; nothing was changed.
+        :raises AgencyNotFound: the agency is gone.
+        :raises AgencyUpdateFailed: a database error or timeout; nothing was changed.
+        """
+        if not is_api_key(key):
+            raise FieldInvalid("key", API_KEY_RULE)
+        self._write_account(ultravox_api_key_encrypted=encrypt(key))
+        _log("set_ultravox_key", self, actor, source)
+
+    def remove_ultravox_key(self, *, actor: Actor, source: Source) -> None:
+        """
+        Delete the stored key of the agency's own account at the provider, and end the hold of the account.
+
+        :raises AgencyNotFound: the agency is gone.
+        :raises AgencyUpdateFailed: a database error or timeout; nothing was changed.
+        """
+        self._write_account(ultravox_api_key_encrypted=None)
+        _log("remove_ultravox_key", self, actor, source)
+
+    @database_errors_as(AgencyUpdateFailed)
+    def _write_account(self, **columns: Any) -> None:
+        with transaction_with_timeouts():
+            agency = Agency.objects.filter(pk=self.pk)
+            if not agency.update(dial_after=None, updated_at=TransactionNow(), **columns):
+                raise AgencyNotFound
+
+
+def _log(verb: str, agency: Agency, actor: Actor, source: Source) -> None:
+    logger.info("%s agency=%s source=%s actor=%s:%s", verb, agency.pk, source, actor.kind, actor.id)
 
 
 class AgencyUser(models.Model):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 from django.contrib.postgres.functions import TransactionNow
 from django.db import models
-from django.db.models.functions import Greatest, Now
 
 from calls.database.transactions import database_errors_as, retry_on_deadlock, transaction_with_timeouts
 from calls.database.triggers import contact_batch_live, contact_batch_live_insert
@@ -245,21 +243,18 @@ class CampaignContact(BaseModel):
 
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
-    def release_claim(self, *, hold: timedelta | None = None) -> bool:
+    def release_claim(self) -> bool:
         """
         Undo the claim: no call was placed, for a reason that has nothing to do with this contact.
 
         The attempt does not count. The contact is queued again behind the others, or skipped if the batch has ended.
 
-        :param hold: start no call of the batch for this long.
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
         :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
         attempts = self.attempts or 0
         with CallBatch(pk=self.batch_id).locked() as batch:
-            if hold is not None:
-                CallBatch.objects.filter(pk=batch.pk).update(dial_after=Greatest("dial_after", Now() + hold))
             values: dict[str, Any] = {
                 "outcome": Outcome.NOT_PLACED,
                 "attempts": max(attempts - 1, 0),

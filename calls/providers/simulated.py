@@ -37,7 +37,7 @@ class SimulatedProvider:
 
     def find(self, contact_id: UUID, attempt: int, *, since: datetime) -> str | None:
         if not settings.DEBUG:
-            raise ProviderUnavailable("calls are simulated: ULTRAVOX_API_KEY is not set")
+            raise ProviderUnavailable("calls are simulated: no key for Ultravox is set")
         return None
 
     def look_up(self, call_id: str) -> Snapshot | None:

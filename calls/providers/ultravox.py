@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
+from weakref import finalize
 
 import httpx
 from django.utils import timezone
@@ -38,8 +41,18 @@ _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _MAX_PAGES = 10
 
 
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """Return one context for all clients of the process. Each takes long to create, and much memory."""
+    return httpx.create_ssl_context()
+
+
 class UltravoxProvider:
-    """A client of the Ultravox API, with one connection pool for all threads of the process."""
+    """
+    A client of the Ultravox API for one key, with one connection pool for all threads of the process.
+
+    The connections are closed when nothing refers to the provider any more, or earlier by :meth:`close`.
+    """
 
     lookup_after = timedelta(hours=1)
 
@@ -47,14 +60,17 @@ class UltravoxProvider:
         self._timeout = timeout
         self._client = httpx.Client(
             base_url=url,
-            headers={"X-API-Key": key},
+            auth=_KeyAuth(key),
             timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            verify=_ssl_context(),
         )
+        # A request in progress refers to the provider, so its connection is not closed under it.
+        self._finalizer = finalize(self, self._client.close)
 
     def close(self) -> None:
         """Close the connection pool. The provider cannot be used afterwards."""
-        self._client.close()
+        self._finalizer()
 
     def place(self, request: CallRequest) -> str:
         body: dict[str, Any] = {
@@ -125,6 +141,17 @@ class UltravoxProvider:
         if not isinstance(answer, dict):
             raise ProviderUnavailable("the answer is not a JSON object")
         return answer
+
+
+class _KeyAuth(httpx.Auth):
+    """Sends the key with each request. The client's own headers would show it in their ``repr``."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["X-API-Key"] = self._key
+        yield request
 
 
 def _without_reserved_keys(metadata: Mapping[str, str]) -> dict[str, str]:

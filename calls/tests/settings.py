@@ -4,6 +4,7 @@ import os
 
 os.environ |= {
     "CANCEL_TIMEOUT": "120",
+    "CREDENTIALS_KEYS": "",
     "CRON_SECRET": "",
     "CORS_ALLOWED_ORIGINS": "https://app.example.com",
     "DJANGO_ALLOWED_HOSTS": "testserver,127.0.0.1,localhost",
@@ -18,6 +19,7 @@ os.environ |= {
     "SUPABASE_URL": "",
     "TRUSTED_PROXIES": "0",
     "ULTRAVOX_API_KEY": "",
+    "ULTRAVOX_API_KEY_SQL": "",
     "ULTRAVOX_API_URL": "",
     "ULTRAVOX_TIMEOUT": "15",
     "WEBHOOK_EVENT_RETENTION": "90",

@@ -78,7 +78,7 @@ def test_a_batch_that_another_dialler_holds_is_not_dialled_and_can_be_cancelled(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_answer_holds_the_batch_and_counts_no_attempt(harbour, ultravox, status):
+def test_a_busy_answer_holds_the_agency_and_counts_no_attempt(harbour, ultravox, status):
     ultravox.default_answer = Answer(status, headers={"Retry-After": "120"}, places_call=False)
     batch = harbour.batch(queued=5)
 
@@ -89,10 +89,10 @@ def test_a_busy_answer_holds_the_batch_and_counts_no_attempt(harbour, ultravox, 
     assert checked_counters(batch) == {"total_contacts": 5, "queued": 5}
     assert set(batch.contacts.values_list("attempts", flat=True)) == {0}
 
-    assert run_pass() == PassResult(0, 0, 0)
-    assert len(ultravox.asked) == asked
+    harbour.agency.refresh_from_db()
     batch.refresh_from_db()
-    assert 110 < (batch.dial_after - timezone.now()).total_seconds() <= 120
+    assert 110 < (harbour.agency.dial_after - timezone.now()).total_seconds() <= 120
+    assert batch.dial_after is None
 
 
 def test_after_a_busy_answer_the_pass_leaves_the_batch_alone_even_with_a_retry_after_of_zero(harbour, ultravox):

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection, transaction
-from django.db.models import F
 
 from calls.dialler import placing
 from calls.dialler.passes import run_pass
@@ -179,15 +178,6 @@ def test_a_released_claim_leaves_the_count_of_earlier_attempts_unchanged(harbour
     assert place_next_call(batch) is DialOutcome.HELD
     assert (batch.contacts.get().attempts, batch.contacts.get().status) == (1, ContactStatus.QUEUED)
     assert not batch.contacts.with_call_in_progress().exists()
-
-
-def test_calls_are_placed_again_once_the_hold_is_over(harbour, ultravox):
-    ultravox.next_answers.append(Answer(503, headers={"Retry-After": "7"}, places_call=False))
-    batch = harbour.batch(queued=1)
-
-    assert [place_next_call(batch), place_next_call(batch)] == [DialOutcome.HELD, DialOutcome.NOTHING_CLAIMED]
-    type(batch).objects.update(dial_after=F("dial_after") - timedelta(seconds=7))
-    assert place_next_call(batch) is DialOutcome.PLACED
 
 
 # The answer to a request whose batch was cancelled while the provider was answering

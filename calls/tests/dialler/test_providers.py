@@ -1,10 +1,12 @@
 """The Ultravox client (what it sends and how it reads each answer) and the simulated provider."""
 
 import contextlib
+import gc
 import logging
 import socket
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -23,6 +25,7 @@ from calls.providers.base import (
 )
 from calls.providers.simulated import SimulatedProvider
 from calls.providers.ultravox import UltravoxProvider
+from calls.tests.support.concurrency import until
 from calls.tests.support.provider import KEY, Answer
 
 CONTACT = uuid.uuid4()
@@ -306,6 +309,54 @@ def test_a_call_is_looked_up_by_its_id(provider, ultravox):
     assert ultravox.look_up("no/such") is None
 
 
+# One provider for each key
+
+
+@pytest.fixture
+def at_fake(provider, settings):
+    settings.ULTRAVOX_API_URL = provider.url
+
+
+def test_the_same_key_gets_the_same_provider_and_another_key_another(at_fake):
+    first, again, other = (providers.provider_for(key) for key in ("key-one", "key-one", "key-two"))
+
+    assert first is again
+    assert first is not other
+    assert isinstance(other, UltravoxProvider)
+
+
+def test_a_provider_that_is_no_longer_used_closes_its_connections(at_fake):
+    ultravox = providers.provider_for("key-one")
+    ultravox.place(REQUEST)
+    client = ultravox._client
+    assert not client.is_closed
+
+    del ultravox
+
+    assert client.is_closed
+    assert len(providers._PROVIDERS) == 0
+
+
+def test_a_provider_is_not_closed_while_a_request_is_in_progress(at_fake, provider):
+    provider.may_answer.clear()
+    with ThreadPoolExecutor(1) as threads:
+        placing = threads.submit(lambda: providers.provider_for("key-one").place(REQUEST))
+        until(lambda: provider.asked)
+        gc.collect()
+        provider.may_answer.set()
+
+        assert placing.result() in provider.calls
+
+
+def test_no_repr_and_no_log_line_shows_the_key(provider, provider_at, caplog):
+    with caplog.at_level(logging.DEBUG):
+        ultravox = provider_at(provider.url)
+        ultravox.place(REQUEST)
+
+    shown = [caplog.text, repr(ultravox), repr(vars(ultravox)), repr(ultravox._client.headers)]
+    assert KEY not in " ".join([*shown, repr(vars(ultravox._client)), repr(dict(providers._PROVIDERS))])
+
+
 # The simulated provider
 
 
@@ -315,26 +366,16 @@ def test_the_simulated_provider_reports_that_there_is_no_call_only_in_a_demo(set
     assert find(simulated) is None
     settings.DEBUG = False
 
-    with pytest.raises(ProviderUnavailable, match="ULTRAVOX_API_KEY"):
+    with pytest.raises(ProviderUnavailable, match="simulated"):
         find(simulated)
 
 
 def test_without_a_key_calls_are_simulated_and_a_warning_is_logged(caplog):
-    providers._create_provider.cache_clear()
+    providers._simulated_provider.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert isinstance(providers.get_provider(), SimulatedProvider)
+        assert isinstance(providers.provider_for(None), SimulatedProvider)
 
     assert "no real call is placed" in caplog.text
-
-
-def test_with_a_key_calls_are_placed_with_ultravox(settings):
-    settings.ULTRAVOX_API_KEY, settings.ULTRAVOX_API_URL = KEY, "https://ultravox.example"
-    providers._create_provider.cache_clear()
-    ultravox = providers.get_provider()
-    providers._create_provider.cache_clear()
-
-    assert isinstance(ultravox, UltravoxProvider)
-    ultravox.close()
 
 
 def test_a_simulated_call_ends_after_20_seconds_and_one_in_five_is_not_answered(monkeypatch):

@@ -66,6 +66,10 @@ class FakeProvider(ThreadingHTTPServer):
     Each placement request gets the next of ``next_answers``, or ``default_answer`` when there is none. No placement
     request is answered while ``may_answer`` is not set.
 
+    ``accounts`` are the ids of the agents by the key of their account. A request with another key gets 401, an agent of
+    another account 404, and each account finds only its own calls. Without ``accounts``, every key and agent is known,
+    and finds every call.
+
     With ``webhook`` set to a URL, each call starts, is joined and ends by itself, and each event is delivered to the
     URL until it is accepted.
     """
@@ -77,7 +81,7 @@ class FakeProvider(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.asked, self.calls = [], {}
+        self.asked, self.calls, self.accounts, self.keys = [], {}, {}, {}
         self.next_answers, self.default_answer = deque(), Answer()
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -152,11 +156,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        provider = self.server
+        provider, key = self.server, self.headers["X-API-Key"]
         with provider.lock:
-            provider.asked.append(PlacementRequest(time.time(), self.path, self.headers["X-API-Key"], body))
-            answer = provider.next_answers.popleft() if provider.next_answers else provider.default_answer
+            provider.asked.append(PlacementRequest(time.time(), self.path, key, body))
+            if provider.accounts and key not in provider.accounts:
+                answer = Answer(401, places_call=False)
+            elif provider.accounts and self.path.split("/")[3] not in provider.accounts[key]:
+                answer = Answer(404, places_call=False)
+            else:
+                answer = provider.next_answers.popleft() if provider.next_answers else provider.default_answer
         call = provider.add_call(body) if answer.places_call else None
+        if call:
+            provider.keys[call["callId"]] = key
         time.sleep(answer.delay)
         provider.may_answer.wait()
         if answer.drops_connection:
@@ -165,9 +176,16 @@ class Handler(BaseHTTPRequestHandler):
         self._send(answer.status, answer.body or json.dumps(call), answer.headers)
 
     def do_GET(self):
-        address = urlsplit(self.path)
+        address, key = urlsplit(self.path), self.headers["X-API-Key"]
+        if self.server.accounts and key not in self.server.accounts:
+            return self._send(401, "{}")
         with self.server.lock:
-            calls = list(self.server.calls.values())
+            own = {
+                call_id: call
+                for call_id, call in self.server.calls.items()
+                if not self.server.accounts or self.server.keys.get(call_id) == key
+            }
+        calls = list(own.values())
         if address.path == "/api/calls":
             wanted = {
                 name.removeprefix("metadata."): values
@@ -181,7 +199,7 @@ class Handler(BaseHTTPRequestHandler):
                     if all(call["metadata"].get(name) in values for name, values in wanted.items())
                 ]
             return self._send(200, self.server.listed or self._page(calls, address))
-        call = self.server.calls.get(address.path.removeprefix("/api/calls/"))
+        call = own.get(address.path.removeprefix("/api/calls/"))
         return self._send(200, json.dumps(call)) if call else self._send(404, "{}")
 
     def _page(self, calls, address):

@@ -1,0 +1,429 @@
+"""The agencies' accounts: which key each agency's calls are placed with, what happens without one, and holds."""
+
+import logging
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from cryptography.fernet import Fernet
+from django.utils import timezone
+
+from calls.audit import Source
+from calls.dialler import accounts
+from calls.dialler.accounts import get_provider, hold_account, key_problem
+from calls.dialler.claims import claim_next_contact
+from calls.dialler.passes import run_pass
+from calls.dialler.placing import DialOutcome, place_next_call
+from calls.dialler.sweep import run_sweep
+from calls.exceptions import CredentialsUnusable
+from calls.models import Agency, CallBatch
+from calls.providers.simulated import SimulatedProvider
+from calls.statuses import ContactStatus
+from calls.tests.support.concurrency import PausedThread
+from calls.tests.support.factories import STAFF_ACTOR, backdate_attempts, checked_counters, plain_connection
+from calls.tests.support.outage import database_away
+from calls.tests.support.provider import KEY, Answer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HARBOUR_KEY, BLUEBELL_KEY = "the-key-of-harbour", "the-key-of-bluebell"
+SQL = "SELECT ultravox_key FROM keys_of_another_service WHERE agency_id = %(agency_id)s"
+
+
+def set_key(tenant, key):
+    tenant.agency.set_ultravox_key(key, actor=STAFF_ACTOR, source=Source.COMMAND)
+
+
+def expire():
+    """Let the minute pass for which this process uses the keys that it has read."""
+    for agency_id, account in accounts._ACCOUNTS.items():
+        accounts._ACCOUNTS[agency_id] = replace(account, expires_at=0)
+
+
+def attempts(batch):
+    return list(batch.contacts.values_list("status", "attempts").order_by("pk"))
+
+
+@pytest.fixture
+def encrypted(settings):
+    """Keys can be stored with agencies."""
+    settings.CREDENTIALS_KEYS = [Fernet.generate_key().decode()]
+
+
+@pytest.fixture
+def two_accounts(ultravox, settings, encrypted, harbour, bluebell):
+    """The provider has an account for each of two agencies, which knows only its own key and agents."""
+    settings.ULTRAVOX_API_KEY = ""
+    ultravox.accounts = {
+        HARBOUR_KEY: {harbour.agent.ultravox_agent_id},
+        BLUEBELL_KEY: {bluebell.agent.ultravox_agent_id},
+    }
+    set_key(harbour, HARBOUR_KEY)
+    set_key(bluebell, BLUEBELL_KEY)
+    return ultravox
+
+
+@pytest.fixture
+def keys_of_another_service(settings):
+    """Another service keeps the agencies' keys in its own table, which ULTRAVOX_API_KEY_SQL reads."""
+    settings.ULTRAVOX_API_KEY_SQL = SQL
+    with plain_connection() as plain:
+        plain.execute("CREATE TABLE keys_of_another_service (agency_id uuid, ultravox_key text)")
+        yield lambda tenant, key: plain.execute(
+            "INSERT INTO keys_of_another_service VALUES (%s, %s)", [tenant.agency.pk, key]
+        )
+        plain.execute("DROP TABLE keys_of_another_service")
+
+
+# Each agency's own key
+
+
+def test_each_agencys_calls_are_placed_with_its_own_key(two_accounts, harbour, bluebell):
+    batches = [harbour.batch(queued=3), bluebell.batch(queued=3)]
+
+    assert run_pass().calls_initiated == 6
+    assert {(asked.path, asked.key) for asked in two_accounts.asked} == {
+        ("/api/agents/harbour-agent/calls", HARBOUR_KEY),
+        ("/api/agents/bluebell-agent/calls", BLUEBELL_KEY),
+    }
+    assert [attempts(batch) for batch in batches] == [[(ContactStatus.IN_PROGRESS, 1)] * 3] * 2
+
+
+def test_each_agencys_calls_are_looked_up_with_its_own_key(two_accounts, harbour, bluebell):
+    batches = [harbour.batch(queued=1), bluebell.batch(queued=1)]
+    run_pass()
+    for call in two_accounts.calls.values():
+        two_accounts.end_call(call)
+    for batch in batches:
+        backdate_attempts(batch, timedelta(hours=2))
+
+    assert run_sweep().ended == 2
+    assert [checked_counters(batch) for batch in batches] == [{"total_contacts": 1, "completed": 1}] * 2
+
+
+def test_each_agencys_unrecorded_calls_are_found_with_its_own_key(two_accounts, harbour, bluebell):
+    batches = [harbour.batch(queued=1), bluebell.batch(queued=1)]
+    for batch, key in zip(batches, (HARBOUR_KEY, BLUEBELL_KEY), strict=True):
+        contact = claim_next_contact(batch)
+        call = two_accounts.add_call({"metadata": {"contact_id": str(contact.pk), "attempt": "1"}})
+        two_accounts.keys[call["callId"]] = key
+        backdate_attempts(batch, timedelta(minutes=5))
+
+    assert run_sweep().recorded == 2
+
+
+def test_a_wrong_key_places_no_call_and_counts_no_attempt(two_accounts, harbour, bluebell):
+    set_key(bluebell, "the-key-of-no-account")
+    batches = [harbour.batch(queued=2), bluebell.batch(queued=2)]
+
+    run_pass()
+
+    assert [attempts(batch) for batch in batches] == [
+        [(ContactStatus.IN_PROGRESS, 1)] * 2,
+        [(ContactStatus.QUEUED, 0)] * 2,
+    ]
+    assert len(two_accounts.calls) == 2
+
+
+def test_agencies_without_a_key_of_their_own_use_the_shared_one(ultravox, encrypted, harbour, bluebell):
+    set_key(harbour, HARBOUR_KEY)
+
+    for tenant in (harbour, bluebell):
+        place_next_call(tenant.batch(queued=1).pk)
+
+    assert [asked.key for asked in ultravox.asked] == [HARBOUR_KEY, KEY]
+
+
+def test_the_statement_comes_before_the_stored_key_and_the_shared_one(
+    ultravox, encrypted, keys_of_another_service, harbour, bluebell
+):
+    for tenant in (harbour, bluebell):
+        set_key(tenant, "the-stored-key")
+    keys_of_another_service(harbour, HARBOUR_KEY)
+    keys_of_another_service(bluebell, None)
+
+    for tenant in (harbour, bluebell):
+        place_next_call(tenant.batch(queued=1).pk)
+
+    assert [asked.key for asked in ultravox.asked] == [HARBOUR_KEY, "the-stored-key"]
+
+
+# Changed keys
+
+
+def test_a_changed_key_is_used_after_a_minute_and_the_old_connections_are_closed(two_accounts, harbour):
+    batch = harbour.batch(queued=3)
+    place_next_call(batch.pk)
+    client = get_provider(batch.agency_id)._client
+    set_key(harbour, "the-new-key-of-harbour")
+    two_accounts.accounts["the-new-key-of-harbour"] = {"harbour-agent"}
+
+    place_next_call(batch.pk)
+    expire()
+    place_next_call(batch.pk)
+
+    assert [asked.key for asked in two_accounts.asked] == [HARBOUR_KEY, HARBOUR_KEY, "the-new-key-of-harbour"]
+    assert client.is_closed
+
+
+def test_a_key_that_the_provider_refuses_because_it_was_changed_holds_nothing(two_accounts, harbour):
+    batch = harbour.batch(queued=1)
+    get_provider(batch.agency_id)
+    set_key(harbour, "the-new-key-of-harbour")
+    two_accounts.accounts["the-new-key-of-harbour"] = two_accounts.accounts.pop(HARBOUR_KEY)
+
+    assert place_next_call(batch.pk) is DialOutcome.HELD
+    assert Agency.objects.get(pk=batch.agency_id).dial_after is None
+    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert attempts(batch) == [(ContactStatus.IN_PROGRESS, 1)]
+
+
+def test_the_key_is_read_once_a_minute_for_all_calls_of_a_process(two_accounts, harbour, django_assert_num_queries):
+    get_provider(harbour.agency.pk)
+    with django_assert_num_queries(0):
+        assert get_provider(harbour.agency.pk) is get_provider(harbour.agency.pk)
+        assert key_problem(harbour.agency.pk) is None
+
+
+def test_keys_encrypted_with_an_older_key_can_be_read(two_accounts, settings, harbour):
+    settings.CREDENTIALS_KEYS = [Fernet.generate_key().decode(), *settings.CREDENTIALS_KEYS]
+    expire()
+
+    assert place_next_call(harbour.batch(queued=1).pk) is DialOutcome.PLACED
+
+
+# Keys that cannot be had
+
+
+def sql_that_raises(settings, harbour):
+    settings.ULTRAVOX_API_KEY_SQL = (
+        f"SELECT CASE WHEN %(agency_id)s = '{harbour.agency.pk}' THEN ('a-secret-'||1)::int::text ELSE NULL END"
+    )
+
+
+def wrong_credentials_keys(settings, harbour):
+    token = Fernet(Fernet.generate_key()).encrypt(b"a-secret-")
+    Agency.objects.filter(pk=harbour.agency.pk).update(ultravox_api_key_encrypted=token)
+
+
+def not_even_a_token(settings, harbour):
+    Agency.objects.filter(pk=harbour.agency.pk).update(ultravox_api_key_encrypted=b"a-secret-")
+
+
+def no_key_at_all(settings, harbour):
+    harbour.agency.remove_ultravox_key(actor=STAFF_ACTOR, source=Source.COMMAND)
+
+
+def several_rows(settings, harbour):
+    settings.ULTRAVOX_API_KEY_SQL = (
+        f"SELECT 'a-secret-' || n FROM generate_series(1, 2) n WHERE %(agency_id)s = '{harbour.agency.pk}'"
+    )
+
+
+def sql_result(value):
+    def arrange(settings, harbour):
+        settings.ULTRAVOX_API_KEY_SQL = (
+            f"SELECT CASE WHEN %(agency_id)s = '{harbour.agency.pk}' THEN {value} ELSE NULL END"
+        )
+
+    return arrange
+
+
+UNUSABLE = {
+    "statement fails": (sql_that_raises, "ULTRAVOX_API_KEY_SQL failed for the agency (DataError, 22P02)"),
+    "several rows": (several_rows, "ULTRAVOX_API_KEY_SQL returned several rows"),
+    "line break": (sql_result("E'a-secret-\\n'"), "The result of ULTRAVOX_API_KEY_SQL is not a key"),
+    "not ASCII": (sql_result("'a-secret-é'"), "The result of ULTRAVOX_API_KEY_SQL is not a key"),
+    "binary": (sql_result("'a-secret-'::bytea"), "The result of ULTRAVOX_API_KEY_SQL is not a key"),
+    "wrong CREDENTIALS_KEYS": (wrong_credentials_keys, "cannot be decrypted"),
+    "no token": (not_even_a_token, "cannot be decrypted"),
+    "no key": (no_key_at_all, "The agency has no Ultravox key"),
+}
+
+
+@pytest.mark.parametrize(("arrange", "problem"), UNUSABLE.values(), ids=UNUSABLE)
+def test_an_agency_whose_key_cannot_be_had_waits_with_a_reason_and_does_not_stop_the_others(
+    two_accounts, settings, harbour, bluebell, caplog, arrange, problem
+):
+    arrange(settings, harbour)
+    batches = [harbour.batch(queued=2), bluebell.batch(queued=2)]
+
+    with caplog.at_level(logging.DEBUG):
+        assert run_pass().calls_initiated == 2
+
+    assert [attempts(batch) for batch in batches] == [
+        [(ContactStatus.QUEUED, 0)] * 2,
+        [(ContactStatus.IN_PROGRESS, 1)] * 2,
+    ]
+    assert problem in key_problem(harbour.agency.pk)
+    assert key_problem(bluebell.agency.pk) is None
+    lines = [line for line in caplog.messages if "outcome=credentials_unusable" in line]
+    assert lines
+    assert problem in lines[0]
+    assert "a-secret-" not in caplog.text + key_problem(harbour.agency.pk)
+
+
+@pytest.mark.parametrize("statement", ["SELECT no_such_function(%(agency_id)s)", "SELEKT", "SELECT %(agency)s", "%"])
+def test_a_statement_that_never_works_makes_all_agencies_wait(two_accounts, settings, harbour, statement):
+    settings.ULTRAVOX_API_KEY_SQL = statement
+
+    assert place_next_call(harbour.batch(queued=1).pk) is DialOutcome.HELD
+    assert "ULTRAVOX_API_KEY_SQL failed for the agency" in key_problem(harbour.agency.pk)
+    assert two_accounts.asked == []
+
+
+def test_an_error_of_the_statement_shows_nothing_of_the_servers_message(two_accounts, settings, harbour):
+    sql_that_raises(settings, harbour)
+
+    with pytest.raises(CredentialsUnusable) as raised:
+        get_provider(harbour.agency.pk)
+
+    assert raised.value.__cause__ is None
+    assert "a-secret-" not in str(raised.getrepr(style="native"))
+
+
+@pytest.mark.parametrize("configured", [[], ["not-a-fernet-key"]], ids=["missing", "malformed"])
+def test_without_usable_credentials_keys_an_agency_with_a_stored_key_waits(two_accounts, settings, harbour, configured):
+    settings.CREDENTIALS_KEYS, settings.ULTRAVOX_API_KEY = configured, KEY
+    expire()
+
+    assert place_next_call(harbour.batch(queued=1).pk) is DialOutcome.HELD
+    assert "CREDENTIALS_KEYS" in key_problem(harbour.agency.pk)
+    assert two_accounts.asked == []
+
+
+def test_a_shared_key_that_cannot_be_a_key_is_never_sent(ultravox, settings, harbour, caplog):
+    settings.ULTRAVOX_API_KEY = "a-secret-\r\nX-Other: 1"
+
+    assert place_next_call(harbour.batch(queued=1).pk) is DialOutcome.HELD
+    assert key_problem(harbour.agency.pk).startswith("ULTRAVOX_API_KEY is not a key")
+    assert "a-secret-" not in caplog.text
+
+
+def test_the_sweep_settles_other_agencies_while_one_has_no_usable_key(two_accounts, harbour, bluebell):
+    batches = [harbour.batch(queued=1), bluebell.batch(queued=1)]
+    run_pass()
+    for call in two_accounts.calls.values():
+        two_accounts.end_call(call)
+    for batch in batches:
+        backdate_attempts(batch, timedelta(hours=2))
+    not_even_a_token(None, harbour)
+    expire()
+
+    result = run_sweep()
+
+    assert (result.ended, result.unclear) == (1, 1)
+    assert [checked_counters(batch) for batch in batches] == [
+        {"total_contacts": 1, "in_progress": 1},
+        {"total_contacts": 1, "completed": 1},
+    ]
+
+
+def test_a_lost_database_is_not_remembered_as_a_problem_of_the_key(two_accounts, settings, harbour):
+    settings.ULTRAVOX_API_KEY_SQL = "SELECT NULL WHERE %(agency_id)s IS NULL"
+    with database_away(), pytest.raises(Exception, match="Failed to read batches"):
+        get_provider(harbour.agency.pk)
+
+    assert key_problem(harbour.agency.pk) is None
+
+
+# Simulated calls
+
+
+def test_calls_are_simulated_where_no_key_and_no_setting_for_keys_exists(harbour):
+    assert isinstance(get_provider(harbour.agency.pk), SimulatedProvider)
+
+
+def test_calls_of_an_agency_without_a_key_are_not_simulated_beside_an_agency_with_one(
+    two_accounts, settings, harbour, bluebell
+):
+    no_key_at_all(settings, bluebell)
+    settings.CREDENTIALS_KEYS = []
+    expire()
+
+    with pytest.raises(CredentialsUnusable, match="has no Ultravox key"):
+        get_provider(bluebell.agency.pk)
+
+
+@pytest.mark.parametrize("setting", ["ULTRAVOX_API_KEY_SQL", "CREDENTIALS_KEYS"])
+def test_calls_are_not_simulated_where_a_setting_for_keys_exists(settings, harbour, setting):
+    value = {"ULTRAVOX_API_KEY_SQL": "SELECT NULL WHERE %(agency_id)s IS NULL", "CREDENTIALS_KEYS": ["x"]}[setting]
+    setattr(settings, setting, value)
+
+    with pytest.raises(CredentialsUnusable, match="has no Ultravox key"):
+        get_provider(harbour.agency.pk)
+
+
+# Holds
+
+
+def held_for(tenant):
+    """Return the seconds until calls of the agency may start, or None."""
+    tenant.agency.refresh_from_db()
+    until = tenant.agency.dial_after
+    return until and round((until - timezone.now()).total_seconds())
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_account_holds_its_agency_and_no_other(two_accounts, harbour, bluebell, status):
+    batch = harbour.batch(queued=1)
+    get_provider(bluebell.agency.pk)
+    two_accounts.next_answers.append(Answer(status, headers={"Retry-After": "100"}, places_call=False))
+
+    assert place_next_call(batch.pk) is DialOutcome.HELD
+    assert 95 <= held_for(harbour) <= 100
+    assert held_for(bluebell) is None
+    assert CallBatch.objects.get(pk=batch.pk).dial_after is None
+    assert attempts(batch) == [(ContactStatus.QUEUED, 0)]
+
+
+def test_a_busy_shared_account_holds_all_agencies_that_are_known_to_use_it(ultravox, encrypted, harbour, bluebell):
+    set_key(bluebell, BLUEBELL_KEY)
+    third, unknown = (type(harbour).create(slug) for slug in ("third", "unknown"))
+    for tenant in (harbour, bluebell, third):
+        get_provider(tenant.agency.pk)
+    ultravox.default_answer = Answer(429, headers={"Retry-After": "100"}, places_call=False)
+
+    place_next_call(harbour.batch(queued=1).pk)
+
+    assert [held_for(tenant) is not None for tenant in (harbour, third, bluebell, unknown)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_shorter_hold_does_not_end_a_longer_one(ultravox, harbour):
+    provider = get_provider(harbour.agency.pk)
+
+    assert hold_account(harbour.agency.pk, timedelta(seconds=500), provider=provider)
+    assert hold_account(harbour.agency.pk, timedelta(seconds=5), provider=provider)
+
+    assert 490 <= held_for(harbour) <= 500
+
+
+def test_the_claim_is_released_even_if_the_agency_cannot_be_held(ultravox, harbour, caplog):
+    ultravox.default_answer = Answer(429, places_call=False)
+    batch = harbour.batch(queued=1)
+    with plain_connection() as other, other.transaction():
+        other.execute("SELECT FROM agencies FOR SHARE")
+        dialling = PausedThread(lambda: place_next_call(batch.pk))
+        dialling.start()
+
+        assert dialling.release() is DialOutcome.HELD
+
+    assert attempts(batch) == [(ContactStatus.QUEUED, 0)]
+    assert "no pause: agency_update_failed" in caplog.text
+
+
+def test_no_batch_is_locked_while_an_account_is_held(ultravox, harbour):
+    ultravox.default_answer = Answer(429, places_call=False)
+    batch = harbour.batch(queued=1)
+    with (
+        PausedThread(lambda: place_next_call(batch.pk), after='UPDATE "agencies"') as dialling,
+        plain_connection() as other,
+    ):
+        other.execute("SELECT FROM call_batches FOR UPDATE NOWAIT")
+
+    assert dialling.outcome is DialOutcome.HELD
