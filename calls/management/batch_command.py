@@ -30,6 +30,23 @@ def batch_id(value: str) -> UUID:
         raise argparse.ArgumentTypeError(f"{value!r} is not a batch id of 8-4-4-4-12 hexadecimal digits") from None
 
 
+def find_agency(slug: str) -> Agency:
+    """
+    Return the agency with this slug, with its other columns deferred.
+
+    :raises CommandError: there is no such agency.
+    :raises BatchReadFailed: a database error or timeout.
+    """
+    try:
+        with database_errors_as(BatchReadFailed), transaction_with_timeouts():
+            agency = Agency.objects.only("slug").filter(slug=slug).first()
+    except UnicodeEncodeError:
+        agency = None
+    if agency is None:
+        raise CommandError(f"there is no agency with the slug {slug!r}", returncode=2)
+    return agency
+
+
 def batches_of(slug: str | None) -> CallBatchQuerySet:
     """
     Return the batches of the agency with this slug, or all batches without a slug.
@@ -37,16 +54,7 @@ def batches_of(slug: str | None) -> CallBatchQuerySet:
     :raises CommandError: there is no such agency.
     :raises BatchReadFailed: a database error or timeout.
     """
-    if slug is None:
-        return CallBatch.objects.all()
-    try:
-        with database_errors_as(BatchReadFailed), transaction_with_timeouts():
-            agency_id = Agency.objects.filter(slug=slug).values_list("pk", flat=True).first()
-    except UnicodeEncodeError:
-        agency_id = None
-    if agency_id is None:
-        raise CommandError(f"there is no agency with the slug {slug!r}", returncode=2)
-    return CallBatch.objects.for_agency(agency_id)
+    return CallBatch.objects.all() if slug is None else CallBatch.objects.for_agency(find_agency(slug).pk)
 
 
 def redirect_stdout_to_devnull() -> None:

@@ -26,6 +26,7 @@ COMMANDS = [
     *(f"export_batch {IDS[0]}", f"export_batch {IDS[0]} --agency a"),
     *("check_database", "repair_database", "reconcile_batches", "reconcile_batches --fix"),
     *("process_batches", "sweep_batches", "delete_expired", "issue_token a@example.com", "demo"),
+    *("set_ultravox_key a", "set_ultravox_key a --remove"),
 ]
 
 
