@@ -38,17 +38,17 @@ def decrypt(token: bytes) -> str:
         # Hide the cause: the text of a decoding error may quote the secret.
         raise CredentialsUnusable(
             "The stored Ultravox key cannot be decrypted: add the key that encrypted it to CREDENTIALS_KEYS, or set the"
-            " Ultravox key again."
+            " Ultravox key again"
         ) from None
     return secret
 
 
 def _fernet() -> MultiFernet:
     if not settings.CREDENTIALS_KEYS:
-        raise CredentialsUnusable("CREDENTIALS_KEYS is not set. Ultravox keys cannot be stored or read without it.")
+        raise CredentialsUnusable("CREDENTIALS_KEYS is not set. Ultravox keys cannot be stored or read without it")
     try:
         return MultiFernet([Fernet(key) for key in settings.CREDENTIALS_KEYS])
     except ValueError:
         raise CredentialsUnusable(
-            "CREDENTIALS_KEYS has a value that is not a Fernet key. Ultravox keys cannot be stored or read."
+            "CREDENTIALS_KEYS has a value that is not a Fernet key. Ultravox keys cannot be stored or read"
         ) from None

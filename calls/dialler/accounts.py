@@ -139,11 +139,11 @@ def _find_key(agency_id: UUID) -> str | None:
     if not key:
         if has_key_settings() or _any_key_is_stored():
             raise CredentialsUnusable(
-                "The agency has no Ultravox key. Set one in the admin or with manage.py set_ultravox_key."
+                "The agency has no Ultravox key. Set one in the admin or with manage.py set_ultravox_key"
             )
         return None
     if not is_api_key(key):
-        raise CredentialsUnusable(f"{origin} is not a key: it {API_KEY_RULE}. Set it again.")
+        raise CredentialsUnusable(f"{origin} is not a key: it {API_KEY_RULE}")
     return key
 
 
@@ -162,10 +162,10 @@ def _key_from_sql(agency_id: UUID) -> Any:
         sqlstate = getattr(error.__cause__, "sqlstate", None) or "no SQLSTATE"
         raise CredentialsUnusable(
             f"ULTRAVOX_API_KEY_SQL failed for the agency ({type(error).__name__}, {sqlstate}). Correct the statement,"
-            " or what it reads."
+            " or what it reads"
         ) from None
     if len(rows) > 1:
-        raise CredentialsUnusable("ULTRAVOX_API_KEY_SQL returned several rows for the agency. It must return one.")
+        raise CredentialsUnusable("ULTRAVOX_API_KEY_SQL returned several rows for the agency. It must return one")
     return rows[0][0] if rows else None
 
 

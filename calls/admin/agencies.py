@@ -1,0 +1,176 @@
+"""The agencies in the admin: their limit of calls, and the key of their own account at Ultravox."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+from uuid import UUID
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.db import Error, models
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
+from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
+from django.views.generic import FormView
+
+from calls.admin.base import ReadOnlyAdmin
+from calls.admin.display import refusal_text
+from calls.audit import Actor, Source
+from calls.database.transactions import transaction_with_timeouts
+from calls.dialler.accounts import key_problem
+from calls.exceptions import CallsError
+from calls.models import Agency
+from calls.parsing import API_KEY_RULE, is_api_key
+
+logger = logging.getLogger(__name__)
+
+# The largest value of a PostgreSQL integer.
+MAX_INTEGER = 2**31 - 1
+
+
+class AgencyForm(forms.ModelForm):  # type: ignore[type-arg]
+    """The one column that can be edited."""
+
+    max_concurrent_calls = forms.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=MAX_INTEGER,
+        label="Most calls at once",
+        help_text="In all batches of the agency together. Empty: no limit.",
+    )
+
+
+class UltravoxKeyForm(forms.Form):
+    """A new key, which is never shown again, or the button that removes the stored key."""
+
+    key = forms.CharField(
+        required=False,
+        label="Ultravox key",
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "size": 60}),
+        help_text="Stored encrypted, and never shown again.",
+    )
+    remove = forms.BooleanField(required=False, widget=forms.HiddenInput)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if not cleaned.get("remove") and not is_api_key(cleaned.get("key")):
+            self.add_error("key", f"A key {API_KEY_RULE}.")
+        return cleaned
+
+
+@method_decorator(sensitive_post_parameters("key"), name="dispatch")
+class UltravoxKeyView(FormView):  # type: ignore[type-arg]
+    """Set or remove the key of one agency's account. Only a POST changes anything, and no answer contains a key."""
+
+    form_class = UltravoxKeyForm
+    template_name = "admin/calls/agency/ultravox_key.html"
+    # Not PUT, which FormView treats like POST.
+    http_method_names = ["get", "head", "post"]
+
+    # Set by as_view().
+    model_admin: AgencyAdmin = None  # type: ignore[assignment]
+
+    agency: Agency
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not self.model_admin.has_set_ultravox_key_permission(request):
+            raise PermissionDenied
+        agency = self.model_admin.get_queryset(request).filter(pk=cast(UUID, kwargs["pk"])).first()
+        if agency is None:
+            raise Http404
+        self.agency = agency
+        return super().dispatch(request, *args, **kwargs)
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = {
+            **self.model_admin.admin_site.each_context(self.request),
+            "opts": self.model_admin.opts,
+            "media": self.model_admin.media,
+            "title": f"Set Ultravox key: {self.agency}",
+            "agency": self.agency,
+            "back_url": self._page_url(),
+        }
+        return super().get_context_data(**kwargs | context)
+
+    @method_decorator(sensitive_variables("form"))
+    def form_valid(self, form: UltravoxKeyForm) -> HttpResponse:
+        actor = Actor.staff(cast(User, self.request.user))
+        try:
+            if form.cleaned_data["remove"]:
+                self.agency.remove_ultravox_key(actor=actor, source=Source.ADMIN)
+                done = "Removed the Ultravox key"
+            else:
+                self.agency.set_ultravox_key(form.cleaned_data["key"], actor=actor, source=Source.ADMIN)
+                done = "Set the Ultravox key"
+        except CallsError as refusal:
+            self.model_admin.message_user(self.request, refusal_text(refusal), messages.ERROR)
+        else:
+            self.model_admin.message_user(self.request, f"{done}. Workers notice it within a minute.", messages.SUCCESS)
+            self._log_recent_action(done)
+        return HttpResponseRedirect(self._page_url())
+
+    def _log_recent_action(self, text: str) -> None:
+        try:
+            with transaction_with_timeouts():
+                self.model_admin.log_change(self.request, self.agency, text)
+        except Error as error:
+            logger.warning("recent actions are not logged: %s", type(error).__name__)
+
+    def _page_url(self) -> str:
+        url = reverse("admin:calls_agency_change", args=[self.agency.pk])
+        return self.model_admin.with_preserved_filters(self.request, url)
+
+
+@admin.register(Agency)
+class AgencyAdmin(ReadOnlyAdmin):
+    """
+    An admin in which ``max_concurrent_calls`` can be edited, and nothing else.
+
+    Another service may own the rows, so a save writes this column alone.
+    """
+
+    form = AgencyForm
+    list_display = ["name", "slug", "max_concurrent_calls", "has_own_key"]
+    sortable_by = ["name", "slug"]
+    ordering = ["name", "slug"]
+    search_fields = ["name", "slug"]
+    fields = ["name", "slug", "max_concurrent_calls", "has_own_key", "account", "dial_after"]
+    readonly_fields = ["name", "slug", "has_own_key", "account", "dial_after"]
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(UltravoxKeyView.as_view(model_admin=self))
+        return [path("<uuid:pk>/ultravox-key/", view, name="calls_agency_ultravox_key"), *super().get_urls()]
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Agency]:
+        return super().get_queryset(request).defer("settings", "webhook_secret", "webhook_signing_secret")
+
+    def has_change_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
+        return request.user.has_perm("calls.change_agency")
+
+    def has_set_ultravox_key_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may look at agencies and may set their keys."""
+        return self.has_view_permission(request) and request.user.has_perm("calls.set_ultravox_key")
+
+    @admin.display(description="Own Ultravox key", boolean=True)
+    def has_own_key(self, agency: Agency) -> bool:
+        return bool(agency.ultravox_api_key_encrypted)
+
+    @admin.display(description="Account at Ultravox")
+    def account(self, agency: Agency) -> str:
+        return f"{key_problem(agency.pk) or 'There is no problem with the key'}."
+
+    def save_model(self, request: HttpRequest, obj: Agency, form: Any, change: bool) -> None:
+        obj.save(update_fields=["max_concurrent_calls", "updated_at"])
+
+    def render_change_form(  # type: ignore[override]
+        self, request: HttpRequest, context: dict[str, Any], *, obj: Agency, **kwargs: Any
+    ) -> HttpResponse:
+        if self.has_set_ultravox_key_permission(request):
+            url = reverse("admin:calls_agency_ultravox_key", args=[obj.pk])
+            context["key_url"] = self.with_preserved_filters(request, url)
+        return super().render_change_form(request, context, obj=obj, **kwargs)
