@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,11 +10,16 @@ import pgtrigger
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, ProgrammingError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from pgtrigger.core import INSTALLED, UNINSTALLED
+from uuid_utils.compat import uuid7
 
+from calls.credentials import NEW_KEY, are_usable, decrypt, has_key_settings
 from calls.database.adoption.survey import survey
+from calls.exceptions import CredentialsUnusable
+from calls.models import Agency
+from calls.parsing import API_KEY_RULE, is_api_key
 
 MIN_SECRET = 32
 REPAIR = "Restore it: python manage.py repair_database"
@@ -135,15 +140,16 @@ def check_production(**kwargs: Any) -> list[CheckMessage]:
 def check_dialler(**kwargs: Any) -> list[CheckMessage]:
     """Check that real calls are placed, that the timeouts are long enough, and that CRON_SECRET cannot be guessed."""
     messages: list[CheckMessage] = []
-    if not settings.ULTRAVOX_API_KEY and not settings.DEBUG:
+    is_real = has_key_settings()
+    if not is_real and not settings.DEBUG:
         messages.append(
             Warning(
                 "Calls are simulated: no real call is placed.",
-                hint="Set ULTRAVOX_API_KEY to place real calls.",
+                hint="Set ULTRAVOX_API_KEY, ULTRAVOX_API_KEY_SQL or CREDENTIALS_KEYS to place real calls.",
                 id="calls.W017",
             )
         )
-    if settings.ULTRAVOX_API_KEY and not _is_origin(settings.ULTRAVOX_API_URL):
+    if is_real and not _is_origin(settings.ULTRAVOX_API_URL):
         messages.append(
             Error(
                 "ULTRAVOX_API_URL is not an http(s) address without a path.",
@@ -160,7 +166,7 @@ def check_dialler(**kwargs: Any) -> list[CheckMessage]:
                 id="calls.W020",
             )
         )
-    if settings.ULTRAVOX_API_KEY and settings.ULTRAVOX_TIMEOUT < 10:
+    if is_real and settings.ULTRAVOX_TIMEOUT < 10:
         messages.append(
             Warning(
                 "ULTRAVOX_TIMEOUT is shorter than 10 seconds: the sweep looks for a call after four times as long,"
@@ -178,6 +184,99 @@ def check_dialler(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return messages
+
+
+@register
+def check_keys(**kwargs: Any) -> list[CheckMessage]:
+    """Check the settings for the agencies' keys, without reading any agency."""
+    messages: list[CheckMessage] = []
+    if settings.ULTRAVOX_API_KEY and not is_api_key(settings.ULTRAVOX_API_KEY):
+        messages.append(
+            Error(
+                f"ULTRAVOX_API_KEY is not a key: it {API_KEY_RULE}.",
+                hint="Copy it again from Ultravox.",
+                id="calls.E023",
+            )
+        )
+    if settings.ULTRAVOX_API_KEY_SQL and not _names_the_agency(settings.ULTRAVOX_API_KEY_SQL):
+        messages.append(
+            Error(
+                "ULTRAVOX_API_KEY_SQL is not a statement with the parameter %(agency_id)s.",
+                hint="Write %(agency_id)s in place of the agency's id, without quotes, and %% for a percent sign.",
+                id="calls.E024",
+            )
+        )
+    if settings.CREDENTIALS_KEYS and not are_usable(settings.CREDENTIALS_KEYS):
+        messages.append(
+            Error(
+                "CREDENTIALS_KEYS has a value that is not a Fernet key, so no agency's key can be stored or read.",
+                hint=f"Separate the keys by commas. To make one: {NEW_KEY}",
+                id="calls.E025",
+            )
+        )
+    return messages
+
+
+def _names_the_agency(statement: str) -> bool:
+    try:
+        statement % {"agency_id": ""}
+    except (KeyError, TypeError, ValueError):
+        return False
+    return "%(agency_id)s" in statement
+
+
+@register(Tags.database)
+def check_stored_keys(databases: Collection[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """
+    Check that the keys stored with agencies can be decrypted, and that ULTRAVOX_API_KEY_SQL can be planned.
+
+    Warnings, because errors would keep ``migrate`` from running.
+    """
+    if not databases:
+        return []
+    try:
+        if not is_migrated():
+            return []
+        messages = [_undecryptable(*agency) for agency in _agencies_with_unusable_keys()]
+        if _names_the_agency(settings.ULTRAVOX_API_KEY_SQL):
+            messages += _check_key_statement()
+    except DatabaseError as error:
+        return [Error(f"The agencies' keys cannot be checked: {type(error).__name__}.", id="calls.E012")]
+    return messages
+
+
+def _agencies_with_unusable_keys() -> Iterator[tuple[str, CredentialsUnusable]]:
+    stored = Agency.objects.filter(ultravox_api_key_encrypted__isnull=False).order_by("slug")
+    for slug, token in stored.values_list("slug", "ultravox_api_key_encrypted"):
+        try:
+            if token:
+                decrypt(bytes(token))
+        except CredentialsUnusable as unusable:
+            yield slug, unusable
+
+
+def _undecryptable(slug: str, unusable: CredentialsUnusable) -> CheckMessage:
+    return Warning(f"No call is placed for the agency {slug}.", hint=f"{unusable}.", id="calls.W026")
+
+
+def _check_key_statement() -> list[CheckMessage]:
+    """Plan the statement without running it: it may decrypt."""
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN {settings.ULTRAVOX_API_KEY_SQL}", {"agency_id": uuid7()})
+    except ProgrammingError as error:
+        sqlstate = getattr(error.__cause__, "sqlstate", None)
+        return [
+            Warning(
+                f"ULTRAVOX_API_KEY_SQL fails for every agency: {type(error).__name__}, {sqlstate}.",
+                hint="Correct the statement, or grant what it reads to the app's role.",
+                id="calls.W027",
+            )
+        ]
+    except DatabaseError:
+        # A function that the planner calls may fail for an unknown agency.
+        return []
+    return []
 
 
 @register(Tags.database)

@@ -16,6 +16,15 @@ def has_key_settings() -> bool:
     return bool(settings.ULTRAVOX_API_KEY or settings.ULTRAVOX_API_KEY_SQL or settings.CREDENTIALS_KEYS)
 
 
+def are_usable(keys: list[str]) -> bool:
+    """Return whether these can be CREDENTIALS_KEYS: one or more Fernet keys."""
+    try:
+        MultiFernet([Fernet(key) for key in keys])
+    except ValueError:
+        return False
+    return True
+
+
 def encrypt(secret: str) -> bytes:
     """
     Encrypt with the newest of CREDENTIALS_KEYS.
@@ -46,9 +55,8 @@ def decrypt(token: bytes) -> str:
 def _fernet() -> MultiFernet:
     if not settings.CREDENTIALS_KEYS:
         raise CredentialsUnusable("CREDENTIALS_KEYS is not set. Ultravox keys cannot be stored or read without it")
-    try:
-        return MultiFernet([Fernet(key) for key in settings.CREDENTIALS_KEYS])
-    except ValueError:
+    if not are_usable(settings.CREDENTIALS_KEYS):
         raise CredentialsUnusable(
             "CREDENTIALS_KEYS has a value that is not a Fernet key. Ultravox keys cannot be stored or read"
-        ) from None
+        )
+    return MultiFernet([Fernet(key) for key in settings.CREDENTIALS_KEYS])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from cryptography.fernet import Fernet
 
 from calls.tests.support.manage import ROOT, manage
 
@@ -48,6 +49,22 @@ def run_python(*arguments, folder=ROOT, environment):
 def test_complete_settings_pass_every_check_without_a_warning(options, environment):
     # A new Python, to see the warnings of imports too.
     check = run_python("-Wd", "manage.py", "check", *options, "--fail-level", "DEBUG", environment=environment)
+
+    assert (check.returncode, check.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"ULTRAVOX_API_KEY_SQL": "SELECT decrypt_key(id) FROM agencies WHERE id = %(agency_id)s"},
+        {"CREDENTIALS_KEYS": f"{Fernet.generate_key().decode()}, {Fernet.generate_key().decode()}"},
+    ],
+    ids=lambda keys: next(iter(keys)),
+)
+def test_either_setting_for_agencies_own_keys_is_enough_to_place_real_calls(keys):
+    environment = production("ULTRAVOX_API_KEY", **keys)
+
+    check = manage("check", "--fail-level", "WARNING", environment=environment)
 
     assert (check.returncode, check.stderr) == (0, "")
 
@@ -104,6 +121,13 @@ def test_demo_secrets_count_as_unset_in_production():
         (production("CORS_ALLOWED_ORIGINS"), "(calls.W009) CORS_ALLOWED_ORIGINS is empty"),
         (production(CORS_ALLOWED_ORIGINS="app.example.com"), "(corsheaders.E013)"),
         (production("ULTRAVOX_API_KEY"), "(calls.W017) Calls are simulated: no real call is placed"),
+        (production(ULTRAVOX_API_KEY="two keys"), "(calls.E023) ULTRAVOX_API_KEY is not a key"),
+        (production(ULTRAVOX_API_KEY_SQL="SELECT 'key'"), "(calls.E024) ULTRAVOX_API_KEY_SQL is not a statement with"),
+        (
+            production(ULTRAVOX_API_KEY_SQL="%(agency_id)s%"),
+            "(calls.E024) ULTRAVOX_API_KEY_SQL is not a statement with",
+        ),
+        (production(CREDENTIALS_KEYS="short"), "(calls.E025) CREDENTIALS_KEYS has a value that is not a Fernet key"),
         (production(ULTRAVOX_API_URL="api.ultravox.ai"), "(calls.E018) ULTRAVOX_API_URL is not an http(s) address"),
         (production(ULTRAVOX_TIMEOUT="0"), "(calls.E001) ULTRAVOX_TIMEOUT has a value that cannot be used"),
         (production(RETRY_PAUSE="-1"), "(calls.E001) RETRY_PAUSE has a value that cannot be used"),

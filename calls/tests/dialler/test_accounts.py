@@ -1,7 +1,5 @@
 """The agencies' accounts: which key each agency's calls are placed with, what happens without one, and holds."""
 
-import logging
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,7 +7,6 @@ from cryptography.fernet import Fernet
 from django.utils import timezone
 
 from calls.audit import Source
-from calls.dialler import accounts
 from calls.dialler.accounts import get_provider, hold_account, key_problem
 from calls.dialler.claims import claim_next_contact
 from calls.dialler.passes import run_pass
@@ -19,48 +16,14 @@ from calls.exceptions import CredentialsUnusable
 from calls.models import Agency, CallBatch
 from calls.providers.simulated import SimulatedProvider
 from calls.statuses import ContactStatus
+from calls.tests.support.accounts import BLUEBELL_KEY, HARBOUR_KEY, attempts, expire, set_key
 from calls.tests.support.concurrency import PausedThread
 from calls.tests.support.factories import STAFF_ACTOR, backdate_attempts, checked_counters, plain_connection
-from calls.tests.support.outage import database_away
 from calls.tests.support.provider import KEY, Answer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-HARBOUR_KEY, BLUEBELL_KEY = "the-key-of-harbour", "the-key-of-bluebell"
 SQL = "SELECT ultravox_key FROM keys_of_another_service WHERE agency_id = %(agency_id)s"
-
-
-def set_key(tenant, key):
-    tenant.agency.set_ultravox_key(key, actor=STAFF_ACTOR, source=Source.COMMAND)
-
-
-def expire():
-    """Let the minute pass for which this process uses the keys that it has read."""
-    for agency_id, account in accounts._ACCOUNTS.items():
-        accounts._ACCOUNTS[agency_id] = replace(account, expires_at=0)
-
-
-def attempts(batch):
-    return list(batch.contacts.values_list("status", "attempts").order_by("pk"))
-
-
-@pytest.fixture
-def encrypted(settings):
-    """Keys can be stored with agencies."""
-    settings.CREDENTIALS_KEYS = [Fernet.generate_key().decode()]
-
-
-@pytest.fixture
-def two_accounts(ultravox, settings, encrypted, harbour, bluebell):
-    """The provider has an account for each of two agencies, which knows only its own key and agents."""
-    settings.ULTRAVOX_API_KEY = ""
-    ultravox.accounts = {
-        HARBOUR_KEY: {harbour.agent.ultravox_agent_id},
-        BLUEBELL_KEY: {bluebell.agent.ultravox_agent_id},
-    }
-    set_key(harbour, HARBOUR_KEY)
-    set_key(bluebell, BLUEBELL_KEY)
-    return ultravox
 
 
 @pytest.fixture
@@ -192,141 +155,6 @@ def test_keys_encrypted_with_an_older_key_can_be_read(two_accounts, settings, ha
     assert place_next_call(harbour.batch(queued=1).pk) is DialOutcome.PLACED
 
 
-# Keys that cannot be had
-
-
-def sql_that_raises(settings, harbour):
-    settings.ULTRAVOX_API_KEY_SQL = (
-        f"SELECT CASE WHEN %(agency_id)s = '{harbour.agency.pk}' THEN ('a-secret-'||1)::int::text ELSE NULL END"
-    )
-
-
-def wrong_credentials_keys(settings, harbour):
-    token = Fernet(Fernet.generate_key()).encrypt(b"a-secret-")
-    Agency.objects.filter(pk=harbour.agency.pk).update(ultravox_api_key_encrypted=token)
-
-
-def not_even_a_token(settings, harbour):
-    Agency.objects.filter(pk=harbour.agency.pk).update(ultravox_api_key_encrypted=b"a-secret-")
-
-
-def no_key_at_all(settings, harbour):
-    harbour.agency.remove_ultravox_key(actor=STAFF_ACTOR, source=Source.COMMAND)
-
-
-def several_rows(settings, harbour):
-    settings.ULTRAVOX_API_KEY_SQL = (
-        f"SELECT 'a-secret-' || n FROM generate_series(1, 2) n WHERE %(agency_id)s = '{harbour.agency.pk}'"
-    )
-
-
-def sql_result(value):
-    def arrange(settings, harbour):
-        settings.ULTRAVOX_API_KEY_SQL = (
-            f"SELECT CASE WHEN %(agency_id)s = '{harbour.agency.pk}' THEN {value} ELSE NULL END"
-        )
-
-    return arrange
-
-
-UNUSABLE = {
-    "statement fails": (sql_that_raises, "ULTRAVOX_API_KEY_SQL failed for the agency (DataError, 22P02)"),
-    "several rows": (several_rows, "ULTRAVOX_API_KEY_SQL returned several rows"),
-    "line break": (sql_result("E'a-secret-\\n'"), "The result of ULTRAVOX_API_KEY_SQL is not a key"),
-    "not ASCII": (sql_result("'a-secret-é'"), "The result of ULTRAVOX_API_KEY_SQL is not a key"),
-    "binary": (sql_result("'a-secret-'::bytea"), "The result of ULTRAVOX_API_KEY_SQL is not a key"),
-    "wrong CREDENTIALS_KEYS": (wrong_credentials_keys, "cannot be decrypted"),
-    "no token": (not_even_a_token, "cannot be decrypted"),
-    "no key": (no_key_at_all, "The agency has no Ultravox key"),
-}
-
-
-@pytest.mark.parametrize(("arrange", "problem"), UNUSABLE.values(), ids=UNUSABLE)
-def test_an_agency_whose_key_cannot_be_had_waits_with_a_reason_and_does_not_stop_the_others(
-    two_accounts, settings, harbour, bluebell, caplog, arrange, problem
-):
-    arrange(settings, harbour)
-    batches = [harbour.batch(queued=2), bluebell.batch(queued=2)]
-
-    with caplog.at_level(logging.DEBUG):
-        assert run_pass().calls_initiated == 2
-
-    assert [attempts(batch) for batch in batches] == [
-        [(ContactStatus.QUEUED, 0)] * 2,
-        [(ContactStatus.IN_PROGRESS, 1)] * 2,
-    ]
-    assert problem in key_problem(harbour.agency.pk)
-    assert key_problem(bluebell.agency.pk) is None
-    lines = [line for line in caplog.messages if "outcome=credentials_unusable" in line]
-    assert lines
-    assert problem in lines[0]
-    assert "a-secret-" not in caplog.text + key_problem(harbour.agency.pk)
-
-
-@pytest.mark.parametrize("statement", ["SELECT no_such_function(%(agency_id)s)", "SELEKT", "SELECT %(agency)s", "%"])
-def test_a_statement_that_never_works_makes_all_agencies_wait(two_accounts, settings, harbour, statement):
-    settings.ULTRAVOX_API_KEY_SQL = statement
-
-    assert place_next_call(harbour.batch(queued=1).pk) is DialOutcome.HELD
-    assert "ULTRAVOX_API_KEY_SQL failed for the agency" in key_problem(harbour.agency.pk)
-    assert two_accounts.asked == []
-
-
-def test_an_error_of_the_statement_shows_nothing_of_the_servers_message(two_accounts, settings, harbour):
-    sql_that_raises(settings, harbour)
-
-    with pytest.raises(CredentialsUnusable) as raised:
-        get_provider(harbour.agency.pk)
-
-    assert raised.value.__cause__ is None
-    assert "a-secret-" not in str(raised.getrepr(style="native"))
-
-
-@pytest.mark.parametrize("configured", [[], ["not-a-fernet-key"]], ids=["missing", "malformed"])
-def test_without_usable_credentials_keys_an_agency_with_a_stored_key_waits(two_accounts, settings, harbour, configured):
-    settings.CREDENTIALS_KEYS, settings.ULTRAVOX_API_KEY = configured, KEY
-    expire()
-
-    assert place_next_call(harbour.batch(queued=1).pk) is DialOutcome.HELD
-    assert "CREDENTIALS_KEYS" in key_problem(harbour.agency.pk)
-    assert two_accounts.asked == []
-
-
-def test_a_shared_key_that_cannot_be_a_key_is_never_sent(ultravox, settings, harbour, caplog):
-    settings.ULTRAVOX_API_KEY = "a-secret-\r\nX-Other: 1"
-
-    assert place_next_call(harbour.batch(queued=1).pk) is DialOutcome.HELD
-    assert key_problem(harbour.agency.pk).startswith("ULTRAVOX_API_KEY is not a key")
-    assert "a-secret-" not in caplog.text
-
-
-def test_the_sweep_settles_other_agencies_while_one_has_no_usable_key(two_accounts, harbour, bluebell):
-    batches = [harbour.batch(queued=1), bluebell.batch(queued=1)]
-    run_pass()
-    for call in two_accounts.calls.values():
-        two_accounts.end_call(call)
-    for batch in batches:
-        backdate_attempts(batch, timedelta(hours=2))
-    not_even_a_token(None, harbour)
-    expire()
-
-    result = run_sweep()
-
-    assert (result.ended, result.unclear) == (1, 1)
-    assert [checked_counters(batch) for batch in batches] == [
-        {"total_contacts": 1, "in_progress": 1},
-        {"total_contacts": 1, "completed": 1},
-    ]
-
-
-def test_a_lost_database_is_not_remembered_as_a_problem_of_the_key(two_accounts, settings, harbour):
-    settings.ULTRAVOX_API_KEY_SQL = "SELECT NULL WHERE %(agency_id)s IS NULL"
-    with database_away(), pytest.raises(Exception, match="Failed to read batches"):
-        get_provider(harbour.agency.pk)
-
-    assert key_problem(harbour.agency.pk) is None
-
-
 # Simulated calls
 
 
@@ -337,7 +165,7 @@ def test_calls_are_simulated_where_no_key_and_no_setting_for_keys_exists(harbour
 def test_calls_of_an_agency_without_a_key_are_not_simulated_beside_an_agency_with_one(
     two_accounts, settings, harbour, bluebell
 ):
-    no_key_at_all(settings, bluebell)
+    bluebell.agency.remove_ultravox_key(actor=STAFF_ACTOR, source=Source.COMMAND)
     settings.CREDENTIALS_KEYS = []
     expire()
 
