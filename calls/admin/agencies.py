@@ -162,7 +162,7 @@ class AgencyAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Account at Ultravox")
     def account(self, agency: Agency) -> str:
-        return f"{key_problem(agency.pk) or 'There is no problem with the key'}."
+        return f"{key_problem(agency.pk, read_now=True) or 'There is no problem with the key'}."
 
     def save_model(self, request: HttpRequest, obj: Agency, form: Any, change: bool) -> None:
         obj.save(update_fields=["max_concurrent_calls", "updated_at"])

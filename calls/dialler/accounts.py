@@ -59,13 +59,25 @@ def get_provider(agency_id: UUID) -> Provider:
     return account.provider
 
 
-def key_problem(agency_id: UUID) -> str | None:
+def key_problem(agency_id: UUID, *, read_now: bool = False) -> str | None:
     """
     Return why no call of the agency can be placed with its key, and what to do, or None if there is no such problem.
 
+    :param read_now: read the key now, instead of once a minute.
     :raises BatchReadFailed: the database failed.
     """
-    return _get_account(agency_id).problem or None
+    return (_refresh(agency_id) if read_now else _get_account(agency_id)).problem or None
+
+
+def has_other_key(agency_id: UUID, provider: Provider) -> bool:
+    """
+    Read the agency's key now, and return whether it is no longer the key of ``provider``.
+
+    Then a refusal of that key says nothing about the agency's account.
+
+    :raises BatchReadFailed: the database failed.
+    """
+    return _refresh(agency_id).provider is not provider
 
 
 def lookup_after() -> timedelta:
@@ -85,7 +97,7 @@ def hold_account(agency_id: UUID, pause: timedelta, *, provider: Provider) -> bo
     :returns: False if the agency has another key by now, so nothing is held.
     :raises AgencyUpdateFailed: a database error or timeout; nothing was changed.
     """
-    if _refresh(agency_id).provider is not provider:
+    if has_other_key(agency_id, provider):
         return False
     now = time.monotonic()
     with _LOCK:
