@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography.fernet import Fernet
+from django.db.models import F
 from django.utils import timezone
 
 from calls.audit import Source
@@ -75,8 +76,9 @@ def test_each_agencys_unrecorded_calls_are_found_with_its_own_key(two_accounts, 
     assert run_sweep().recorded == 2
 
 
-def test_a_wrong_key_places_no_call_and_counts_no_attempt(two_accounts, harbour, bluebell):
-    set_key(bluebell, "the-key-of-no-account")
+@pytest.mark.parametrize("wrong", ["the-key-of-no-account", HARBOUR_KEY])
+def test_a_wrong_key_places_no_call_and_counts_no_attempt(two_accounts, harbour, bluebell, wrong):
+    set_key(bluebell, wrong)
     batches = [harbour.batch(queued=2), bluebell.batch(queued=2)]
 
     run_pass()
@@ -220,6 +222,16 @@ def test_a_busy_shared_account_holds_all_agencies_that_are_known_to_use_it(ultra
         False,
         False,
     ]
+
+
+def test_no_call_is_placed_for_any_batch_of_the_agency_until_the_hold_is_over(ultravox, harbour):
+    ultravox.next_answers.append(Answer(503, headers={"Retry-After": "7"}, places_call=False))
+    first, second = harbour.batch(queued=1), harbour.batch(queued=1)
+
+    assert place_next_call(first.pk) is DialOutcome.HELD
+    assert [place_next_call(batch.pk) for batch in (first, second)] == [DialOutcome.NOTHING_CLAIMED] * 2
+    Agency.objects.update(dial_after=F("dial_after") - timedelta(seconds=7))
+    assert [place_next_call(batch.pk) for batch in (first, second)] == [DialOutcome.PLACED] * 2
 
 
 def test_a_shorter_hold_does_not_end_a_longer_one(ultravox, harbour):

@@ -89,6 +89,8 @@ def test_a_busy_answer_holds_the_agency_and_counts_no_attempt(harbour, ultravox,
     assert checked_counters(batch) == {"total_contacts": 5, "queued": 5}
     assert set(batch.contacts.values_list("attempts", flat=True)) == {0}
 
+    assert run_pass() == PassResult(0, 0, 0)
+    assert len(ultravox.asked) == asked
     harbour.agency.refresh_from_db()
     batch.refresh_from_db()
     assert 110 < (harbour.agency.dial_after - timezone.now()).total_seconds() <= 120
