@@ -291,22 +291,11 @@ CORS_URLS_REGEX = r"^/functions/"
 _cors_origins = _list("CORS_ALLOWED_ORIGINS", "*" if DEBUG else "")
 CORS_ALLOW_ALL_ORIGINS = "*" in _cors_origins
 CORS_ALLOWED_ORIGINS = [origin for origin in _cors_origins if origin != "*"]
-CORS_ALLOW_HEADERS = [
-    "authorization",
-    "x-client-info",
-    "apikey",
-    "content-type",
-    "x-region",
-    "x-retry-count",
-    "x-supabase-client-platform",
-    "x-supabase-client-platform-version",
-    "x-supabase-client-runtime",
-    "x-supabase-client-runtime-version",
-    "idempotency-key",
-    "traceparent",
-    "tracestate",
-    "baggage",
-]
+CORS_ALLOW_HEADERS = """
+    authorization x-client-info apikey content-type x-region x-retry-count x-supabase-client-platform
+    x-supabase-client-platform-version x-supabase-client-runtime x-supabase-client-runtime-version idempotency-key
+    traceparent tracestate baggage
+""".split()
 
 # The history's columns allow NULL, because another service may leave a counter empty.
 PGHISTORY_FIELD = pghistory.Field(null=True)

@@ -104,7 +104,8 @@ def next_round(*, thorough: bool, skip: Collection[UUID] = (), called_before: da
     :raises BatchReadFailed: a database error or timeout.
     """
     with database_errors_as(BatchReadFailed), transaction_with_timeouts():
-        due = [_Candidate.of(batch, thorough=thorough) for batch in due_batches(called_before=called_before)]
+        batches = list(due_batches(called_before=called_before))
+    due = [_Candidate.of(batch, thorough=thorough) for batch in batches]
     _log_changes(due)
     calls = _take_turns(due, skip)
     turns = [

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 
+from calls.dialler.accounts import key_problem
 from calls.dialler.pacing import MINUTE, calls_per_minute, max_concurrent
 from calls.models import Agency, CallBatch, CampaignContact
 from calls.models.querysets import LAST_CALLED, CallBatchQuerySet
@@ -25,6 +26,7 @@ class WaitReason(Enum):
     SCHEDULED = "scheduled"
     OTHER_DIALLER = "other_dialler"
     PROVIDER = "provider"
+    CREDENTIALS = "credentials"
     CONCURRENCY = "concurrency"
     AGENCY = "agency"
     RATE = "rate"
@@ -35,7 +37,7 @@ class WaitReason(Enum):
     @property
     def is_hold(self) -> bool:
         """Whether the batch must be left alone, and not only its limits or its contacts delay the next call."""
-        return self in (WaitReason.OTHER_DIALLER, WaitReason.PROVIDER)
+        return self in (WaitReason.OTHER_DIALLER, WaitReason.PROVIDER, WaitReason.CREDENTIALS)
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def waiting_for(batch: CallBatch) -> Waiting | None:
     Return why no call of the batch starts at the moment, or None if one can or if the batch waits for nothing.
 
     :param batch: from :func:`with_dialling_state`.
+    :raises BatchReadFailed: the agency's key could not be read.
     """
     state = DiallingState.of(batch)
     if batch.status == BatchStatus.PAUSED:
@@ -159,7 +162,8 @@ def _hold(batch: CallBatch, state: DiallingState) -> Waiting | None:
     until = max(time for time in (batch.dial_after, state.agency_dial_after, state.now) if time is not None)
     if until > state.now:
         return Waiting(WaitReason.PROVIDER, f"the provider asked to wait until {_shown(until)}")
-    return None
+    problem = key_problem(batch.agency_id)
+    return Waiting(WaitReason.CREDENTIALS, problem) if problem else None
 
 
 def _limit(batch: CallBatch, state: DiallingState) -> Waiting | None:

@@ -118,14 +118,14 @@ def test_the_statement_comes_before_the_stored_key_and_the_shared_one(
 
 def test_a_changed_key_is_used_after_a_minute_and_the_old_connections_are_closed(two_accounts, harbour):
     batch = harbour.batch(queued=3)
-    place_next_call(batch.pk)
+    place_next_call(batch)
     client = get_provider(batch.agency_id)._client
     set_key(harbour, "the-new-key-of-harbour")
     two_accounts.accounts["the-new-key-of-harbour"] = {"harbour-agent"}
 
-    place_next_call(batch.pk)
+    place_next_call(batch)
     expire()
-    place_next_call(batch.pk)
+    place_next_call(batch)
 
     assert [asked.key for asked in two_accounts.asked] == [HARBOUR_KEY, HARBOUR_KEY, "the-new-key-of-harbour"]
     assert client.is_closed
@@ -137,9 +137,9 @@ def test_a_key_that_the_provider_refuses_because_it_was_changed_holds_nothing(tw
     set_key(harbour, "the-new-key-of-harbour")
     two_accounts.accounts["the-new-key-of-harbour"] = two_accounts.accounts.pop(HARBOUR_KEY)
 
-    assert place_next_call(batch.pk) is DialOutcome.HELD
+    assert place_next_call(batch) is DialOutcome.HELD
     assert Agency.objects.get(pk=batch.agency_id).dial_after is None
-    assert place_next_call(batch.pk) is DialOutcome.PLACED
+    assert place_next_call(batch) is DialOutcome.PLACED
     assert attempts(batch) == [(ContactStatus.IN_PROGRESS, 1)]
 
 
@@ -200,7 +200,7 @@ def test_a_busy_account_holds_its_agency_and_no_other(two_accounts, harbour, blu
     get_provider(bluebell.agency.pk)
     two_accounts.next_answers.append(Answer(status, headers={"Retry-After": "100"}, places_call=False))
 
-    assert place_next_call(batch.pk) is DialOutcome.HELD
+    assert place_next_call(batch) is DialOutcome.HELD
     assert 95 <= held_for(harbour) <= 100
     assert held_for(bluebell) is None
     assert CallBatch.objects.get(pk=batch.pk).dial_after is None
@@ -228,10 +228,10 @@ def test_no_call_is_placed_for_any_batch_of_the_agency_until_the_hold_is_over(ul
     ultravox.next_answers.append(Answer(503, headers={"Retry-After": "7"}, places_call=False))
     first, second = harbour.batch(queued=1), harbour.batch(queued=1)
 
-    assert place_next_call(first.pk) is DialOutcome.HELD
-    assert [place_next_call(batch.pk) for batch in (first, second)] == [DialOutcome.NOTHING_CLAIMED] * 2
+    assert place_next_call(first) is DialOutcome.HELD
+    assert [place_next_call(batch) for batch in (first, second)] == [DialOutcome.NOTHING_CLAIMED] * 2
     Agency.objects.update(dial_after=F("dial_after") - timedelta(seconds=7))
-    assert [place_next_call(batch.pk) for batch in (first, second)] == [DialOutcome.PLACED] * 2
+    assert [place_next_call(batch) for batch in (first, second)] == [DialOutcome.PLACED] * 2
 
 
 def test_a_shorter_hold_does_not_end_a_longer_one(ultravox, harbour):
@@ -248,7 +248,7 @@ def test_the_claim_is_released_even_if_the_agency_cannot_be_held(ultravox, harbo
     batch = harbour.batch(queued=1)
     with plain_connection() as other, other.transaction():
         other.execute("SELECT FROM agencies FOR SHARE")
-        dialling = PausedThread(lambda: place_next_call(batch.pk))
+        dialling = PausedThread(lambda: place_next_call(batch))
         dialling.start()
 
         assert dialling.release() is DialOutcome.HELD
@@ -261,7 +261,7 @@ def test_no_batch_is_locked_while_an_account_is_held(ultravox, harbour):
     ultravox.default_answer = Answer(429, places_call=False)
     batch = harbour.batch(queued=1)
     with (
-        PausedThread(lambda: place_next_call(batch.pk), after='UPDATE "agencies"') as dialling,
+        PausedThread(lambda: place_next_call(batch), after='UPDATE "agencies"') as dialling,
         plain_connection() as other,
     ):
         other.execute("SELECT FROM call_batches FOR UPDATE NOWAIT")

@@ -180,6 +180,7 @@ def test_a_call_that_has_ended_shows_that_the_account_is_allowed_to_call(harbour
 def test_a_forbidden_number_counts_for_its_contact_alone(harbour, ultravox):
     ultravox.default_answer = refusal(403, detail=f"{PHONE} is in a blocked country.")
     batch = harbour.batch(queued=7)
+    batch.contacts.update(phone_number=PHONE)
 
     assert place(batch, 7) == [DialOutcome.FAILED] * 7
     assert attempts_of(batch) == {(ContactStatus.QUEUED, 1): 7}
