@@ -94,7 +94,7 @@ def test_agencies_without_a_key_of_their_own_use_the_shared_one(ultravox, encryp
     set_key(harbour, HARBOUR_KEY)
 
     for tenant in (harbour, bluebell):
-        place_next_call(tenant.batch(queued=1).pk)
+        place_next_call(tenant.batch(queued=1))
 
     assert [asked.key for asked in ultravox.asked] == [HARBOUR_KEY, KEY]
 
@@ -108,7 +108,7 @@ def test_the_statement_comes_before_the_stored_key_and_the_shared_one(
     keys_of_another_service(bluebell, None)
 
     for tenant in (harbour, bluebell):
-        place_next_call(tenant.batch(queued=1).pk)
+        place_next_call(tenant.batch(queued=1))
 
     assert [asked.key for asked in ultravox.asked] == [HARBOUR_KEY, "the-stored-key"]
 
@@ -154,7 +154,7 @@ def test_keys_encrypted_with_an_older_key_can_be_read(two_accounts, settings, ha
     settings.CREDENTIALS_KEYS = [Fernet.generate_key().decode(), *settings.CREDENTIALS_KEYS]
     expire()
 
-    assert place_next_call(harbour.batch(queued=1).pk) is DialOutcome.PLACED
+    assert place_next_call(harbour.batch(queued=1)) is DialOutcome.PLACED
 
 
 # Simulated calls
@@ -214,7 +214,7 @@ def test_a_busy_shared_account_holds_all_agencies_that_are_known_to_use_it(ultra
         get_provider(tenant.agency.pk)
     ultravox.default_answer = Answer(429, headers={"Retry-After": "100"}, places_call=False)
 
-    place_next_call(harbour.batch(queued=1).pk)
+    place_next_call(harbour.batch(queued=1))
 
     assert [held_for(tenant) is not None for tenant in (harbour, third, bluebell, unknown)] == [
         True,

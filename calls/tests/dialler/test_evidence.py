@@ -5,7 +5,7 @@ import pytest
 from calls.dialler import placing, sweep
 from calls.dialler.placing import DialOutcome, place_next_call
 from calls.dialler.sweep import SweepResult, run_sweep
-from calls.models import Call
+from calls.models import Agency, Call
 from calls.providers.ultravox import UltravoxProvider
 from calls.statuses import ContactStatus
 from calls.tests.support.attempts import LONG_AGO, claim_and_die, deliver_event
@@ -101,7 +101,7 @@ def test_an_event_prevents_another_call_when_the_provider_took_a_call_and_said_t
     assert place_next_call(batch) is DialOutcome.HELD
     ((call_id, call),) = ultravox.calls.items()
     deliver_event(batch.contacts.get(), call_id=call_id, metadata=call["metadata"])
-    type(batch).objects.update(dial_after=None)
+    Agency.objects.update(dial_after=None)
 
     assert place_next_call(batch) is DialOutcome.ALREADY_CALLED
     assert len(ultravox.asked) == 1
