@@ -11,20 +11,21 @@ from datetime import timedelta
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
-from django.db import connection
+from django.db import connection, models
 from django.utils import timezone
 from procrastinate import JobContext
 from procrastinate.builtin_tasks import remove_old_jobs
 from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
-from procrastinate.jobs import Status
+from procrastinate.jobs import Job, Status
+from procrastinate.types import JSONValue
 
 from calls import cleanup
 from calls.dialler.placing import place_next_call
 from calls.dialler.rounds import next_round
 from calls.dialler.starting import start_batch
-from calls.dialler.sweep import run_sweep
+from calls.dialler.sweep import batches_to_sweep, run_sweep
 from calls.exceptions import CallsError
 from calls.models import CallBatch
 
@@ -37,6 +38,9 @@ EVERY_NIGHT = "30 3 * * *"
 BEFORE_CALLS = 1
 # Seconds between two rounds that have no call to place.
 SHORTEST_PAUSE = 1.0
+# Enough batches for one query to find what to ask about.
+BATCHES_PER_SWEEP = 20
+SWEEP_SECONDS = 45.0
 # Enough threads for any --concurrency. With Python's default, which depends on the number of processors, a job could
 # still be waiting for a thread when its worker receives SIGTERM.
 THREADS = ThreadPoolExecutor(max_workers=1000, thread_name_prefix="dial")
@@ -72,15 +76,10 @@ def dial_next_batches() -> None:
 
 
 def _run_round(*, thorough: bool) -> None:
-    """
-    Queue one job for each batch that can place a call now, and then the next round.
-
-    At most one job of a batch waits, even when the workers are behind.
-    """
+    """Queue one job for each batch that can place a call now, and then the next round."""
     began = time.monotonic()
     current = next_round(thorough=thorough, skip=_batches_with_a_job())
-    for turn in current.turns:
-        _queue_calls(turn.batch, turn.calls, start=turn.start)
+    _queue([_dial_job(turn.batch, turn.calls, start=turn.start) for turn in current.turns])
     if current.read_at is None:
         # No batch is due. The next periodic job looks again.
         return
@@ -92,16 +91,30 @@ def _run_round(*, thorough: bool) -> None:
 
 
 def _batches_with_a_job() -> list[UUID]:
-    jobs = ProcrastinateJob.objects.filter(task_name=dial.name, status=Status.TODO.value)
-    return [UUID(batch_id) for batch_id in jobs.values_list("args__batch_id", flat=True)]
+    return [UUID(batch_id) for batch_id in _waiting(dial.name).values_list("args__batch_id", flat=True)]
 
 
-def _queue_calls(batch: CallBatch, calls: int, *, start: bool) -> None:
-    """Queue a job for the batch, unless one waits already."""
-    with suppress(AlreadyEnqueued):
-        dial.configure(queueing_lock=f"dial {batch.pk}").defer(
-            batch_id=str(batch.pk), agency_id=str(batch.agency_id), calls=calls, start=start
-        )
+def _waiting(task: str) -> models.QuerySet[ProcrastinateJob]:
+    return ProcrastinateJob.objects.filter(task_name=task, status=Status.TODO.value)
+
+
+def _dial_job(batch: CallBatch, calls: int, *, start: bool) -> Job:
+    """Return a job for the batch. Only one waits at a time, even when the workers are behind."""
+    deferrer = dial.configure(queueing_lock=f"dial {batch.pk}")
+    return deferrer.make_new_job(batch_id=str(batch.pk), agency_id=str(batch.agency_id), calls=calls, start=start)
+
+
+def _queue(jobs: list[Job]) -> None:
+    """Queue jobs with one statement, except those that wait already."""
+    if not jobs:
+        return
+    try:
+        app.job_manager.batch_defer_jobs(jobs)
+    except AlreadyEnqueued:
+        # One of them was queued meanwhile, and then none is.
+        for job in jobs:
+            with suppress(AlreadyEnqueued):
+                app.job_manager.defer_job(job)
 
 
 @app.task
@@ -119,7 +132,7 @@ def _dial(batch: CallBatch, calls: int, start: bool) -> None:
     def queue_others() -> None:
         if calls > 1:
             with _log_database_error(f"dial batch={batch.pk}"):
-                _queue_calls(batch, calls - 1, start=False)
+                _queue([_dial_job(batch, calls - 1, start=False)])
 
     try:
         with _log_database_error(f"dial batch={batch.pk}"):
@@ -134,9 +147,36 @@ def _dial(batch: CallBatch, calls: int, start: bool) -> None:
 @app.periodic(cron=EVERY_MINUTE)
 @app.task(queueing_lock="sweep", priority=BEFORE_CALLS)
 def sweep(timestamp: int) -> None:
-    """Settle calls whose result was never recorded."""
+    """Queue jobs that settle calls whose result was never recorded, so that all workers share this work."""
     with _log_database_error("sweep"):
-        run_sweep()
+        if _waiting(sweep_batches.name).exists():
+            # The sweep before is still going on.
+            return
+        ids: list[JSONValue] = [str(batch_id) for batch_id in batches_to_sweep()]
+        groups = [ids[start : start + BATCHES_PER_SWEEP] for start in range(0, len(ids), BATCHES_PER_SWEEP)]
+        # Spread over most of the minute, so that calls continue to start in between.
+        pause = timedelta(seconds=SWEEP_SECONDS / max(len(groups), 1))
+        now = timezone.now()
+        _queue(
+            [
+                sweep_batches.configure(schedule_at=now + number * pause).make_new_job(batch_ids=group)
+                for number, group in enumerate(groups)
+            ]
+        )
+
+
+@app.task
+async def sweep_batches(batch_ids: list[str]) -> None:
+    """Settle calls of some batches."""
+    await sync_to_async(_sweep_batches, thread_sensitive=False, executor=THREADS)(list(map(UUID, batch_ids)))
+
+
+def _sweep_batches(batch_ids: list[UUID]) -> None:
+    try:
+        with _log_database_error("sweep"):
+            run_sweep(batch_ids)
+    finally:
+        connection.close()
 
 
 @app.periodic(cron="*/10 * * * *")

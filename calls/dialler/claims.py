@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -126,9 +126,9 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
     :raises BatchNotFound: the batch or its agent is gone.
     :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
     """
-    is_agency_on_hold = Q(agency__dial_after__gt=TransactionNow())
-    with batch.locked(*_COLUMNS, is_agency_on_hold=is_agency_on_hold) as locked:
-        if locked.status != BatchStatus.PROCESSING or locked.is_on_hold or cast(Any, locked).is_agency_on_hold:
+    is_on_hold = Q(dial_after__gt=TransactionNow()) | Q(agency__dial_after__gt=TransactionNow())
+    with batch.locked(*_COLUMNS, is_on_hold=is_on_hold) as locked:
+        if locked.status != BatchStatus.PROCESSING or locked.is_on_hold:
             return None
         agency_limit = _locked_limit(locked)
         for _ in range(MAX_ENDED_UNCALLED):

@@ -13,13 +13,12 @@ from typing import cast
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 
-from calls.database.transactions import database_errors_as
 from calls.dialler.accounts import get_provider, has_other_key, hold_account
 from calls.dialler.claims import claim_next_contact
 from calls.dialler.evidence import find_unrecorded_call
-from calls.exceptions import AgencyUpdateFailed, BatchNotFound, BatchUpdateFailed, CredentialsUnusable
+from calls.exceptions import AgencyUpdateFailed, BatchNotFound, CredentialsUnusable
 from calls.models import Call, CallBatch, CampaignContact
 from calls.providers.base import (
     AllCallsRefused,
@@ -71,13 +70,14 @@ def place_next_call(
     except CredentialsUnusable as unusable:
         logger.warning("dial batch=%s agency=%s outcome=%s: %s", batch.pk, batch.agency_id, unusable.code, unusable)
         return DialOutcome.HELD
+    if connection.in_atomic_block:
+        raise RuntimeError("The claim must be committed before the request is sent, so do not open a transaction.")
     started = time.monotonic()
-    with database_errors_as(BatchUpdateFailed), transaction.atomic(durable=True):
-        try:
-            contact = claim_next_contact(batch, called_before=called_before)
-        except BatchNotFound:
-            logger.error("dial batch=%s: the batch or its agent mapping does not exist", batch.pk)
-            contact = None
+    try:
+        contact = claim_next_contact(batch, called_before=called_before)
+    except BatchNotFound:
+        logger.error("dial batch=%s: the batch or its agent mapping does not exist", batch.pk)
+        contact = None
     if contact is None:
         return DialOutcome.NOTHING_CLAIMED
     if on_claim is not None:

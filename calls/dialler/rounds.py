@@ -28,7 +28,7 @@ from calls.models import CallBatch
 logger = logging.getLogger(__name__)
 
 # The calls of one round. While the workers are busy, a batch that becomes due waits until the round is over.
-CALLS_PER_ROUND = 100
+CALLS_PER_ROUND = 200
 
 # What each due batch waited for when this process last logged it.
 _logged: dict[UUID, WaitReason] = {}

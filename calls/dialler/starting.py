@@ -9,6 +9,7 @@ from django.db.models.functions import Least, Now
 from calls.database.transactions import database_errors_as, retry_on_deadlock
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch
+from calls.models.locking import CLOCK
 from calls.models.querysets import LAST_CALLED
 from calls.statuses import STARTABLE, BatchStatus, ContactStatus
 
@@ -36,7 +37,7 @@ def start_batch(batch: CallBatch) -> None:
 @retry_on_deadlock
 def _start(batch: CallBatch) -> bool:
     """Return whether contacts are still pending."""
-    with batch.locked("started_at") as locked:
+    with batch.locked("started_at", **CLOCK) as locked:
         if locked.status not in STARTABLE or locked.is_scheduled_ahead or locked.is_on_hold:
             return False
         if locked.status != BatchStatus.PROCESSING:

@@ -7,12 +7,13 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
 from typing import cast
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Exists, OuterRef, Q
@@ -24,6 +25,7 @@ from calls.dialler.accounts import get_provider, lookup_after
 from calls.dialler.evidence import find_unrecorded_call
 from calls.exceptions import BatchReadFailed, CallsError
 from calls.models import Call, CallBatch, CampaignContact, WebhookEvent
+from calls.models.querysets import CampaignContactQuerySet
 from calls.providers.base import LONGEST_PAUSE, ProviderUnavailable
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,19 @@ class SweepResult:
     unclear: int = 0
 
 
-def run_sweep() -> SweepResult:
+@database_errors_as(BatchReadFailed)
+def batches_to_sweep() -> list[UUID]:
+    """
+    Return the batches with a contact for :func:`run_sweep` to ask about.
+
+    :raises BatchReadFailed: a database error or timeout.
+    """
+    with transaction_with_timeouts():
+        unsettled = _unrecorded() | _without_end()
+        return list(unsettled.order_by().values_list("batch", flat=True).distinct())
+
+
+def run_sweep(batch_ids: Collection[UUID] | None = None) -> SweepResult:
     """
     Settle contacts whose call has no recorded result, from stored events and from the provider.
 
@@ -77,10 +91,11 @@ def run_sweep() -> SweepResult:
 
     Each agency's calls are looked up in its own account. A key that cannot be used leaves that agency's calls unclear.
 
+    :param batch_ids: sweep these batches only.
     :raises BatchReadFailed: the contacts could not be read.
     """
     deadline = time.monotonic() + SWEEP_SECONDS
-    questions = _questions()
+    questions = _questions(batch_ids)
     # In random order, so that calls about which the provider gives no answer do not always come first.
     random.shuffle(questions)
     # A provider that does not answer uses up the time. The next sweep asks about the rest.
@@ -94,24 +109,36 @@ def run_sweep() -> SweepResult:
 
 
 @database_errors_as(BatchReadFailed)
-def _questions() -> list[tuple[CampaignContact, Callable[[], SweepOutcome]]]:
+def _questions(batch_ids: Collection[UUID] | None) -> list[tuple[CampaignContact, Callable[[], SweepOutcome]]]:
     """Return the contacts to ask about, each with the function that asks."""
+    with transaction_with_timeouts():
+        unrecorded = _unrecorded(batch_ids).select_related("batch")[:MAX_CONTACTS]
+        without_end = list(_without_end(batch_ids)[:MAX_CONTACTS])
+        calls = Call.objects.select_related("agency").in_bulk([contact.call_id for contact in without_end])
+        return [
+            *((contact, partial(_find_call, contact)) for contact in unrecorded),
+            *((contact, partial(_look_up_call, calls.get(contact.call_id))) for contact in without_end),
+        ]
+
+
+def _unrecorded(batch_ids: Collection[UUID] | None = None) -> CampaignContactQuerySet:
+    """Return the contacts of whose call nothing was recorded in time, in random order."""
     # A request that was sent before this time has reached the provider, or never will.
     sent_before = Now() - timedelta(seconds=4 * settings.ULTRAVOX_TIMEOUT)
+    return _in_progress(batch_ids).filter(call_id=None, last_attempt_at__lt=sent_before)
+
+
+def _without_end(batch_ids: Collection[UUID] | None = None) -> CampaignContactQuerySet:
+    """Return the contacts whose call was recorded and should have ended by now, in random order."""
+    return _in_progress(batch_ids).filter(call_id__isnull=False, last_attempt_at__lt=Now() - lookup_after())
+
+
+def _in_progress(batch_ids: Collection[UUID] | None) -> CampaignContactQuerySet:
     # A batch with a hold longer than any Retry-After belongs to another dialler. Its contacts are left alone, except
     # for calls that we placed.
     placed_by_us = Exists(Call.objects.filter(pk=OuterRef("call_id"), metadata__has_key="attempt"))
     of_other_diallers = Q(batch__dial_after__gt=Now() + LONGEST_PAUSE) & ~placed_by_us
-    in_progress = CampaignContact.objects.with_call_in_progress().exclude(of_other_diallers).order_by("?")
-    with transaction_with_timeouts():
-        unrecorded = in_progress.filter(call_id=None, last_attempt_at__lt=sent_before).select_related("batch")
-        began_before = Now() - lookup_after()
-        without_end = list(in_progress.filter(call_id__isnull=False, last_attempt_at__lt=began_before)[:MAX_CONTACTS])
-        calls = Call.objects.select_related("agency").in_bulk([contact.call_id for contact in without_end])
-        return [
-            *((contact, partial(_find_call, contact)) for contact in unrecorded[:MAX_CONTACTS]),
-            *((contact, partial(_look_up_call, calls.get(contact.call_id))) for contact in without_end),
-        ]
+    return CampaignContact.objects.with_call_in_progress(batch_ids).exclude(of_other_diallers).order_by("?")
 
 
 def _settle(contact: CampaignContact, ask: Callable[[], SweepOutcome]) -> SweepOutcome:

@@ -37,7 +37,7 @@ from calls.inputs import NewBatch, NewContact
 from calls.models.agency import Agency
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
 from calls.models.fields import EnumTextField
-from calls.models.locking import PAUSED_BY_DIALLER, LockableBatch
+from calls.models.locking import CLOCK, PAUSED_BY_DIALLER, LockableBatch
 from calls.models.querysets import CallBatchQuerySet
 from calls.models.results import CancelResult, CreateResult, PauseResult, displayed
 from calls.signals import batch_cancelled
@@ -261,7 +261,7 @@ class CallBatch(LockableBatch):
         :raises BatchNotFound: the row is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
-        with self.locked(*_PAUSE_COLUMNS) as batch:
+        with self.locked(*_PAUSE_COLUMNS, **CLOCK) as batch:
             batch._refuse_unless_pausable()
             with history_context(actor=actor, source=source):
                 if not batch._write_status(BatchStatus.PAUSED, paused_at=batch.now):
@@ -272,7 +272,7 @@ class CallBatch(LockableBatch):
     def preview_pause(self) -> PauseResult:
         """Return what :meth:`pause` would do now, or raise what it would raise. Nothing is written or locked."""
         with transaction_with_timeouts():
-            batch = self._read(CallBatch.objects.all(), *_PAUSE_COLUMNS)
+            batch = self._read(CallBatch.objects.all(), *_PAUSE_COLUMNS, **CLOCK)
             batch._refuse_unless_pausable()
             return batch._pause_result(BatchStatus.PAUSED, paused_at=batch.now)
 
@@ -289,7 +289,7 @@ class CallBatch(LockableBatch):
         :raises BatchNotFound: the row is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
-        with self.locked(*_PAUSE_COLUMNS) as batch:
+        with self.locked(*_PAUSE_COLUMNS, **CLOCK) as batch:
             batch._refuse_unless_paused()
             with history_context(actor=actor, source=source):
                 if not batch._write_status(
@@ -302,7 +302,7 @@ class CallBatch(LockableBatch):
     def preview_resume(self) -> PauseResult:
         """Return what :meth:`resume` would do now, or raise what it would raise. Nothing is written or locked."""
         with transaction_with_timeouts():
-            batch = self._read(CallBatch.objects.all(), *_PAUSE_COLUMNS)
+            batch = self._read(CallBatch.objects.all(), *_PAUSE_COLUMNS, **CLOCK)
             batch._refuse_unless_paused()
             return batch._pause_result(batch._status_when_resumed, paused_at=None)
 

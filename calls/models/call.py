@@ -64,17 +64,17 @@ class Call(BaseModel):
         """
         with CallBatch(pk=contact.batch_id).locked() as batch:
             lock_call(provider_call_id)
-            call, _ = cls.objects.get_or_create(
+            placed = Call(
                 ultravox_call_id=provider_call_id,
-                defaults={
-                    "agency_id": batch.agency_id,
-                    "batch": batch,
-                    "contact": contact,
-                    "from_number": caller_id,
-                    "to_number": contact.phone_number,
-                    "metadata": {"attempt": contact.attempts},
-                },
+                agency_id=batch.agency_id,
+                batch=batch,
+                contact=contact,
+                from_number=caller_id,
+                to_number=contact.phone_number,
+                metadata={"attempt": contact.attempts},
             )
+            Call.objects.bulk_create([placed], ignore_conflicts=True)
+            call = cls.objects.get(ultravox_call_id=provider_call_id)
             if call.contact_id is None and call.agency_id == batch.agency_id:
                 # Another service stored the call from an event, without its contact.
                 call.batch, call.contact = batch, contact
@@ -88,7 +88,7 @@ class Call(BaseModel):
                 logger.warning(
                     "call=%s came late: contact=%s is no longer in this attempt", provider_call_id, contact.pk
                 )
-            call.apply_events()
+            call.apply_events(batch)
             return True
 
     @classmethod
@@ -105,18 +105,21 @@ class Call(BaseModel):
         """
         known = cls.objects.filter(ultravox_call_id=event.ultravox_call_id or None, agency=event.agency_id)
         with transaction_with_timeouts():
-            batch = CallBatch.objects.filter(pk__in=known.values("batch")).only("pk").first()
-            with batch.locked() if batch else nullcontext():
+            call = known.first()
+            with CallBatch(pk=call.batch_id).locked() if call and call.batch_id else nullcontext() as batch:
                 lock_call(event.ultravox_call_id)
                 event.store()
-                for call in known:
-                    call.apply_events()
+                if call is None or call.contact_id is None:
+                    # The call may have been recorded meanwhile.
+                    call = known.first()
+                if call is not None:
+                    call.apply_events(batch)
 
-    def apply_events(self) -> None:
+    def apply_events(self, batch: CallBatch | None) -> None:
         """
         Update this call and its contact from all stored events, in whatever order they arrived.
 
-        The caller holds the lock of the call's batch, if there is one.
+        :param batch: the call's batch, which the caller has locked, or None if there is none.
         """
         events = WebhookEvent.objects.filter(agency=self.agency_id, ultravox_call_id=self.ultravox_call_id)
         state = CallState.from_events(events)
@@ -131,20 +134,20 @@ class Call(BaseModel):
             name = type(error).__name__
             logger.error("call=%s: the table calls rejects a value of its events: %s", self.ultravox_call_id, name)
         if state.ended_at is not None:
-            self._end_attempt(state)
+            self._end_attempt(state, batch)
 
-    def _end_attempt(self, state: CallState) -> None:
+    def _end_attempt(self, state: CallState, batch: CallBatch | None) -> None:
         contact = self._contact_of_attempt()
         # Only call.billed may say that the number is invalid, when the contact has been queued again already.
         if contact is None or (contact.status != ContactStatus.IN_PROGRESS and not state.is_number_invalid):
             return
         try:
             if state.is_number_invalid:
-                contact.record_invalid_number(outcome=state.outcome)
+                contact.record_invalid_number(outcome=state.outcome, locked=batch)
             elif state.outcome == Outcome.ANSWERED:
-                contact.record_answered(outcome=state.outcome, duration_seconds=state.duration_seconds)
+                contact.record_answered(outcome=state.outcome, duration_seconds=state.duration_seconds, locked=batch)
             else:
-                contact.record_failed(outcome=state.outcome)
+                contact.record_failed(outcome=state.outcome, locked=batch)
         except BatchNotFound:
             # Another service called a contact without a batch, or has deleted the batch. There is no batch to update.
             logger.warning("call=%s: contact=%s has no batch", self.ultravox_call_id, contact.pk)

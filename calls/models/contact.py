@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from django.contrib.postgres.functions import TransactionNow
@@ -117,48 +118,53 @@ class CampaignContact(BaseModel):
 
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
-    def record_answered(self, *, outcome: str, duration_seconds: int | None = None) -> bool:
+    def record_answered(
+        self, *, outcome: str, duration_seconds: int | None = None, locked: CallBatch | None = None
+    ) -> bool:
         """
         Record that the call was answered and has ended. This also works after the batch has ended.
 
         :param duration_seconds: how long the conversation took.
+        :param locked: the contact's batch, if the caller has locked it already.
         :returns: False if the attempt that this instance was claimed for has already ended, so that an event that
             arrives twice counts once.
         :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
-        with CallBatch(pk=self.batch_id).locked() as batch:
+        with self._locked_batch(locked) as batch:
             return self._end_attempt(batch, ContactStatus.COMPLETED, outcome=outcome, duration_seconds=duration_seconds)
 
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
-    def record_failed(self, *, outcome: str) -> bool:
+    def record_failed(self, *, outcome: str, locked: CallBatch | None = None) -> bool:
         """
         Record that the call failed or was not answered.
 
         The contact is queued again while attempts are left and the batch has not ended. Otherwise it becomes
         ``failed``.
 
+        :param locked: as in :meth:`record_answered`.
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
         :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
-        with CallBatch(pk=self.batch_id).locked() as batch:
+        with self._locked_batch(locked) as batch:
             return self._end_attempt(batch, self._status_after_failure(batch), outcome=outcome)
 
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
-    def record_invalid_number(self, *, outcome: str) -> bool:
+    def record_invalid_number(self, *, outcome: str, locked: CallBatch | None = None) -> bool:
         """
         Record that the carrier does not know the number. The contact becomes ``failed``, whatever attempts are left.
 
         If the attempt has ended and the contact waits for the next one, it is not called again either.
 
+        :param locked: as in :meth:`record_answered`.
         :returns: False if the contact has been called again, has finished, or was recorded as invalid before.
         :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
-        with CallBatch(pk=self.batch_id).locked() as batch:
+        with self._locked_batch(locked) as batch:
             if self._end_attempt(batch, ContactStatus.FAILED, outcome=outcome, outcome_notes=INVALID_NUMBER):
                 return True
             # A claim clears call_id. A contact with the note was queued again by another service since.
@@ -303,6 +309,12 @@ class CampaignContact(BaseModel):
             give_back(batch, others, note)
             batch.pause_as_dialler(pause_reason)
         return released
+
+    def _locked_batch(self, locked: CallBatch | None) -> AbstractContextManager[CallBatch]:
+        """Lock the contact's batch, unless ``locked`` is that batch."""
+        if locked is not None and locked.pk == self.batch_id:
+            return nullcontext(locked)
+        return CallBatch(pk=self.batch_id).locked()
 
     def _status_after_failure(self, batch: CallBatch) -> ContactStatus:
         retry = not batch.has_ended and self.has_attempts_left

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.postgres.functions import TransactionNow
-from django.db import models
+from django.db import connection, models
 from django.db.models.functions import Coalesce
 
 from calls.audit import Source, history_context
@@ -25,6 +25,14 @@ logger = logging.getLogger(__name__)
 
 # How the ``error_message`` of a batch begins that the dialler has paused.
 PAUSED_BY_DIALLER = "Paused by the dialler: "
+
+
+# Annotations for locked(), by the database's clock.
+CLOCK = {
+    "now": TransactionNow(),
+    "is_scheduled_ahead": models.Q(scheduled_for__gt=TransactionNow()),
+    "is_on_hold": models.Q(dial_after__gt=TransactionNow()),
+}
 
 
 class LockableBatch(BaseModel):
@@ -41,7 +49,7 @@ class LockableBatch(BaseModel):
         agency_id: UUID
         error_message: str | None
 
-    # Annotated by _read(), with the database's clock.
+    # Annotated by CLOCK.
     now: datetime
     is_scheduled_ahead: bool | None
     is_on_hold: bool | None
@@ -113,22 +121,18 @@ class LockableBatch(BaseModel):
 
     def adjust_counters(self, **changes: int) -> None:
         """Add ``changes`` to the counters. The caller holds the batch's lock."""
-        type(self)._default_manager.filter(pk=self.pk).update(
-            **{counter: Coalesce(counter, 0) + change for counter, change in changes.items()},
-            updated_at=TransactionNow(),
-        )
+        # By hand: this is done twice for each call, and Django takes longer to build it than PostgreSQL to run it.
+        added = ", ".join(f"{counter} = COALESCE({counter}, 0) + %s" for counter in changes)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE call_batches SET {added}, updated_at = now() WHERE id = %s", [*changes.values(), self.pk]
+            )
 
     def _read(self, batches: models.QuerySet[Self], *columns: str, **annotations: Any) -> Self:
-        now = TransactionNow()
-        clock = {
-            "now": now,
-            "is_scheduled_ahead": models.Q(scheduled_for__gt=now),
-            "is_on_hold": models.Q(dial_after__gt=now),
-        }
         if related := {column.split("__")[0] for column in columns if "__" in column}:
             batches, columns = batches.select_related(*related), (*related, *columns)
         try:
-            read: Self = batches.only("agency_id", "status", *columns).annotate(**clock | annotations).get(pk=self.pk)
+            read: Self = batches.only("agency_id", "status", *columns).annotate(**annotations).get(pk=self.pk)
         except type(self).DoesNotExist:
             raise BatchNotFound from None
         return read

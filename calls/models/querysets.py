@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -140,15 +140,21 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
         latest = rested if called_before is None else Least(rested, models.Value(called_before))
         return self.dialable().alias(last_called=LAST_CALLED).filter(last_called__lte=latest)
 
-    def with_call_in_progress(self, batch: UUID | models.OuterRef | None = None) -> CampaignContactQuerySet:
+    def with_call_in_progress(
+        self, batch: UUID | models.OuterRef | Collection[UUID] | None = None
+    ) -> CampaignContactQuerySet:
         """
-        Return claimed contacts whose call has not ended, of one batch or of all. Fast for any number of contacts.
+        Return claimed contacts whose call has not ended, of one batch, of some or of all. Fast for any number of them.
 
         A claim sets ``last_attempt_at`` and clears ``outcome``. A contact that another service claimed without doing
         so is not found.
         """
         claimed = self.alias(calling_in=BATCH_IF_CALL_IN_PROGRESS).filter(status=ContactStatus.IN_PROGRESS)
-        return claimed.filter(calling_in__isnull=False) if batch is None else claimed.filter(calling_in=batch)
+        if batch is None:
+            return claimed.filter(calling_in__isnull=False)
+        return (
+            claimed.filter(calling_in__in=batch) if isinstance(batch, Collection) else claimed.filter(calling_in=batch)
+        )
 
     def with_call_in_progress_of_agency(self, agency: UUID | models.OuterRef) -> CampaignContactQuerySet:
         """Return the contacts of an agency whose call has not ended, as in :meth:`with_call_in_progress`."""

@@ -114,16 +114,7 @@ class WebhookEvent(models.Model):
 
     def store(self) -> None:
         """Store the event, unless it was delivered before."""
-        type(self).objects.get_or_create(
-            agency_id=self.agency_id,
-            identity=self.identity,
-            defaults={
-                "event": self.event,
-                "ultravox_call_id": self.ultravox_call_id,
-                "contact_id": self.contact_id,
-                "body": self.body,
-            },
-        )
+        type(self).objects.bulk_create([self], ignore_conflicts=True)
 
     @property
     def call(self) -> dict[str, Any]:
