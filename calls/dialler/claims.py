@@ -7,6 +7,7 @@ PostgreSQL to run them, and claims of one batch wait for each other meanwhile.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,6 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib.postgres.functions import TransactionNow
 from django.db import connection
-from django.db.models import Q
 
 from calls.database.sql import column_names, literals
 from calls.database.transactions import database_errors_as
@@ -24,15 +24,21 @@ from calls.exceptions import BatchUpdateFailed
 from calls.models import Agency, CallBatch, CampaignContact
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Outcome
 
+logger = logging.getLogger(__name__)
+
 # The most contacts that one claim skips or fails without a call. Meanwhile a cancel waits for the batch's lock.
 MAX_ENDED_UNCALLED = 100
 
-# What a claim reads of the batch, with what its call request needs.
-_COLUMNS = (
-    *("calls_per_minute", "max_concurrent", "from_number"),
-    *("agency__max_concurrent_calls", "agent_mapping__ultravox_agent_id", "agent_mapping__first_speaker_text"),
-)
-
+# What a claim reads of the batch and its agency, and what the call request needs. Subselects and not joins, because the
+# lock is for the batch alone.
+_COLUMNS = ("calls_per_minute", "max_concurrent", "from_number")
+_EXPRESSIONS = {
+    "is_on_hold": "dial_after > now() OR EXISTS ("
+    "SELECT FROM agencies WHERE agencies.id = agency_id AND agencies.dial_after > now())",
+    "agency_limit": "(SELECT max_concurrent_calls FROM agencies WHERE agencies.id = agency_id)",
+    "agent_id": "(SELECT ultravox_agent_id FROM agent_mappings WHERE agent_mappings.id = agent_mapping_id)",
+    "first_speaker_text": "(SELECT first_speaker_text FROM agent_mappings WHERE agent_mappings.id = agent_mapping_id)",
+}
 # The conditions, the counts and the order are those of CampaignContactQuerySet. The expressions are written as in the
 # indexes, without which PostgreSQL would not use them.
 _LAST_CALLED = "COALESCE(last_attempt_at, '0001-01-01 00:00:00+00')"
@@ -123,12 +129,14 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
 
     :param called_before: leave out contacts that were called since then.
     :returns: the contact. Its ``batch`` has the agent and the caller id.
-    :raises BatchNotFound: the batch or its agent is gone.
+    :raises BatchNotFound: the batch is gone.
     :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
     """
-    is_on_hold = Q(dial_after__gt=TransactionNow()) | Q(agency__dial_after__gt=TransactionNow())
-    with batch.locked(*_COLUMNS, is_on_hold=is_on_hold) as locked:
+    with batch.locked(*_COLUMNS, **_EXPRESSIONS) as locked:
         if locked.status != BatchStatus.PROCESSING or locked.is_on_hold:
+            return None
+        if locked.agent_id is None:
+            logger.error("dial batch=%s: its agent mapping does not exist", locked.pk)
             return None
         agency_limit = _locked_limit(locked)
         for _ in range(MAX_ENDED_UNCALLED):
@@ -153,7 +161,7 @@ def _locked_limit(batch: CallBatch) -> int | None:
 
     Claims in other batches of an agency with a limit wait for this lock, and then count the call that is claimed here.
     """
-    if batch.agency.max_concurrent_calls is None:
+    if batch.agency_limit is None:
         return None
     # FOR NO KEY UPDATE: a claim does not wait for transactions that have added rows for the agency.
     locked = Agency.objects.select_for_update(no_key=True).filter(pk=batch.agency_id)

@@ -76,7 +76,7 @@ def place_next_call(
     try:
         contact = claim_next_contact(batch, called_before=called_before)
     except BatchNotFound:
-        logger.error("dial batch=%s: the batch or its agent mapping does not exist", batch.pk)
+        logger.error("dial batch=%s: the batch does not exist", batch.pk)
         contact = None
     if contact is None:
         return DialOutcome.NOTHING_CLAIMED
@@ -166,10 +166,10 @@ def _call_request(contact: CampaignContact) -> CallRequest:
     custom = contact.custom_data if isinstance(contact.custom_data, dict) else {}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in custom.items()}
     return CallRequest(
-        agent_id=batch.agent_mapping.ultravox_agent_id,
+        agent_id=batch.agent_id or "",
         to=contact.phone_number,
         caller_id=batch.from_number,
-        first_speaker_text=batch.agent_mapping.first_speaker_text,
+        first_speaker_text=batch.first_speaker_text,
         metadata=metadata
         | {"batch_id": str(batch.pk), "contact_id": str(contact.pk), "attempt": str(contact.attempts)},
     )

@@ -243,7 +243,7 @@ class CallBatch(LockableBatch):
     def preview_cancel(self) -> CancelResult:
         """Return what :meth:`cancel` would do now, or raise what it would raise. Nothing is written or locked."""
         with transaction_with_timeouts(statement=settings.CANCEL_TIMEOUT):
-            batch = self._read(CallBatch.objects.all(), *_CANCEL_COLUMNS)
+            batch = self._read(*_CANCEL_COLUMNS)
             batch._refuse_if_ended()
             return batch._cancel_result(contacts_skipped=batch.contacts.dialable().count())
 
@@ -272,7 +272,7 @@ class CallBatch(LockableBatch):
     def preview_pause(self) -> PauseResult:
         """Return what :meth:`pause` would do now, or raise what it would raise. Nothing is written or locked."""
         with transaction_with_timeouts():
-            batch = self._read(CallBatch.objects.all(), *_PAUSE_COLUMNS, **CLOCK)
+            batch = self._read(*_PAUSE_COLUMNS, **CLOCK)
             batch._refuse_unless_pausable()
             return batch._pause_result(BatchStatus.PAUSED, paused_at=batch.now)
 
@@ -302,7 +302,7 @@ class CallBatch(LockableBatch):
     def preview_resume(self) -> PauseResult:
         """Return what :meth:`resume` would do now, or raise what it would raise. Nothing is written or locked."""
         with transaction_with_timeouts():
-            batch = self._read(CallBatch.objects.all(), *_PAUSE_COLUMNS, **CLOCK)
+            batch = self._read(*_PAUSE_COLUMNS, **CLOCK)
             batch._refuse_unless_paused()
             return batch._pause_result(batch._status_when_resumed, paused_at=None)
 

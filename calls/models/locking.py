@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.postgres.functions import TransactionNow
-from django.db import connection, models
+from django.db import connection
 from django.db.models.functions import Coalesce
 
 from calls.audit import Source, history_context
@@ -27,12 +27,15 @@ logger = logging.getLogger(__name__)
 PAUSED_BY_DIALLER = "Paused by the dialler: "
 
 
-# Annotations for locked(), by the database's clock.
+# Expressions for locked(), by the database's clock.
 CLOCK = {
-    "now": TransactionNow(),
-    "is_scheduled_ahead": models.Q(scheduled_for__gt=TransactionNow()),
-    "is_on_hold": models.Q(dial_after__gt=TransactionNow()),
+    "now": "now()",
+    "is_scheduled_ahead": "scheduled_for > now()",
+    "is_on_hold": "dial_after > now()",
 }
+# Not FOR NO KEY UPDATE: the weaker lock does not block an INSERT whose foreign key points at the batch, and the new
+# contacts would stay dialable in a cancelled batch.
+LOCK = "FOR UPDATE"
 
 
 class LockableBatch(BaseModel):
@@ -49,10 +52,14 @@ class LockableBatch(BaseModel):
         agency_id: UUID
         error_message: str | None
 
-    # Annotated by CLOCK.
+    # Read with CLOCK.
     now: datetime
     is_scheduled_ahead: bool | None
     is_on_hold: bool | None
+    # Read by a claim.
+    agency_limit: int | None
+    agent_id: str | None
+    first_speaker_text: str | None
 
     class Meta:
         abstract = True
@@ -97,22 +104,20 @@ class LockableBatch(BaseModel):
             )
 
     @contextmanager
-    def locked(self, *columns: str, **annotations: Any) -> Iterator[Self]:
+    def locked(self, *columns: str, **expressions: str) -> Iterator[Self]:
         """
         Lock the batch's row and yield it as it is now, in a transaction with timeouts.
 
         Everything that changes a batch's status, adds contacts, claims a contact or records an outcome starts here: the
-        batch first, then its contacts (docs/promise.md). The instance has ``agency_id``, ``status``, ``columns``, which
-        may be columns of related rows (``agency__name``), and ``annotations``.
+        batch first, then its contacts (docs/promise.md). The instance has ``agency_id``, ``status``, ``columns``, and
+        the values of ``expressions``, which are SQL.
 
         A statement on all contacts needs a longer timeout: :meth:`allow_for_all_contacts`.
 
-        :raises BatchNotFound: the row, or a related row of ``columns``, is gone.
+        :raises BatchNotFound: the row is gone.
         """
         with transaction_with_timeouts():
-            # FOR UPDATE, not FOR NO KEY UPDATE: the weaker lock does not block an INSERT whose foreign key points here,
-            # and the new contacts would stay dialable in a cancelled batch.
-            yield self._read(type(self)._default_manager.select_for_update(of=("self",)), *columns, **annotations)
+            yield self._read(*columns, lock=LOCK, **expressions)
 
     @staticmethod
     def allow_for_all_contacts() -> None:
@@ -128,14 +133,17 @@ class LockableBatch(BaseModel):
                 f"UPDATE call_batches SET {added}, updated_at = now() WHERE id = %s", [*changes.values(), self.pk]
             )
 
-    def _read(self, batches: models.QuerySet[Self], *columns: str, **annotations: Any) -> Self:
-        if related := {column.split("__")[0] for column in columns if "__" in column}:
-            batches, columns = batches.select_related(*related), (*related, *columns)
-        try:
-            read: Self = batches.only("agency_id", "status", *columns).annotate(**annotations).get(pk=self.pk)
-        except type(self).DoesNotExist:
-            raise BatchNotFound from None
-        return read
+    def _read(self, *columns: str, lock: str = "", **expressions: str) -> Self:
+        # By hand, like adjust_counters().
+        selected = ["id", "agency_id", "status", *columns, *(f"{sql} AS {name}" for name, sql in expressions.items())]
+        rows: list[Self] = list(
+            type(self)._default_manager.raw(
+                f"SELECT {', '.join(selected)} FROM call_batches WHERE id = %s {lock}", [self.pk]
+            )
+        )
+        if not rows:
+            raise BatchNotFound
+        return rows[0]
 
     def _has_calls_in_progress(self) -> bool:
         # Not self.contacts: its condition on the batch would offer the planner other, slower indexes.

@@ -4,17 +4,17 @@ import pytest
 from django.contrib.auth.models import Group
 from django.core.management import call_command
 from django.db import connection
-from django.db.models import QuerySet
+from django.db.backends.utils import CursorWrapper
 from django.test import Client, TransactionTestCase
 from xdist.scheduler import LoadScopeScheduling
 
-from calls.dialler import accounts, claims
+from calls.dialler import accounts
 from calls.roles import Role
 from calls.tests.support.factories import Tenant, client_of, staff
 from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
 from calls.tests.support.provider import KEY, fake_provider
 from calls.tests.support.truncation import truncate_tables
-from calls.tests.support.unlocked import unlocked
+from calls.tests.support.unlocked import execute_unlocked
 
 # Modules whose tests share a server, a browser or a large database.
 SHARED_SETUP = {
@@ -119,9 +119,7 @@ def admin(operator):
 @pytest.fixture
 def without_lock(monkeypatch):
     """For controls: no row is locked."""
-    monkeypatch.setattr(QuerySet, "select_for_update", lambda self, *args, **kwargs: self)
-    for statement in ("_CLAIM", "_CHOOSE"):
-        monkeypatch.setattr(claims, statement, unlocked(getattr(claims, statement)))
+    monkeypatch.setattr(CursorWrapper, "execute", execute_unlocked)
 
 
 @pytest.fixture

@@ -226,7 +226,7 @@ def test_a_completed_batch_without_a_time_is_refused_with_null(harbour, owner):
 
 
 @pytest.mark.parametrize("error", [DatabaseError, OperationalError, InterfaceError])
-@pytest.mark.parametrize("verb", ["get", "select_for_update", "update"])
+@pytest.mark.parametrize("verb", ["get", "raw", "update"])
 def test_a_database_error_is_answered_with_500_and_changes_nothing(harbour, owner, monkeypatch, caplog, error, verb):
     batch = harbour.batch(queued=1)
     before = batch_snapshot(batch)

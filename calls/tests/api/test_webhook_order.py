@@ -166,7 +166,9 @@ def test_control_without_the_lock_on_the_call_the_end_event_is_lost(harbour, del
     monkeypatch.setattr(call_module, "lock_call", lambda call_id: None)
     batch = harbour.batch(queued=1)
     contact = claim_next_contact(batch)
-    with PausedThread(lambda: deliver(event_body("call.ended", call_object("the-call"))), after='SELECT "calls"."id"'):
+    body = event_body("call.ended", call_object("the-call"))
+    # The call is looked for before the event is stored, and once more afterwards.
+    with PausedThread(lambda: deliver(body), after='SELECT "calls"."id"', nth=2):
         Call.record_placed(contact, "the-call", caller_id="+12125550199")
 
     contact.refresh_from_db()

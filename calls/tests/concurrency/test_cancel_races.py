@@ -5,11 +5,10 @@ A control removes the lock, or the guard, that protects the promise, and shows t
 """
 
 import pytest
-from django.db.models import QuerySet
 
 from calls.database import transactions as db
 from calls.exceptions import BatchAlreadyCancelled, BatchUpdateFailed
-from calls.models import CallBatch, CampaignContact, CancelResult
+from calls.models import CallBatch, CampaignContact, CancelResult, locking
 from calls.models.querysets import CampaignContactQuerySet
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus
 from calls.tests.support.concurrency import (
@@ -47,8 +46,7 @@ PAUSE_BY_SQL = "UPDATE call_batches SET status = 'paused' WHERE id = %s"
 @pytest.fixture
 def with_weaker_lock(monkeypatch):
     """For controls: cancel locks the batch FOR NO KEY UPDATE, which does not stop an INSERT that references it."""
-    lock = QuerySet.select_for_update
-    monkeypatch.setattr(QuerySet, "select_for_update", lambda self, **options: lock(self, no_key=True, **options))
+    monkeypatch.setattr(locking, "LOCK", "FOR NO KEY UPDATE")
 
 
 def count_unfinished(batch):

@@ -293,7 +293,7 @@ def test_a_batch_of_another_agency_is_not_found(harbour, bluebell, owner, verb):
 def test_a_database_error_answers_update_failed(harbour, owner, monkeypatch, verb):
     batch = harbour.batch(BatchStatus.PAUSED if verb == "resume" else BatchStatus.PROCESSING)
 
-    def fails(self, *columns):
+    def fails(self, *columns, **expressions):
         raise OperationalError
 
     monkeypatch.setattr(CallBatch, "locked", fails)

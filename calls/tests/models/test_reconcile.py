@@ -127,9 +127,8 @@ def test_reconcile_waits_for_the_lock_of_the_batch_and_counts_afterwards(harbour
 
 
 @pytest.mark.django_db(transaction=True)
-def test_control_without_the_lock_reconcile_writes_outdated_counters(harbour, monkeypatch):
+def test_control_without_the_lock_reconcile_writes_outdated_counters(harbour, without_lock):
     batch = harbour.batch(queued=3)
-    monkeypatch.setattr("calls.models.querysets.CallBatchQuerySet.select_for_update", lambda self, **options: self)
     overwrite(batch, queued=9)
 
     with PausedThread(lambda: reconcile(batch.pk, fix=True), after="COUNT"):

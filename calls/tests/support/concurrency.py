@@ -20,9 +20,10 @@ TIMEOUT = 60.0
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 # Parts of our own statements, for PausedThread(after=…).
-BATCH_SELECT = 'FROM "call_batches"'
-BATCH_LOCK = 'FOR UPDATE OF "call_batches"'
+BATCH_SELECT = "FROM call_batches WHERE id = %s"
+BATCH_LOCK = "FROM call_batches WHERE id = %s FOR UPDATE"
 BATCH_UPDATE = 'UPDATE "call_batches"'
+COUNTERS_UPDATE = "UPDATE call_batches SET"
 CONTACT_UPDATE = 'UPDATE "campaign_contacts"'
 CONTACT_CHOSEN = "FROM campaign_contacts AS contact"
 CONTACT_CLAIMED = "UPDATE campaign_contacts AS contact"
@@ -42,14 +43,15 @@ class PausedThread(threading.Thread):
     """
     A thread that runs ``work`` on its own database connection and pauses after the statement that contains ``after``.
 
+    If several statements contain it, the thread pauses after the one with the number ``nth``.
     ``outcome`` is what ``work`` returned or raised. ``attempts`` counts the statements that contained ``after``. As a
     context manager it starts the thread and waits until it has paused. At the end of the block it resumes the thread
     and waits for the outcome.
     """
 
-    def __init__(self, work: Callable[[], Any], *, after: str | None = None) -> None:
+    def __init__(self, work: Callable[[], Any], *, after: str | None = None, nth: int = 1) -> None:
         super().__init__(daemon=True)
-        self._work, self._after = work, after
+        self._work, self._after, self._nth = work, after, nth
         self._paused, self._resumed = threading.Event(), threading.Event()
         self.outcome: Any = None
         self.attempts = 0
@@ -68,8 +70,9 @@ class PausedThread(threading.Thread):
         result = execute(sql, params, many, context)
         if self._after and self._after in sql:
             self.attempts += 1
-            self._paused.set()
-            assert self._resumed.wait(TIMEOUT)
+            if self.attempts >= self._nth:
+                self._paused.set()
+                assert self._resumed.wait(TIMEOUT)
         return result
 
     def let_go(self) -> None:
