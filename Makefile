@@ -9,8 +9,8 @@ EMBEDDED := $(BIN)/python -m agency_backend.embedded
 PRODUCTION := ULTRAVOX_API_KEY=key DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/python -c "import secrets; print(secrets.token_urlsafe(64))") DJANGO_ALLOWED_HOSTS=api.example.com \
 	SUPABASE_URL=https://project.supabase.co TRUSTED_PROXIES=1 CORS_ALLOWED_ORIGINS=https://app.example.com
 
-# All benchmarks take half an hour. Run one with: make bench BENCH=cancel
-BENCH := cancel layout claim bloat read ways create memory load
+# All benchmarks take three quarters of an hour. Run one with: make bench BENCH=cancel
+BENCH := cancel layout claim bloat read ways create memory load platform
 
 .PHONY: run test test-acceptance test-adopted demo check lint bench screenshots clean
 

@@ -91,10 +91,10 @@ def _run_round(*, thorough: bool) -> None:
 
 
 def _batches_with_a_job() -> list[UUID]:
-    return [UUID(batch_id) for batch_id in _waiting(dial.name).values_list("args__batch_id", flat=True)]
+    return [UUID(batch_id) for batch_id in _jobs_in_queue(dial.name).values_list("args__batch_id", flat=True)]
 
 
-def _waiting(task: str) -> models.QuerySet[ProcrastinateJob]:
+def _jobs_in_queue(task: str) -> models.QuerySet[ProcrastinateJob]:
     return ProcrastinateJob.objects.filter(task_name=task, status=Status.TODO.value)
 
 
@@ -149,7 +149,7 @@ def _dial(batch: CallBatch, calls: int, start: bool) -> None:
 def sweep(timestamp: int) -> None:
     """Queue jobs that settle calls whose result was never recorded, so that all workers share this work."""
     with _log_database_error("sweep"):
-        if _waiting(sweep_batches.name).exists():
+        if _jobs_in_queue(sweep_batches.name).exists():
             # The sweep before is still going on.
             return
         ids: list[JSONValue] = [str(batch_id) for batch_id in batches_to_sweep()]
