@@ -9,7 +9,9 @@ from typing import Any
 
 import psycopg
 from django.db import connection, connections
+from psycopg.errors import DeadlockDetected
 
+from calls.exceptions import DatabaseFailed
 from calls.models import CallBatch
 from calls.tests.support.factories import cancel, plain_connection
 
@@ -141,6 +143,12 @@ def cancel_during_write(batch: CallBatch, sql: str, parameters: list[Any]) -> An
     return cancelling.release()
 
 
+def is_deadlock(outcome: Any) -> bool:
+    """Return whether a verb failed because PostgreSQL chose its transaction as a deadlock victim."""
+    database_error = outcome.__cause__ if isinstance(outcome, DatabaseFailed) else None
+    return isinstance(getattr(database_error, "__cause__", None), DeadlockDetected)
+
+
 def until(condition: Callable[[], object]) -> None:
     """Wait until another thread or process has made ``condition`` true."""
     deadline = time.monotonic() + TIMEOUT
@@ -149,12 +157,17 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def wait_for_lock_waiter(pid: int | None = None) -> bool:
-    """Wait up to 3 s until the backend ``pid``, or any of this database, waits for a lock. Return whether it did."""
+def wait_for_lock_waiter(pid: int | None = None, *, count: int = 1) -> bool:
+    """
+    Wait up to 3 s until the backend ``pid``, or ``count`` backends of this database, wait for a lock.
+
+    Return whether they did.
+    """
     deadline = time.monotonic() + 3
     with plain_connection() as plain:
         while time.monotonic() < deadline:
-            if plain.execute(WAITING + (" AND pid = %s" if pid else ""), [pid] if pid else None).fetchone():
+            waiting = plain.execute(WAITING + (" AND pid = %s" if pid else ""), [pid] if pid else None).fetchall()
+            if len(waiting) >= count:
                 return True
             time.sleep(0.01)
     return False
