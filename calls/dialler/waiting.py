@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
+from django.db.models.lookups import IsNull
 
 from calls.dialler.accounts import key_problem
 from calls.dialler.pacing import MINUTE, calls_per_minute, max_concurrent
@@ -107,7 +108,8 @@ def with_dialling_state(batches: CallBatchQuerySet, *, called_before: datetime |
         "in_progress": _Count(contacts.with_call_in_progress(this_batch)),
         "started": _Count(contacts.attempted_within(MINUTE, this_batch)),
         "next_status": models.Subquery(claimable.with_free_number().values("status")[:1]),
-        "has_busy_number": models.Exists(claimable[:1]),
+        # Not EXISTS, for which PostgreSQL may read all contacts of all batches once and build a hash table.
+        "has_busy_number": IsNull(models.Subquery(claimable.values("pk")[:1]), False),
         "next_attempt": models.Subquery(resting.values("last_attempt_at")[:1]),
     }
     return batches.annotate(
