@@ -2,19 +2,22 @@
 
 import time
 from datetime import timedelta
+from itertools import chain
 
 import psycopg
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, models
 from django.utils import timezone
 from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from calls import tasks
-from calls.models import Call, CallBatch, IdempotencyKey
+from calls.dialler.claims import claim_next_contact
+from calls.models import Call, CallBatch, CampaignContact, IdempotencyKey
 from calls.statuses import BatchStatus, ContactStatus
+from calls.tests.support.attempts import claim_and_die
 from calls.tests.support.concurrency import TIMEOUT, until
-from calls.tests.support.factories import cancel, checked_counters
+from calls.tests.support.factories import Tenant, cancel, checked_counters
 from calls.tests.support.provider import KEY
 from calls.tests.support.workers import worker
 
@@ -89,6 +92,24 @@ def test_a_round_follows_a_round_as_long_as_a_batch_is_due(harbour, provider):
         until(lambda: not ProcrastinateJob.objects.filter(task_name=tasks.dial_next_batches.name).exists())
 
 
+def test_rounds_serve_every_batch_of_every_agency(harbour, bluebell, provider):
+    """More batches than jobs run at once. Each may have one call in progress, so it needs a turn in three rounds."""
+    agencies = [harbour, bluebell, Tenant.create("larkspur")]
+    batches = [agency.batch(pending=3) for agency in agencies for _ in range(10)]
+    CallBatch.objects.update(status=BatchStatus.PENDING, max_concurrent=1)
+    tasks.dial_due_batches(0)
+
+    with worker("--concurrency=5", ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY, RETRY_PAUSE="0"):
+        for number in (1, 2, 3):
+            until(lambda number=number: Call.objects.count() == 30 * number)
+            calls = Call.objects.values_list("batch").annotate(models.Count("pk"))
+            assert dict(calls) == {batch.pk: number for batch in batches}
+            for contact in CampaignContact.objects.filter(status=ContactStatus.IN_PROGRESS):
+                contact.record_answered(outcome="answered")
+
+    assert set(CallBatch.objects.values_list("status", flat=True)) == {BatchStatus.COMPLETED}
+
+
 def test_a_job_for_a_deleted_batch_does_nothing(harbour, running_worker):
     batch = harbour.batch()
     queue_call(batch)
@@ -126,6 +147,91 @@ def test_a_worker_places_as_many_calls_at_once_as_its_concurrency_and_none_after
 
     assert len(provider.asked) == 40 == Call.objects.count()
     assert checked_counters(batch) == {"total_contacts": 60, "queued": 20, "in_progress": 40}
+
+
+def test_after_sigterm_no_further_call_of_a_batch_with_several_calls_begins(harbour, provider):
+    provider.may_answer.clear()
+    batch = harbour.batch(BatchStatus.PENDING, pending=5)
+    type(batch).objects.update(max_concurrent=5)
+    tasks.dial_due_batches(0)
+    assert jobs().get().args["calls"] == 5
+
+    variables = {"ULTRAVOX_API_URL": provider.url, "ULTRAVOX_API_KEY": KEY, "ULTRAVOX_TIMEOUT": "120"}
+    with worker("--concurrency=1", **variables) as process:
+        until(lambda: provider.asked)
+        process.terminate()
+        # Give the worker time to handle the signal.
+        time.sleep(1)
+        provider.may_answer.set()
+        process.wait(TIMEOUT)
+
+    assert len(provider.asked) == 1 == Call.objects.count()
+    # The other calls wait for the next worker.
+    assert jobs(status="todo").get().args["calls"] == 4
+
+
+def test_control_without_sigterm_the_same_worker_places_the_other_calls_of_the_batch(harbour, provider):
+    batch = harbour.batch(BatchStatus.PENDING, pending=5)
+    type(batch).objects.update(max_concurrent=5)
+    tasks.dial_due_batches(0)
+
+    with worker("--concurrency=1", ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY):
+        until(lambda: Call.objects.count() == 5)
+
+
+@pytest.fixture
+def sweep_jobs(harbour, monkeypatch):
+    """Queue the jobs of a sweep of five batches, two in each job, and return the jobs that wait then."""
+    monkeypatch.setattr(tasks, "BATCHES_PER_SWEEP", 2)
+    for _ in range(5):
+        claim_and_die(harbour.batch(queued=1))
+
+    def sweep_jobs():
+        tasks.sweep(0)
+        return list(ProcrastinateJob.objects.filter(task_name=tasks.sweep_batches.name).order_by("scheduled_at"))
+
+    return sweep_jobs
+
+
+def test_a_sweep_queues_a_job_for_each_group_of_batches(sweep_jobs):
+    groups = [job.args["batch_ids"] for job in sweep_jobs()]
+
+    assert [len(group) for group in groups] == [2, 2, 1]
+    batches = CallBatch.objects.values_list("pk", flat=True)
+    assert sorted(chain.from_iterable(groups)) == sorted(map(str, batches))
+
+
+def test_the_jobs_of_a_sweep_are_spread_over_most_of_the_minute(sweep_jobs):
+    first, second, third = (job.scheduled_at for job in sweep_jobs())
+
+    assert abs(first - timezone.now()) < timedelta(seconds=5)
+    assert second - first == third - second == timedelta(seconds=tasks.SWEEP_SECONDS / 3)
+
+
+def test_a_sweep_queues_no_job_while_a_job_of_the_sweep_before_waits(sweep_jobs):
+    before = sweep_jobs()
+
+    assert sweep_jobs() == before
+    ProcrastinateJob.objects.exclude(pk=before[0].pk)._raw_delete(ProcrastinateJob.objects.db)
+    assert sweep_jobs() == before[:1]
+
+
+def test_a_sweep_queues_no_job_when_there_is_nothing_to_ask_about(harbour):
+    claim_next_contact(harbour.batch(queued=1))
+
+    tasks.sweep(0)
+
+    assert not ProcrastinateJob.objects.exists()
+
+
+def test_a_worker_settles_the_calls_of_all_batches_of_a_sweep(sweep_jobs, provider, monkeypatch):
+    monkeypatch.setattr(tasks, "SWEEP_SECONDS", 0)
+    # The worker does not dial a contact again that was given back.
+    CallBatch.objects.update(status=BatchStatus.PAUSED)
+    assert len(sweep_jobs()) == 3
+
+    with worker(ULTRAVOX_API_URL=provider.url, ULTRAVOX_API_KEY=KEY):
+        until(lambda: CampaignContact.objects.filter(outcome="not_placed").count() == 5)
 
 
 def test_periodic_jobs_run_before_queued_calls(harbour):
