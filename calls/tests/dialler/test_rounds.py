@@ -240,6 +240,13 @@ def test_calls_that_a_batch_may_not_place_go_to_the_others(harbour, monkeypatch)
     assert turns() == {small.pk: 2, large.pk: 7}
 
 
+def test_a_skipped_batch_takes_no_calls_from_the_others(harbour, monkeypatch):
+    monkeypatch.setattr(rounds, "CALLS_PER_ROUND", 4)
+    skipped, other = started_batch(harbour), started_batch(harbour)
+
+    assert turns(skip=[skipped.pk]) == {other.pk: 4}
+
+
 @pytest.mark.parametrize(
     ("limits", "calls"),
     [({"max_concurrent": 5}, 3), ({"calls_per_minute": 4}, 2), ({"max_concurrent": 5, "calls_per_minute": 4}, 2)],

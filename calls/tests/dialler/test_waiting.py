@@ -39,6 +39,14 @@ def test_a_batch_that_is_about_to_start_waits_for_nothing(harbour):
     assert waiting_of(harbour.batch(BatchStatus.PENDING, pending=1)) is None
 
 
+def test_a_batch_that_is_about_to_start_waits_for_nothing_even_if_its_number_is_being_called(harbour):
+    claimed = claim(started_batch(harbour))
+    batch = harbour.batch(BatchStatus.PENDING, pending=1)
+    batch.contacts.update(phone_number=claimed.phone_number)
+
+    assert waiting_of(batch) is None
+
+
 def test_a_batch_that_is_about_to_be_completed_waits_for_nothing(harbour):
     assert waiting_of(started_batch(harbour, queued=0)) is None
 
