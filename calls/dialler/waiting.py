@@ -190,7 +190,8 @@ def _contacts(batch: CallBatch, state: DiallingState) -> Waiting | None:
         due = state.next_attempt + timedelta(seconds=settings.RETRY_PAUSE)
         return Waiting(WaitReason.RETRY, f"no contact is due before {_shown(due)}")
     if state.in_progress:
-        return Waiting(WaitReason.LAST_CALLS, f"the last {_calls(state.in_progress)} in progress")
+        last = "call" if state.in_progress == 1 else f"{state.in_progress} calls"
+        return Waiting(WaitReason.LAST_CALLS, f"the last {last} in progress")
     return None
 
 

@@ -44,7 +44,7 @@ def claim_all(batch):
 
 
 def read_limit_without_lock(batch):
-    return batch.agency.max_concurrent_calls
+    return batch.agency_limit
 
 
 def lock_agency_for_update(batch):

@@ -174,12 +174,15 @@ def test_a_batch_waits_for_the_contact_that_may_be_called_again_next(harbour, se
     assert waiting_of(batch) == Waiting(WaitReason.RETRY, f"no contact is due before {due}")
 
 
-def test_a_batch_with_no_contact_left_waits_for_its_last_calls(harbour):
-    batch = started_batch(harbour, queued=2)
-    claim(batch)
-    claim(batch)
+@pytest.mark.parametrize(
+    ("calls", "text"), [(1, "the last call in progress"), (2, "the last 2 calls in progress")], ids=["one", "two"]
+)
+def test_a_batch_with_no_contact_left_waits_for_its_last_calls(harbour, calls, text):
+    batch = started_batch(harbour, queued=calls)
+    for _ in range(calls):
+        claim(batch)
 
-    assert waiting_of(batch) == Waiting(WaitReason.LAST_CALLS, "the last 2 calls in progress")
+    assert waiting_of(batch) == Waiting(WaitReason.LAST_CALLS, text)
 
 
 def test_a_batch_with_a_contact_that_its_start_left_pending_waits_for_nothing(harbour):
