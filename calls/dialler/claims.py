@@ -21,7 +21,7 @@ from calls.database.sql import column_names, literals
 from calls.database.transactions import database_errors_as
 from calls.dialler.pacing import calls_per_minute, max_concurrent
 from calls.exceptions import BatchUpdateFailed
-from calls.models import Agency, CallBatch, CampaignContact
+from calls.models import CallBatch, CampaignContact
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Outcome
 
 logger = logging.getLogger(__name__)
@@ -29,16 +29,17 @@ logger = logging.getLogger(__name__)
 # The most contacts that one claim skips or fails without a call. Meanwhile a cancel waits for the batch's lock.
 MAX_ENDED_UNCALLED = 100
 
-# What a claim reads of the batch and its agency, and what the call request needs. Subselects and not joins, because the
+# What a claim reads of the batch, and what the call request needs of its agent. Subselects and not joins, because the
 # lock is for the batch alone.
 _COLUMNS = ("calls_per_minute", "max_concurrent", "from_number")
 _EXPRESSIONS = {
-    "is_on_hold": "dial_after > now() OR EXISTS ("
-    "SELECT FROM agencies WHERE agencies.id = agency_id AND agencies.dial_after > now())",
-    "agency_limit": "(SELECT max_concurrent_calls FROM agencies WHERE agencies.id = agency_id)",
+    "is_on_hold": "dial_after > now()",
     "agent_id": "(SELECT ultravox_agent_id FROM agent_mappings WHERE agent_mappings.id = agent_mapping_id)",
     "first_speaker_text": "(SELECT first_speaker_text FROM agent_mappings WHERE agent_mappings.id = agent_mapping_id)",
 }
+# Claims in other batches of an agency with a limit wait for this lock, and then count the call that is claimed here.
+# NO KEY: a claim does not wait for transactions that have added rows for the agency.
+_LOCK_AGENCY = "FOR NO KEY UPDATE"
 # The conditions, the counts and the order are those of CampaignContactQuerySet. The expressions are written as in the
 # indexes, without which PostgreSQL would not use them.
 _LAST_CALLED = "COALESCE(last_attempt_at, '0001-01-01 00:00:00+00')"
@@ -138,7 +139,12 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
         if locked.agent_id is None:
             logger.error("dial batch=%s: its agent mapping does not exist", locked.pk)
             return None
-        agency_limit = _locked_limit(locked)
+        # After the batch's lock, so that a claim that has waited for it sees a hold that was written meanwhile.
+        is_agency_on_hold, agency_limit = _read_agency(locked)
+        if agency_limit is not None:
+            is_agency_on_hold, agency_limit = _read_agency(locked, lock=_LOCK_AGENCY)
+        if is_agency_on_hold:
+            return None
         for _ in range(MAX_ENDED_UNCALLED):
             choice = _choose(locked, agency_limit, called_before)
             if choice is None:
@@ -155,17 +161,14 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
         return None
 
 
-def _locked_limit(batch: CallBatch) -> int | None:
-    """
-    Return how many calls the agency may have in progress, or None if there is no limit.
-
-    Claims in other batches of an agency with a limit wait for this lock, and then count the call that is claimed here.
-    """
-    if batch.agency_limit is None:
-        return None
-    # FOR NO KEY UPDATE: a claim does not wait for transactions that have added rows for the agency.
-    locked = Agency.objects.select_for_update(no_key=True).filter(pk=batch.agency_id)
-    return locked.values_list("max_concurrent_calls", flat=True).get()
+def _read_agency(batch: CallBatch, *, lock: str = "") -> tuple[bool | None, int | None]:
+    """Return whether the batch's agency is on hold, and how many calls it may have in progress: None for no limit."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT dial_after > statement_timestamp(), max_concurrent_calls FROM agencies WHERE id = %s {lock}",
+            [batch.agency_id],
+        )
+        return cursor.fetchone() or (None, None)
 
 
 def _choose(batch: CallBatch, agency_limit: int | None, called_before: datetime | None) -> _Choice | None:

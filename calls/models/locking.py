@@ -57,7 +57,6 @@ class LockableBatch(BaseModel):
     is_scheduled_ahead: bool | None
     is_on_hold: bool | None
     # Read by a claim.
-    agency_limit: int | None
     agent_id: str | None
     first_speaker_text: str | None
 

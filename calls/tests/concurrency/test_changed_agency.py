@@ -9,7 +9,6 @@ from calls.tests.support.factories import plain_connection
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.mark.xfail(strict=True, reason="the claim reads the agency with the batch, as it was before the wait")
 @pytest.mark.parametrize("change", ["dial_after = now() + interval '1 hour'", "max_concurrent_calls = 0"])
 def test_a_claim_that_has_waited_for_its_batch_sees_what_was_written_to_the_agency_meanwhile(harbour, change):
     batch = harbour.batch(queued=1)
