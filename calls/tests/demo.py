@@ -27,7 +27,7 @@ def main() -> int:
     from calls.models import CallBatch
     from calls.tests.support.deployment import AnsweredCancel, has_calls_in_progress, running_deployment
     from calls.tests.support.factories import Tenant, checked_counters, new_contacts
-    from calls.tests.support.provider import fake_provider
+    from calls.tests.support.provider import KEY, fake_provider
 
     say = Console(width=100, highlight=False).print
     harbour = Tenant.create("harbour")
@@ -45,7 +45,9 @@ def main() -> int:
     names = ("queued", "in progress", "completed", "failed", "skipped")
     with (
         fake_provider() as provider,
-        running_deployment(provider, harbour.agency, workers=2, RETRY_PAUSE="60", ULTRAVOX_TIMEOUT="15") as deployment,
+        running_deployment(
+            provider, {KEY: harbour.agency}, workers=2, RETRY_PAUSE="60", ULTRAVOX_TIMEOUT="15"
+        ) as deployment,
         progress,
     ):
         provider.call_seconds, provider.webhook_delay = (0.4, 1.2), 0.3

@@ -1,14 +1,16 @@
-"""Random sequences of actions on batches: counters match a fresh count, and final statuses are kept."""
+"""Random sequences of actions on batches of two agencies: counters match a fresh count, and final statuses are kept."""
 
 from datetime import timedelta
 from uuid import uuid4
 
+import hypothesis
 import pytest
+from cryptography.fernet import Fernet
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import Count, F
 from django.db.models.functions import Now
 from django.utils import timezone
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -22,12 +24,15 @@ from hypothesis.stateful import (
 )
 
 from calls.audit import Source
+from calls.dialler import claims
+from calls.dialler.accounts import get_provider, hold_account
 from calls.dialler.claims import claim_next_contact
 from calls.dialler.starting import start_batch
 from calls.exceptions import BatchFinished, BatchNotPausable, BatchNotPaused, DatabaseFailed
 from calls.inputs import NewBatch
-from calls.models import CallBatch, CampaignContact
+from calls.models import Agency, CallBatch, CampaignContact
 from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
+from calls.tests.support.accounts import expire, set_key
 from calls.tests.support.factories import STAFF_ACTOR, cancel, new_contacts, pause, resume
 
 pytestmark = [pytest.mark.django_db, pytest.mark.acceptance]
@@ -52,23 +57,31 @@ CONTACT_MOVES = {
 }
 
 # A small number, so that successive actions often concern the same batch.
-MAX_BATCHES = 3
+MAX_BATCHES = 4
 # The default of CallBatch.max_concurrent.
 MAX_CONCURRENT = 10
 
 
+# One of the two agencies.
+AGENCIES = st.sampled_from([0, 1])
+
+
 class Batches(RuleBasedStateMachine):
-    """The batches of one agency with their contacts, and the actions on them. ``calls`` has claimed contacts."""
+    """
+    The batches of two agencies with their contacts, and the actions on them. ``calls`` has claimed contacts.
+
+    Each agency has an account of its own. All batches have the same numbers.
+    """
 
     batches = Bundle("batches")
     calls = Bundle("calls")
-    tenant = None
+    tenants = ()
 
     def __init__(self):
         super().__init__()
         self.transaction = transaction.atomic()
         self.transaction.__enter__()
-        self.batch_statuses, self.contact_statuses = {}, {}
+        self.batch_statuses, self.contact_statuses, self.held = {}, {}, set()
 
     def teardown(self):
         transaction.set_rollback(True)
@@ -76,13 +89,38 @@ class Batches(RuleBasedStateMachine):
 
     @precondition(lambda self: CallBatch.objects.count() < MAX_BATCHES)
     @rule(
-        target=batches, size=st.integers(1, 5), hours=st.none() | st.sampled_from([-1, 1]), attempts=st.integers(1, 3)
+        target=batches,
+        agency=AGENCIES,
+        size=st.integers(1, 5),
+        hours=st.none() | st.sampled_from([-1, 1]),
+        attempts=st.integers(1, 3),
     )
-    def create(self, size, hours, attempts):
+    def create(self, agency, size, hours, attempts):
         time = hours and (timezone.now() + timedelta(hours=hours)).isoformat()
         contacts = [{"phone_number": contact.phone_number, "max_attempts": attempts} for contact in new_contacts(size)]
-        new = NewBatch.parse(self.tenant.create_body(contacts=contacts, scheduled_for=time))
-        return CallBatch.create(new, agency_id=self.tenant.agency.pk, actor=STAFF_ACTOR, source=Source.API).batch
+        tenant = self.tenants[agency]
+        new = NewBatch.parse(tenant.create_body(contacts=contacts, scheduled_for=time))
+        return CallBatch.create(new, agency_id=tenant.agency.pk, actor=STAFF_ACTOR, source=Source.API).batch
+
+    @rule(agency=AGENCIES, limit=st.none() | st.integers(0, 3))
+    def limit_agency(self, agency, limit):
+        Agency.objects.filter(pk=self.tenants[agency].agency.pk).update(max_concurrent_calls=limit)
+
+    @rule(agency=AGENCIES)
+    def hold_account(self, agency):
+        """The provider takes no calls of an account."""
+        pk = self.tenants[agency].agency.pk
+        # The key is read again, because the transaction of the previous sequence was rolled back.
+        expire()
+        assert hold_account(pk, timedelta(hours=1), provider=get_provider(pk))
+        self.held.add(pk)
+
+    @rule(agency=AGENCIES, key=st.sampled_from(["a-key", "another-key"]))
+    def set_key(self, agency, key):
+        """A new key ends the hold."""
+        tenant = self.tenants[agency]
+        set_key(tenant, f"{key}-of-{tenant.agency.slug}")
+        self.held.discard(tenant.agency.pk)
 
     @rule(batch=batches)
     def start(self, batch):
@@ -107,13 +145,19 @@ class Batches(RuleBasedStateMachine):
 
     @rule(target=calls, batch=batches)
     def claim(self, batch):
+        """A call starts within the limits of the batch and the agency, to a number that the agency is not calling."""
+        calls = CampaignContact.objects.filter(agency=batch.agency_id, status=ContactStatus.IN_PROGRESS)
+        limit = Agency.objects.get(pk=batch.agency_id).max_concurrent_calls
         may_claim = (
             self.status_of(batch) == BatchStatus.PROCESSING
-            and batch.contacts.with_call_in_progress().count() < MAX_CONCURRENT
+            and calls.filter(batch=batch).count() < MAX_CONCURRENT
+            and (limit is None or calls.count() < limit)
+            and batch.agency_id not in self.held
         )
-        has_dialable = batch.contacts.dialable().filter(attempts__lt=F("max_attempts")).exists()
+        to_call = batch.contacts.dialable().filter(attempts__lt=F("max_attempts"))
+        has_contact = to_call.exclude(phone_number__in=calls.values("phone_number")).exists()
         contact = claim_next_contact(batch)
-        assert (contact is not None) is (may_claim and has_dialable)
+        assert (contact is not None) is (may_claim and has_contact)
         return contact if contact else multiple()
 
     @rule(target=calls, contact=calls)
@@ -242,37 +286,55 @@ class Batches(RuleBasedStateMachine):
         assert not called.filter(completed_at=None).exists()
         assert not CampaignContact.objects.exclude(pk__in=called).exclude(completed_at=None).exists()
 
+    @invariant()
+    def no_agency_calls_a_number_twice_at_once(self):
+        calls = CampaignContact.objects.filter(status=ContactStatus.IN_PROGRESS).values("agency", "phone_number")
+        assert not calls.annotate(calls=Count("pk")).filter(calls__gt=1).exists()
+
+    @invariant()
+    def only_the_accounts_that_were_held_wait(self):
+        assert set(Agency.objects.exclude(dial_after=None).values_list("pk", flat=True)) == self.held
+
     def status_of(self, batch):
         return CallBatch.objects.get(pk=batch.pk).status
 
 
-THOROUGH = settings(
+THOROUGH = hypothesis.settings(
     max_examples=25,
     stateful_step_count=40,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-UNTIL_FIRST_FAILURE = settings(THOROUGH, phases=[Phase.generate], report_multiple_bugs=False, print_blob=False)
+UNTIL_FIRST_FAILURE = hypothesis.settings(
+    THOROUGH, phases=[Phase.generate], report_multiple_bugs=False, print_blob=False
+)
 
 
-def test_counters_are_correct_and_final_statuses_are_kept_after_any_sequence_of_actions(harbour):
-    class HarbourBatches(Batches):
-        tenant = harbour
+@pytest.fixture
+def machine(harbour, bluebell, ultravox, settings):
+    """The state machine with two agencies that have an account each."""
+    settings.CREDENTIALS_KEYS, settings.ULTRAVOX_API_KEY = [Fernet.generate_key().decode()], ""
+    for tenant in (harbour, bluebell):
+        set_key(tenant, f"a-key-of-{tenant.agency.slug}")
 
-    run_state_machine_as_test(HarbourBatches, settings=THOROUGH)
+    class BatchesOfTwoAgencies(Batches):
+        tenants = (harbour, bluebell)
+
+    return BatchesOfTwoAgencies
+
+
+def test_counters_are_correct_and_final_statuses_are_kept_after_any_sequence_of_actions(machine):
+    run_state_machine_as_test(machine, settings=THOROUGH)
 
 
 @pytest.mark.parametrize(
     ("where", "name"),
-    [(CallBatch, "adjust_counters"), (CallBatch, "_refuse_if_ended")],
-    ids=["when counters are not adjusted", "when the status is not checked"],
+    [(CallBatch, "adjust_counters"), (CallBatch, "_refuse_if_ended"), (claims, "_locked_limit")],
+    ids=["when counters are not adjusted", "when the status is not checked", "when the agency's limit is not read"],
 )
-def test_control_the_state_machine_fails(harbour, monkeypatch, where, name):
-    class HarbourBatches(Batches):
-        tenant = harbour
-
+def test_control_the_state_machine_fails(machine, monkeypatch, where, name):
     monkeypatch.setattr(where, name, lambda self, **changes: None)
 
     with pytest.raises((AssertionError, DatabaseFailed)):
-        run_state_machine_as_test(HarbourBatches, settings=UNTIL_FIRST_FAILURE)
+        run_state_machine_as_test(machine, settings=UNTIL_FIRST_FAILURE)

@@ -27,9 +27,14 @@ from calls.tests.support.workers import start_worker
 
 
 class Deployment:
-    """gunicorn, ``workers`` worker processes, and a thread that starts due batches every ``tick`` seconds."""
+    """
+    gunicorn, ``workers`` worker processes, and a thread that starts a round every ``tick`` seconds.
 
-    def __init__(self, provider, agency, *, workers, tick=0.2, **variables):
+    ``agencies`` are the agencies by the keys of their accounts at the provider, which delivers the events of each
+    account to its agency's address.
+    """
+
+    def __init__(self, provider, agencies, *, workers, tick=0.2, **variables):
         self.provider, self.port = provider, free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.variables = {
@@ -40,7 +45,10 @@ class Deployment:
             "LOG_LEVEL": "ERROR",
             **variables,
         }
-        provider.webhook = f"{self.address}/functions/v1/webhook-ingest/{agency.pk}/{agency.webhook_secret}"
+        provider.webhooks |= {
+            key: f"{self.address}/functions/v1/webhook-ingest/{agency.pk}/{agency.webhook_secret}"
+            for key, agency in agencies.items()
+        }
         self.server = self.start_server()
         self.workers = [start_worker(**self.variables) for _ in range(workers)]
         self.tick, self.stopped = tick, threading.Event()
@@ -98,8 +106,8 @@ class Deployment:
 
 
 @contextmanager
-def running_deployment(provider, agency, **options):
-    deployment = Deployment(provider, agency, **options)
+def running_deployment(provider, agencies, **options):
+    deployment = Deployment(provider, agencies, **options)
     try:
         wait_until_it_listens(deployment.port)
         deployment.clock.start()

@@ -33,6 +33,10 @@ class PlacementRequest:
     body: dict
 
     @property
+    def agent(self):
+        return self.path.split("/")[3]
+
+    @property
     def metadata(self):
         return self.body["metadata"]
 
@@ -70,8 +74,8 @@ class FakeProvider(ThreadingHTTPServer):
     another account 404, and each account finds only its own calls. Without ``accounts``, every key and agent is known,
     and finds every call.
 
-    With ``webhook`` set to a URL, each call starts, is joined and ends by itself, and each event is delivered to the
-    URL until it is accepted.
+    ``webhooks`` are URLs by the key of their account. Each call of such an account starts, is joined and ends by
+    itself, and each event is delivered to the account's URL until it is accepted.
     """
 
     # server_close() waits for the threads of the requests.
@@ -89,15 +93,15 @@ class FakeProvider(ThreadingHTTPServer):
         self.ignores_filter, self.page_size, self.listed = False, 100, None
         # Calls with a webhook: their shortest and longest duration, the share that is not answered, and the longest
         # delay of the last event. All times are in seconds.
-        self.webhook, self.call_seconds, self.unanswered_share, self.webhook_delay = None, (0.2, 1.0), 0.2, 0.0
+        self.webhooks, self.call_seconds, self.unanswered_share, self.webhook_delay = {}, (0.2, 1.0), 0.2, 0.0
         self.lock = threading.Lock()
         self.client = httpx.Client(timeout=10)
 
     def handle_error(self, request, client_address):
         """Do not print a traceback when a client disconnects."""
 
-    def add_call(self, body):
-        """Create the call that ``body`` requests."""
+    def add_call(self, body, key=None):
+        """Create the call that ``body`` requests, in the account of ``key``."""
         now = time.time()
         call = {
             "callId": str(uuid.uuid4()),
@@ -108,8 +112,8 @@ class FakeProvider(ThreadingHTTPServer):
             "metadata": body.get("metadata") or {},
         }
         with self.lock:
-            self.calls[call["callId"]] = call
-        if self.webhook:
+            self.calls[call["callId"]], self.keys[call["callId"]] = call, key
+        if key in self.webhooks:
             self._schedule_events(call)
         return call
 
@@ -137,9 +141,9 @@ class FakeProvider(ThreadingHTTPServer):
             call.update({key: _iso(time.time()) if value is True else value for key, value in changes.items()})
             body = json.dumps({"event": event, "call": call})
             delay, is_accepted = 0.05, False
-            while not is_accepted and self.webhook:
+            while not is_accepted and (webhook := self.webhooks.get(self.keys[call["callId"]])):
                 with suppress(httpx.HTTPError):
-                    is_accepted = self.client.post(self.webhook, content=body).is_success
+                    is_accepted = self.client.post(webhook, content=body).is_success
                 if not is_accepted:
                     time.sleep(delay)
                     delay = min(delay * 2, 1)
@@ -158,16 +162,15 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         provider, key = self.server, self.headers["X-API-Key"]
         with provider.lock:
-            provider.asked.append(PlacementRequest(time.time(), self.path, key, body))
+            asked = PlacementRequest(time.time(), self.path, key, body)
+            provider.asked.append(asked)
             if provider.accounts and key not in provider.accounts:
                 answer = Answer(401, places_call=False)
-            elif provider.accounts and self.path.split("/")[3] not in provider.accounts[key]:
+            elif provider.accounts and asked.agent not in provider.accounts[key]:
                 answer = Answer(404, places_call=False)
             else:
                 answer = provider.next_answers.popleft() if provider.next_answers else provider.default_answer
-        call = provider.add_call(body) if answer.places_call else None
-        if call:
-            provider.keys[call["callId"]] = key
+        call = provider.add_call(body, key) if answer.places_call else None
         time.sleep(answer.delay)
         provider.may_answer.wait()
         if answer.drops_connection:
@@ -230,7 +233,7 @@ def fake_provider():
     try:
         yield provider
     finally:
-        provider.webhook = None
+        provider.webhooks.clear()
         provider.may_answer.set()
         provider.shutdown()
         provider.server_close()
