@@ -17,8 +17,9 @@ process = extend_schema(
     operation_id="calls-batch-process",
     summary="Run the dialler",
     description=(
-        "Runs one pass of the dialler, for cron services; a worker does the same every minute. Passes may run at the "
-        "same time. Requires `Authorization: Bearer <CRON_SECRET>`. Answers 404 if the server has no `CRON_SECRET`."
+        "Runs one pass of the dialler, for cron services: it starts the due batches of all agencies and places their "
+        "calls, in turns, until no call can start or 50 seconds are over. With workers no pass is needed. Passes and "
+        "workers may run at the same time. Requires `Authorization: Bearer <CRON_SECRET>`. Answers 404 if the server has no `CRON_SECRET`."
     ),
     tags=[FUNCTIONS_TAG],
     request=None,
