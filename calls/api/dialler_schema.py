@@ -19,7 +19,8 @@ process = extend_schema(
     description=(
         "Runs one pass of the dialler, for cron services: it starts the due batches of all agencies and places their "
         "calls, in turns, until no call can start or 50 seconds are over. With workers no pass is needed. Passes and "
-        "workers may run at the same time. Requires `Authorization: Bearer <CRON_SECRET>`. Answers 404 if the server has no `CRON_SECRET`."
+        "workers may run at the same time. Requires `Authorization: Bearer <CRON_SECRET>`. Answers 404 if the server "
+        "has no `CRON_SECRET`."
     ),
     tags=[FUNCTIONS_TAG],
     request=None,

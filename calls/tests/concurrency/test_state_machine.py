@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     consumes,
+    initialize,
     invariant,
     multiple,
     precondition,
@@ -64,6 +65,8 @@ MAX_CONCURRENT = 10
 
 # One of the two agencies.
 AGENCIES = st.sampled_from([0, 1])
+# Of the calls in progress of an agency.
+LIMITS = st.sampled_from([None, 0, 1, 2, 3])
 
 
 class Batches(RuleBasedStateMachine):
@@ -94,18 +97,28 @@ class Batches(RuleBasedStateMachine):
         size=st.integers(1, 5),
         hours=st.none() | st.sampled_from([-1, 1]),
         attempts=st.integers(1, 3),
+        started=st.booleans(),
     )
-    def create(self, agency, size, hours, attempts):
+    def create(self, agency, size, hours, attempts, started):
         time = hours and (timezone.now() + timedelta(hours=hours)).isoformat()
         contacts = [{"phone_number": contact.phone_number, "max_attempts": attempts} for contact in new_contacts(size)]
         tenant = self.tenants[agency]
         new = NewBatch.parse(tenant.create_body(contacts=contacts, scheduled_for=time))
-        return CallBatch.create(new, agency_id=tenant.agency.pk, actor=STAFF_ACTOR, source=Source.API).batch
+        batch = CallBatch.create(new, agency_id=tenant.agency.pk, actor=STAFF_ACTOR, source=Source.API).batch
+        if started:
+            start_batch(batch)
+        return batch
 
-    @rule(agency=AGENCIES, limit=st.none() | st.integers(0, 3))
+    @initialize(limits=st.tuples(LIMITS, LIMITS))
+    def limit_agencies(self, limits):
+        for agency, limit in enumerate(limits):
+            self.limit_agency(agency, limit)
+
+    @rule(agency=AGENCIES, limit=LIMITS)
     def limit_agency(self, agency, limit):
         Agency.objects.filter(pk=self.tenants[agency].agency.pk).update(max_concurrent_calls=limit)
 
+    @precondition(lambda self: not self.held)
     @rule(agency=AGENCIES)
     def hold_account(self, agency):
         """The provider takes no calls of an account."""
@@ -143,8 +156,11 @@ class Batches(RuleBasedStateMachine):
         except BatchFinished:
             assert finished
 
-    @rule(target=calls, batch=batches)
-    def claim(self, batch):
+    @rule(target=calls, batch=batches, number=st.integers(1, 4))
+    def claim(self, batch, number):
+        return multiple(*filter(None, (self.claim_next(batch) for _ in range(number))))
+
+    def claim_next(self, batch):
         """A call starts within the limits of the batch and the agency, to a number that the agency is not calling."""
         calls = CampaignContact.objects.filter(agency=batch.agency_id, status=ContactStatus.IN_PROGRESS)
         limit = Agency.objects.get(pk=batch.agency_id).max_concurrent_calls
@@ -158,7 +174,7 @@ class Batches(RuleBasedStateMachine):
         has_contact = to_call.exclude(phone_number__in=calls.values("phone_number")).exists()
         contact = claim_next_contact(batch)
         assert (contact is not None) is (may_claim and has_contact)
-        return contact if contact else multiple()
+        return contact
 
     @rule(target=calls, contact=calls)
     def claim_again(self, contact):
