@@ -322,8 +322,9 @@ THOROUGH = hypothesis.settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+# A failure is usually found within a few examples.
 UNTIL_FIRST_FAILURE = hypothesis.settings(
-    THOROUGH, phases=[Phase.generate], report_multiple_bugs=False, print_blob=False
+    THOROUGH, max_examples=200, phases=[Phase.generate], report_multiple_bugs=False, print_blob=False
 )
 
 
