@@ -66,7 +66,7 @@ MAX_CONCURRENT = 10
 # One of the two agencies.
 AGENCIES = st.sampled_from([0, 1])
 # Of the calls in progress of an agency.
-LIMITS = st.sampled_from([None, 0, 1, 2, 3])
+LIMITS = st.sampled_from([None, 0, 1, 2])
 
 
 class Batches(RuleBasedStateMachine):
@@ -97,22 +97,22 @@ class Batches(RuleBasedStateMachine):
         size=st.integers(1, 5),
         hours=st.none() | st.sampled_from([-1, 1]),
         attempts=st.integers(1, 3),
-        started=st.booleans(),
     )
-    def create(self, agency, size, hours, attempts, started):
+    def create(self, agency, size, hours, attempts):
         time = hours and (timezone.now() + timedelta(hours=hours)).isoformat()
         contacts = [{"phone_number": contact.phone_number, "max_attempts": attempts} for contact in new_contacts(size)]
         tenant = self.tenants[agency]
         new = NewBatch.parse(tenant.create_body(contacts=contacts, scheduled_for=time))
-        batch = CallBatch.create(new, agency_id=tenant.agency.pk, actor=STAFF_ACTOR, source=Source.API).batch
-        if started:
-            start_batch(batch)
-        return batch
+        return CallBatch.create(new, agency_id=tenant.agency.pk, actor=STAFF_ACTOR, source=Source.API).batch
 
-    @initialize(limits=st.tuples(LIMITS, LIMITS))
-    def limit_agencies(self, limits):
-        for agency, limit in enumerate(limits):
-            self.limit_agency(agency, limit)
+    @initialize(target=batches, limits=st.tuples(LIMITS, LIMITS), size=st.integers(1, 5))
+    def begin(self, limits, size):
+        """Each agency has a limit, and a batch that is being dialled."""
+        batches = [self.create(agency, size, hours=None, attempts=2) for agency in (0, 1)]
+        for agency, batch in enumerate(batches):
+            self.limit_agency(agency, limits[agency])
+            start_batch(batch)
+        return multiple(*batches)
 
     @rule(agency=AGENCIES, limit=LIMITS)
     def limit_agency(self, agency, limit):
@@ -156,9 +156,9 @@ class Batches(RuleBasedStateMachine):
         except BatchFinished:
             assert finished
 
-    @rule(target=calls, batch=batches, number=st.integers(1, 4))
-    def claim(self, batch, number):
-        return multiple(*filter(None, (self.claim_next(batch) for _ in range(number))))
+    @rule(target=calls, batch=batches)
+    def claim(self, batch):
+        return multiple(*filter(None, (self.claim_next(batch) for _ in range(3))))
 
     def claim_next(self, batch):
         """A call starts within the limits of the batch and the agency, to a number that the agency is not calling."""
