@@ -28,7 +28,7 @@ def start_batch(batch: CallBatch) -> None:
     queued in a way that keeps them from being called are queued again.
 
     :raises BatchNotFound: the batch is gone.
-    :raises BatchUpdateFailed: a database error or timeout. The next pass continues.
+    :raises BatchUpdateFailed: a database error or timeout. The next round continues.
     """
     if _start(batch):
         _queue_pending(batch)
