@@ -23,7 +23,7 @@ from procrastinate.types import JSONValue
 
 from calls import cleanup
 from calls.dialler.placing import place_next_call
-from calls.dialler.rounds import next_round
+from calls.dialler.rounds import CALLS_PER_ROUND, next_round
 from calls.dialler.starting import start_batch
 from calls.dialler.sweep import batches_to_sweep, run_sweep
 from calls.exceptions import CallsError
@@ -36,6 +36,8 @@ EVERY_MINUTE = "* * * * *"
 EVERY_NIGHT = "30 3 * * *"
 # Periodic jobs run before calls, however many calls are queued.
 BEFORE_CALLS = 1
+# The next round runs after the calls of the round before.
+AFTER_CALLS = -CALLS_PER_ROUND
 # Seconds between two rounds that have no call to place.
 SHORTEST_PAUSE = 1.0
 # Enough batches for one query to find what to ask about.
@@ -68,7 +70,7 @@ def dial_due_batches(timestamp: int) -> None:
         _run_round(thorough=True)
 
 
-@app.task(queueing_lock="dial_next_batches")
+@app.task(queueing_lock="dial_next_batches", priority=AFTER_CALLS)
 def dial_next_batches() -> None:
     """Start the next round. It is queued behind the calls of the round before."""
     with _log_database_error("dialler"):
@@ -79,7 +81,7 @@ def _run_round(*, thorough: bool) -> None:
     """Queue one job for each batch that can place a call now, and then the next round."""
     began = time.monotonic()
     current = next_round(thorough=thorough, skip=_batches_with_a_job())
-    _queue([_dial_job(turn.batch, turn.calls, start=turn.start) for turn in current.turns])
+    _queue([_dial_job(turn.batch, turn.places, start=turn.start) for turn in current.turns])
     if current.read_at is None:
         # No batch is due. The next periodic job looks again.
         return
@@ -98,10 +100,18 @@ def _jobs_in_queue(task: str) -> models.QuerySet[ProcrastinateJob]:
     return ProcrastinateJob.objects.filter(task_name=task, status=Status.TODO.value)
 
 
-def _dial_job(batch: CallBatch, calls: int, *, start: bool) -> Job:
-    """Return a job for the batch. Only one waits at a time, even when the workers are behind."""
-    deferrer = dial.configure(queueing_lock=f"dial {batch.pk}")
-    return deferrer.make_new_job(batch_id=str(batch.pk), agency_id=str(batch.agency_id), calls=calls, start=start)
+def _dial_job(batch: CallBatch, places: list[int], *, start: bool) -> Job:
+    """
+    Return a job for the batch. Only one waits at a time, even when the workers are behind.
+
+    The tenth call of an agency runs after the ninth of any other, so agencies take turns, whatever number of batches
+    they have.
+    """
+    priority = -places[0] if places else AFTER_CALLS
+    deferrer = dial.configure(queueing_lock=f"dial {batch.pk}", priority=priority)
+    return deferrer.make_new_job(
+        batch_id=str(batch.pk), agency_id=str(batch.agency_id), places=list[JSONValue](places), start=start
+    )
 
 
 def _queue(jobs: list[Job]) -> None:
@@ -118,27 +128,29 @@ def _queue(jobs: list[Job]) -> None:
 
 
 @app.task
-async def dial(batch_id: str, agency_id: str, calls: int, start: bool) -> None:
+async def dial(batch_id: str, agency_id: str, places: list[int], start: bool) -> None:
     """
-    Start a batch if ``start`` is set, place one of its calls, and queue a job for the others of ``calls``.
+    Start a batch if ``start`` is set, place one of its calls, and queue a job for the others.
 
     So the batches take turns, and a worker that is stopped finishes one call and begins no other.
+
+    :param places: the place of each call of the batch among the calls of its agency in the round.
     """
     batch = CallBatch(pk=UUID(batch_id), agency_id=UUID(agency_id))
-    await sync_to_async(_dial, thread_sensitive=False, executor=THREADS)(batch, calls, start)
+    await sync_to_async(_dial, thread_sensitive=False, executor=THREADS)(batch, places, start)
 
 
-def _dial(batch: CallBatch, calls: int, start: bool) -> None:
+def _dial(batch: CallBatch, places: list[int], start: bool) -> None:
     def queue_others() -> None:
-        if calls > 1:
+        if len(places) > 1:
             with _log_database_error(f"dial batch={batch.pk}"):
-                _queue([_dial_job(batch, calls - 1, start=False)])
+                _queue([_dial_job(batch, places[1:], start=False)])
 
     try:
         with _log_database_error(f"dial batch={batch.pk}"):
             if start:
                 start_batch(batch)
-            if calls:
+            if places:
                 place_next_call(batch, on_claim=queue_others)
     finally:
         connection.close()

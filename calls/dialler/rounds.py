@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 from uuid import UUID
@@ -44,6 +44,8 @@ class Turn:
     agency_id: UUID
     calls: int
     start: bool
+    places: list[int] = field(default_factory=list, compare=False)
+    """The place of each call among the calls of its agency in this round, from 0 on."""
 
     @property
     def batch(self) -> CallBatch:
@@ -109,14 +111,15 @@ def next_round(*, thorough: bool, skip: Collection[UUID] = (), called_before: da
         batches = list(due_batches(called_before=called_before))
     due = [_Candidate.of(batch, thorough=thorough) for batch in batches]
     _log_changes(due)
-    calls = _take_turns(due, skip)
+    places = _take_turns(due, skip)
     turns = [
-        Turn(each.batch.pk, each.batch.agency_id, calls[each.batch.pk], each.start)
+        Turn(each.batch.pk, each.batch.agency_id, len(of_batch), each.start, of_batch)
         for each in due
-        if each.batch.pk not in skip and (calls[each.batch.pk] or each.start)
+        for of_batch in [places.get(each.batch.pk, [])]
+        if each.batch.pk not in skip and (of_batch or each.start)
     ]
     # In the order of the first calls. Batches that only have to be started come last.
-    order = {batch_id: position for position, batch_id in enumerate(calls)}
+    order = {batch_id: position for position, batch_id in enumerate(places)}
     turns.sort(key=lambda turn: order.get(turn.batch_id, len(order)))
     return Round(
         turns[:CALLS_PER_ROUND],
@@ -125,9 +128,9 @@ def next_round(*, thorough: bool, skip: Collection[UUID] = (), called_before: da
     )
 
 
-def _take_turns(due: Iterable[_Candidate], skip: Collection[UUID]) -> Counter[UUID]:
+def _take_turns(due: Iterable[_Candidate], skip: Collection[UUID]) -> dict[UUID, list[int]]:
     """
-    Return how many calls of each batch to place, in the order of their first calls.
+    Return the places of the calls of each batch, in the order of their first calls.
 
     :param due: the due batches in the order of their latest calls, with those that wait.
     """
@@ -139,18 +142,20 @@ def _take_turns(due: Iterable[_Candidate], skip: Collection[UUID]) -> Counter[UU
         free[each.batch.agency_id] = each.agency_slots
         if each.slots and each.batch.pk not in skip:
             queues.setdefault(each.batch.agency_id, deque()).append(each)
-    calls: Counter[UUID] = Counter()
-    agencies = deque(sorted(queues, key=lambda agency: latest[agency]))
-    while agencies and calls.total() < CALLS_PER_ROUND:
-        agency = agencies.popleft()
+    places: dict[UUID, list[int]] = {}
+    agencies = deque((agency, 0) for agency in sorted(queues, key=lambda agency: latest[agency]))
+    for _ in range(CALLS_PER_ROUND):
+        if not agencies:
+            break
+        agency, place = agencies.popleft()
         candidate = queues[agency].popleft()
-        calls[candidate.batch.pk] += 1
-        free[agency] -= 1
-        if calls[candidate.batch.pk] < candidate.slots:
+        of_batch = places.setdefault(candidate.batch.pk, [])
+        of_batch.append(place)
+        if len(of_batch) < candidate.slots:
             queues[agency].append(candidate)
-        if queues[agency] and free[agency] > 0:
-            agencies.append(agency)
-    return calls
+        if queues[agency] and place + 1 < free[agency]:
+            agencies.append((agency, place + 1))
+    return places
 
 
 def _log_changes(due: list[_Candidate]) -> None:

@@ -87,7 +87,7 @@ def test_after_an_outage_the_next_worker_continues_and_calls_no_contact_twice(
     type(batch).objects.update(max_concurrent=1)
     ultravox.may_answer.clear()
     with worker(log=log.file, **provider_variables) as process:
-        tasks.dial.defer(batch_id=str(batch.pk), agency_id=str(batch.agency_id), calls=1, start=False)
+        tasks.dial.defer(batch_id=str(batch.pk), agency_id=str(batch.agency_id), places=[0], start=False)
         until(lambda: ultravox.asked)
         with database_away():
             ultravox.may_answer.set()

@@ -32,9 +32,6 @@ def calls_of(tenant):
     return CampaignContact.objects.filter(agency=tenant.agency).exclude(last_attempt_at=None).count()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="In the queue each batch has its turn, not each agency: one call for 100 calls of Harbour."
-)
 def test_another_agency_s_batch_starts_after_one_round_and_then_has_every_second_call_until_its_limit(
     harbour, bluebell, busy_worker
 ):
