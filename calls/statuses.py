@@ -63,6 +63,10 @@ DIALABLE = (ContactStatus.PENDING, ContactStatus.QUEUED, ContactStatus.SCHEDULED
 FINISHED = (ContactStatus.COMPLETED, ContactStatus.FAILED, ContactStatus.SKIPPED)
 
 
+# How the note begins of a contact whose call may have been placed.
+UNCLEAR = "Unclear: "
+
+
 def skip_note(status: str) -> str:
     """Return the note of a contact that is skipped because its batch ended: "Batch cancelled", "Batch completed"."""
     return f"Batch {status}"

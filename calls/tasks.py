@@ -22,11 +22,12 @@ from procrastinate.jobs import Job, Status
 from procrastinate.types import JSONValue
 
 from calls import cleanup
+from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.dialler.placing import place_next_call
 from calls.dialler.rounds import CALLS_PER_ROUND, next_round
 from calls.dialler.starting import start_batch
 from calls.dialler.sweep import batches_to_sweep, run_sweep
-from calls.exceptions import CallsError
+from calls.exceptions import BatchReadFailed, CallsError
 from calls.models import CallBatch
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ EVERY_NIGHT = "30 3 * * *"
 BEFORE_CALLS = 1
 # The next round runs after the calls of the round before.
 AFTER_CALLS = -CALLS_PER_ROUND
-# Seconds between two rounds that have no call to place.
+# Seconds between two rounds.
 SHORTEST_PAUSE = 1.0
 # Enough batches for one query to find what to ask about.
 BATCHES_PER_SWEEP = 20
@@ -85,15 +86,16 @@ def _run_round(*, thorough: bool) -> None:
     if current.read_at is None:
         # No batch is due. The next periodic job looks again.
         return
-    # A full round is followed by the next one when its calls have begun. Otherwise no call is left to start.
-    # Reading the batches of a large platform takes a tenth of the time at most.
-    pause = 0.0 if current.is_full else max(SHORTEST_PAUSE, 10 * (time.monotonic() - began))
+    # A full round is followed by the next one when its calls have begun. Otherwise no call is left to start, and the
+    # batches of a large platform are read for a tenth of the time at most.
+    pause = SHORTEST_PAUSE if current.is_full else max(SHORTEST_PAUSE, 10 * (time.monotonic() - began))
     with suppress(AlreadyEnqueued):
         dial_next_batches.configure(schedule_at=timezone.now() + timedelta(seconds=pause)).defer()
 
 
 def _batches_with_a_job() -> list[UUID]:
-    return [UUID(batch_id) for batch_id in _jobs_in_queue(dial.name).values_list("args__batch_id", flat=True)]
+    with database_errors_as(BatchReadFailed), transaction_with_timeouts():
+        return [UUID(batch_id) for batch_id in _jobs_in_queue(dial.name).values_list("args__batch_id", flat=True)]
 
 
 def _jobs_in_queue(task: str) -> models.QuerySet[ProcrastinateJob]:
@@ -161,7 +163,9 @@ def _dial(batch: CallBatch, places: list[int], start: bool) -> None:
 def sweep(timestamp: int) -> None:
     """Queue jobs that settle calls whose result was never recorded, so that all workers share this work."""
     with _log_database_error("sweep"):
-        if _jobs_in_queue(sweep_batches.name).exists():
+        with database_errors_as(BatchReadFailed), transaction_with_timeouts():
+            is_under_way = _jobs_in_queue(sweep_batches.name).exists()
+        if is_under_way:
             # The sweep before is still going on.
             return
         ids: list[JSONValue] = [str(batch_id) for batch_id in batches_to_sweep()]

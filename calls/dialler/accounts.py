@@ -8,6 +8,7 @@ from datetime import timedelta
 from threading import Lock
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from django.contrib.postgres.functions import TransactionNow
@@ -41,6 +42,7 @@ class _Account:
 
 _LOCK = Lock()
 _ACCOUNTS: dict[UUID, _Account] = {}
+_PAUSED_UNTIL: WeakKeyDictionary[Provider, float] = WeakKeyDictionary()
 
 
 def get_provider(agency_id: UUID) -> Provider:
@@ -78,6 +80,16 @@ def has_other_key(agency_id: UUID, provider: Provider) -> bool:
     :raises BatchReadFailed: the database failed.
     """
     return _refresh(agency_id).provider is not provider
+
+
+def pause_here(provider: Provider, pause: timedelta) -> None:
+    """Start no call with this provider in this process for this long. Other processes may reach it."""
+    _PAUSED_UNTIL[provider] = time.monotonic() + pause.total_seconds()
+
+
+def is_paused_here(provider: Provider) -> bool:
+    """Return whether :func:`pause_here` was called for this provider, and its time is not over."""
+    return _PAUSED_UNTIL.get(provider, 0.0) > time.monotonic()
 
 
 def lookup_after() -> timedelta:

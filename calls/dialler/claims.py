@@ -34,12 +34,12 @@ MAX_ENDED_UNCALLED = 100
 _COLUMNS = ("calls_per_minute", "max_concurrent", "from_number")
 _EXPRESSIONS = {
     "is_on_hold": "dial_after > now()",
-    "agent_id": "(SELECT ultravox_agent_id FROM agent_mappings WHERE agent_mappings.id = agent_mapping_id)",
-    "first_speaker_text": "(SELECT first_speaker_text FROM agent_mappings WHERE agent_mappings.id = agent_mapping_id)",
+    "agent_id": "(SELECT ultravox_agent_id FROM agent_mappings WHERE id = call_batches.agent_mapping_id)",
+    "first_speaker_text": "(SELECT first_speaker_text FROM agent_mappings WHERE id = call_batches.agent_mapping_id)",
 }
-# Claims in other batches of an agency with a limit wait for this lock, and then count the call that is claimed here.
-# NO KEY: a claim does not wait for transactions that have added rows for the agency.
-_LOCK_AGENCY = "FOR NO KEY UPDATE"
+# Claims in other batches of an agency with a limit wait for this lock, and then count the call that is claimed here. It
+# is not a lock of the agency's row: a claim holds its batch, so a cancel would wait for what other services do to it.
+_LOCK_AGENCY = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 # The conditions, the counts and the order are those of CampaignContactQuerySet. The expressions are written as in the
 # indexes, without which PostgreSQL would not use them.
 _LAST_CALLED = "COALESCE(last_attempt_at, '0001-01-01 00:00:00+00')"
@@ -47,8 +47,8 @@ _IN_PROGRESS = f"'{ContactStatus.IN_PROGRESS}'"
 _NUMBER_IS_FREE = f"""
     NOT EXISTS (
         SELECT FROM campaign_contacts AS called
-        WHERE CASE WHEN called.last_attempt_at IS NOT NULL AND called.outcome IS NULL THEN called.agency_id END
-                = contact.agency_id
+        WHERE CASE WHEN called.batch_id IS NOT NULL AND called.last_attempt_at IS NOT NULL AND called.outcome IS NULL
+                THEN called.agency_id END = contact.agency_id
             AND called.phone_number = contact.phone_number
             AND called.last_attempt_at IS NOT NULL AND called.outcome IS NULL AND called.status = {_IN_PROGRESS}
     )
@@ -71,7 +71,8 @@ _CHOOSE = f"""
         ),
         CASE WHEN %(has_limit)s THEN (
             SELECT count(*) FROM campaign_contacts
-            WHERE CASE WHEN last_attempt_at IS NOT NULL AND outcome IS NULL THEN agency_id END = %(agency)s
+            WHERE CASE WHEN batch_id IS NOT NULL AND last_attempt_at IS NOT NULL AND outcome IS NULL
+                    THEN agency_id END = %(agency)s
                 AND last_attempt_at IS NOT NULL AND outcome IS NULL AND status = {_IN_PROGRESS}
         ) ELSE 0 END,
         {_TRY_TO_LOCK_NUMBER}
@@ -141,10 +142,10 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
             return None
         # After the batch's lock, so that a claim that has waited for it sees a hold that was written meanwhile.
         is_agency_on_hold, agency_limit = _read_agency(locked)
-        if agency_limit is not None:
-            is_agency_on_hold, agency_limit = _read_agency(locked, lock=_LOCK_AGENCY)
         if is_agency_on_hold:
             return None
+        if agency_limit is not None:
+            _lock_agency(locked)
         for _ in range(MAX_ENDED_UNCALLED):
             choice = _choose(locked, agency_limit, called_before)
             if choice is None:
@@ -161,14 +162,19 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
         return None
 
 
-def _read_agency(batch: CallBatch, *, lock: str = "") -> tuple[bool | None, int | None]:
+def _read_agency(batch: CallBatch) -> tuple[bool | None, int | None]:
     """Return whether the batch's agency is on hold, and how many calls it may have in progress: None for no limit."""
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT dial_after > statement_timestamp(), max_concurrent_calls FROM agencies WHERE id = %s {lock}",
+            "SELECT dial_after > statement_timestamp(), max_concurrent_calls FROM agencies WHERE id = %s",
             [batch.agency_id],
         )
         return cursor.fetchone() or (None, None)
+
+
+def _lock_agency(batch: CallBatch) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_LOCK_AGENCY, [f"agency {batch.agency_id}"])
 
 
 def _choose(batch: CallBatch, agency_limit: int | None, called_before: datetime | None) -> _Choice | None:

@@ -50,6 +50,7 @@ def run_pass() -> PassResult:
     deadline = time.monotonic() + PASS_SECONDS
     batches: set[UUID] = set()
     outcomes: Counter[DialOutcome] = Counter()
+    fruitless: set[UUID] = set()
     waited = 0.0
     current = next_round(thorough=True)
     began = current.read_at
@@ -62,16 +63,23 @@ def run_pass() -> PassResult:
             # One call of each batch, then a second one of each.
             most = max((turn.calls for turn in current.turns), default=0)
             calls = [turn for number in range(most) for turn in current.turns if turn.calls > number]
-            placed = Counter(threads.map(partial(_place, called_before=began, deadline=deadline), calls))
-            outcomes += placed
-            if placed.total() > placed[DialOutcome.NOTHING_CLAIMED]:
+            placed = list(threads.map(partial(_place, called_before=began, deadline=deadline), calls))
+            outcomes += Counter(placed)
+            claimed = {
+                turn.batch_id
+                for turn, outcome in zip(calls, placed, strict=True)
+                if outcome is not DialOutcome.NOTHING_CLAIMED
+            }
+            # A batch of which no contact can be claimed, perhaps because they are locked, must not keep its turn.
+            fruitless |= {turn.batch_id for turn in calls} - claimed
+            if claimed:
                 waited = 0.0
-            elif current.waits_for_rate and waited < LONGEST_WAIT:
+            elif not current.turns:
+                if not current.waits_for_rate or waited >= LONGEST_WAIT:
+                    break
                 time.sleep(LOOK_EVERY)
                 waited += LOOK_EVERY
-            else:
-                break
-            current = next_round(thorough=False, called_before=began)
+            current = next_round(thorough=False, skip=fruitless, called_before=began)
     return PassResult(len(batches), outcomes[DialOutcome.PLACED], outcomes[DialOutcome.FAILED])
 
 

@@ -15,10 +15,10 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 
-from calls.dialler.accounts import get_provider, has_other_key, hold_account
+from calls.dialler.accounts import get_provider, has_other_key, hold_account, is_paused_here, pause_here
 from calls.dialler.claims import claim_next_contact
 from calls.dialler.evidence import find_unrecorded_call
-from calls.exceptions import AgencyUpdateFailed, BatchNotFound, CredentialsUnusable
+from calls.exceptions import AgencyUpdateFailed, BatchNotFound, BatchReadFailed, CredentialsUnusable
 from calls.models import Call, CallBatch, CampaignContact
 from calls.providers.base import (
     AllCallsRefused,
@@ -27,8 +27,9 @@ from calls.providers.base import (
     PlacementUnclear,
     Provider,
     ProviderBusy,
+    ProviderUnreachable,
 )
-from calls.statuses import not_placed_note
+from calls.statuses import UNCLEAR, not_placed_note
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def place_next_call(
     except CredentialsUnusable as unusable:
         logger.warning("dial batch=%s agency=%s outcome=%s: %s", batch.pk, batch.agency_id, unusable.code, unusable)
         return DialOutcome.HELD
+    if is_paused_here(provider):
+        return DialOutcome.NOTHING_CLAIMED
     if connection.in_atomic_block:
         raise RuntimeError("The claim must be committed before the request is sent, so do not open a transaction.")
     started = time.monotonic()
@@ -115,19 +118,24 @@ def _record_earlier_call(contact: CampaignContact) -> bool:
 def _place(provider: Provider, request: CallRequest, contact: CampaignContact, agency_id: UUID) -> DialOutcome:
     try:
         call_id = provider.place(request)
+    except ProviderUnreachable as unreachable:
+        pause_here(provider, unreachable.pause)
+        contact.release_claim()
+        pause = f"pause={unreachable.pause.total_seconds():.0f} in this process"
+        outcome, detail = DialOutcome.HELD, f"{unreachable}, {pause}"
     except ProviderBusy as busy:
         # First the hold: another worker could otherwise claim the contact and send a request in between.
         held = _hold_account(agency_id, busy, provider)
         contact.release_claim()
         outcome, detail = DialOutcome.HELD, f"{busy}, {held}"
     except AllCallsRefused as refused:
-        outcome, detail = _record_all_refused(contact, refused, is_old_key=has_other_key(agency_id, provider))
+        outcome, detail = _record_all_refused(contact, refused, is_old_key=_is_old_key(agency_id, provider))
     except PlacementRefused as refused:
         note = f"Number refused: {refused}" if refused.names_number else not_placed_note(str(refused))
         contact.record_rejected(reason=note, is_about_number=refused.names_number)
         outcome, detail = DialOutcome.FAILED, str(refused)
     except PlacementUnclear as unclear:
-        contact.record_unclear(f"Unclear: {unclear}")
+        contact.record_unclear(f"{UNCLEAR}{unclear}")
         outcome, detail = DialOutcome.FAILED, f"unclear, {unclear}"
     else:
         recorded = Call.record_placed(contact, call_id, caller_id=request.caller_id)
@@ -149,6 +157,14 @@ def _record_all_refused(
         return DialOutcome.HELD, f"{refused}, with a key that the agency no longer has"
     paused = contact.record_batch_refused(reason=str(refused), unless_others_accepted=refused.unless_others_accepted)
     return DialOutcome.PAUSED if paused else DialOutcome.FAILED, str(refused)
+
+
+def _is_old_key(agency_id: UUID, provider: Provider) -> bool:
+    try:
+        return has_other_key(agency_id, provider)
+    except BatchReadFailed:
+        # The refusal must be recorded nevertheless.
+        return False
 
 
 def _hold_account(agency_id: UUID, busy: ProviderBusy, provider: Provider) -> str:

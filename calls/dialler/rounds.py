@@ -7,8 +7,8 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Self
+from datetime import UTC, datetime
+from typing import Any, Self, cast
 from uuid import UUID
 
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
@@ -34,6 +34,9 @@ READ_TIMEOUT = 60.0
 
 # What each due batch waited for when this process last logged it.
 _logged: dict[UUID, WaitReason] = {}
+# When each due batch had its latest turn in this process.
+_turns: dict[UUID, datetime] = {}
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,12 @@ class _Candidate:
         is_held = waiting is not None and waiting.reason.is_hold
         is_empty = has_nothing_to_call(state)
         has_call = waiting is None and not is_empty
-        start = not is_held and (needs_start(batch, state) or (thorough and is_empty))
+        is_kept = waiting is not None and waiting.reason is WaitReason.OTHER_DIALLER
+        # A batch whose calls are held may still be finished.
+        start = (not is_held and needs_start(batch, state)) or (thorough and is_empty and not is_kept)
         limit = math.inf if state.agency_limit is None else state.agency_limit - state.agency_in_progress
         # A start may find a contact that can be called.
-        slots = free_slots(batch) if has_call else min(1, free_slots(batch)) if start else 0
+        slots = free_slots(batch) if has_call else min(1, free_slots(batch)) if start and not is_held else 0
         return cls(batch, waiting, start, slots, limit)
 
 
@@ -109,6 +114,8 @@ def next_round(*, thorough: bool, skip: Collection[UUID] = (), called_before: da
     """
     with database_errors_as(BatchReadFailed), transaction_with_timeouts(statement=READ_TIMEOUT):
         batches = list(due_batches(called_before=called_before))
+    # A batch that had a turn and placed no call, perhaps because its contacts are locked, goes behind the others too.
+    batches.sort(key=_latest_turn)
     due = [_Candidate.of(batch, thorough=thorough) for batch in batches]
     _log_changes(due)
     places = _take_turns(due, skip)
@@ -121,11 +128,19 @@ def next_round(*, thorough: bool, skip: Collection[UUID] = (), called_before: da
     # In the order of the first calls. Batches that only have to be started come last.
     order = {batch_id: position for position, batch_id in enumerate(places)}
     turns.sort(key=lambda turn: order.get(turn.batch_id, len(order)))
+    read_at = DiallingState.of(due[0].batch).now if due else None
+    if read_at is not None:
+        _turns.update(dict.fromkeys((turn.batch_id for turn in turns[:CALLS_PER_ROUND]), read_at))
     return Round(
         turns[:CALLS_PER_ROUND],
-        read_at=DiallingState.of(due[0].batch).now if due else None,
+        read_at=read_at,
         waits_for_rate=any(each.waiting and each.waiting.reason is WaitReason.RATE for each in due),
     )
+
+
+def _latest_turn(batch: CallBatch) -> datetime:
+    latest_call = cast(Any, batch).latest_call
+    return max(time for time in (latest_call, _turns.get(batch.pk), NEVER) if time is not None)
 
 
 def _take_turns(due: Iterable[_Candidate], skip: Collection[UUID]) -> dict[UUID, list[int]]:
@@ -165,5 +180,7 @@ def _log_changes(due: list[_Candidate]) -> None:
         if waiting is not None and _logged.get(batch.pk) is not waiting.reason:
             _logged[batch.pk] = waiting.reason
             logger.info("dialler batch=%s agency=%s outcome=waiting: %s", batch.pk, batch.agency_id, waiting)
-    for ended in _logged.keys() - {each.batch.pk for each in due}:
-        del _logged[ended]
+    is_due = {each.batch.pk for each in due}
+    for known in (_logged, _turns):
+        for ended in known.keys() - is_due:
+            del known[ended]

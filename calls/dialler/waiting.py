@@ -14,7 +14,7 @@ from django.db.models.lookups import IsNull
 
 from calls.dialler.accounts import key_problem
 from calls.dialler.pacing import MINUTE, calls_per_minute, max_concurrent
-from calls.models import Agency, CallBatch, CampaignContact
+from calls.models import Agency, AgentMapping, CallBatch, CampaignContact
 from calls.models.querysets import LAST_CALLED, CallBatchQuerySet
 from calls.providers.base import LONGEST_PAUSE
 from calls.statuses import STARTABLE, BatchStatus, ContactStatus
@@ -28,6 +28,7 @@ class WaitReason(Enum):
     OTHER_DIALLER = "other_dialler"
     PROVIDER = "provider"
     CREDENTIALS = "credentials"
+    AGENT = "agent"
     CONCURRENCY = "concurrency"
     AGENCY = "agency"
     RATE = "rate"
@@ -38,7 +39,7 @@ class WaitReason(Enum):
     @property
     def is_hold(self) -> bool:
         """Whether the batch must be left alone, and not only its limits or its contacts delay the next call."""
-        return self in (WaitReason.OTHER_DIALLER, WaitReason.PROVIDER, WaitReason.CREDENTIALS)
+        return self in (WaitReason.OTHER_DIALLER, WaitReason.PROVIDER, WaitReason.CREDENTIALS, WaitReason.AGENT)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class DiallingState:
     agency_in_progress: int
     """Calls of the agency, if it has a limit."""
     agency_dial_after: datetime | None
+    has_agent: bool
     next_status: str | None
     """The status of the contact that can be claimed next, or None if there is none."""
     has_busy_number: bool
@@ -122,6 +124,7 @@ def with_dialling_state(batches: CallBatchQuerySet, *, called_before: datetime |
             ),
             default=0,
         ),
+        state_has_agent=models.Exists(AgentMapping.objects.filter(pk=models.OuterRef("agent_mapping_id"))),
         state_agency_dial_after=of_agency("dial_after"),
         **{f"state_{name}": models.Case(models.When(is_due, then=value)) for name, value in state.items()},
     )
@@ -135,7 +138,7 @@ def due_batches(*, called_before: datetime | None = None) -> models.QuerySet[Cal
     """
     calls = CampaignContact.objects.attempted(models.OuterRef("pk")).filter(last_attempt_at__lte=Now())
     latest = models.Subquery(calls.order_by("-last_attempt_at").values("last_attempt_at")[:1])
-    due = with_dialling_state(CallBatch.objects.due(), called_before=called_before).alias(latest_call=latest)
+    due = with_dialling_state(CallBatch.objects.due(), called_before=called_before).annotate(latest_call=latest)
     limits, times = ("calls_per_minute", "max_concurrent"), ("scheduled_for", "started_at", "dial_after")
     least_recently_called_first = (models.F("latest_call").asc(nulls_first=True), "created_at", "id")
     return due.only("agency_id", "status", *limits, *times).order_by(*least_recently_called_first)
@@ -164,6 +167,8 @@ def _hold(batch: CallBatch, state: DiallingState) -> Waiting | None:
     until = max(time for time in (batch.dial_after, state.agency_dial_after, state.now) if time is not None)
     if until > state.now:
         return Waiting(WaitReason.PROVIDER, f"the provider asked to wait until {_shown(until)}")
+    if not state.has_agent:
+        return Waiting(WaitReason.AGENT, "the batch's agent mapping was deleted")
     problem = key_problem(batch.agency_id)
     return Waiting(WaitReason.CREDENTIALS, problem) if problem else None
 

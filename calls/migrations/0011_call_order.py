@@ -55,7 +55,7 @@ INDEXES = [
             model_name="campaigncontact",
             index=models.Index(
                 models.Case(
-                    models.When(last_attempt_at__isnull=False, outcome=None, then="agency"),
+                    models.When(last_attempt_at__isnull=False, outcome=None, batch__isnull=False, then="agency"),
                     output_field=models.UUIDField(),
                 ),
                 models.F("phone_number"),

@@ -218,7 +218,7 @@ class CampaignContact(BaseModel):
                     row = row_before(latest_results(batch, besides=self), note)
                     # A rejection may arrive after the row that it belongs to has paused the batch.
                     if row or batch.is_paused_by_dialler(row_reason(note)):
-                        return self._give_back_row(batch, row, note, row_reason(note))
+                        return self._give_back_row(batch, row, row_reason(note))
             return self._end_attempt(
                 batch, status, unless_call_recorded=True, outcome=Outcome.NOT_PLACED, outcome_notes=note
             )
@@ -240,12 +240,14 @@ class CampaignContact(BaseModel):
         """
         note = not_placed_note(reason)
         with CallBatch(pk=self.batch_id).locked("error_message") as batch:
+            if batch.has_ended:
+                return self.release_claim()
             results = latest_results(batch, besides=self)
             # The latest results do not have those that were given back when the batch was paused.
             if unless_others_accepted and has_accepted(results) and not batch.is_paused_by_dialler(reason):
                 self.record_rejected(reason=note)
                 return False
-            return self._give_back_row(batch, row_before(results, note), note, reason)
+            return self._give_back_row(batch, row_before(results, note), reason)
 
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
@@ -296,9 +298,9 @@ class CampaignContact(BaseModel):
             status=ContactStatus.IN_PROGRESS,
         )
 
-    def _give_back_row(self, batch: CallBatch, others: Sequence[CampaignContact], note: str, pause_reason: str) -> bool:
+    def _give_back_row(self, batch: CallBatch, others: Sequence[CampaignContact], pause_reason: str) -> bool:
         """
-        Undo this attempt and those of ``others``, which were rejected with ``note``, and pause the batch.
+        Undo this attempt and those of ``others``, which were rejected as well, and pause the batch.
 
         Return False, and change nothing, if this attempt has already ended.
         """
@@ -306,7 +308,7 @@ class CampaignContact(BaseModel):
         self.in_this_attempt().update(outcome_notes=None)
         released = self.release_claim()
         if released:
-            give_back(batch, others, note)
+            give_back(batch, others)
             batch.pause_as_dialler(pause_reason)
         return released
 

@@ -37,9 +37,11 @@ BATCH_IF_CALL_IN_PROGRESS = models.Case(
     models.When(last_attempt_at__isnull=False, outcome=None, then="batch"), output_field=models.UUIDField()
 )
 
-# The agency of a contact whose call is in progress, and otherwise NULL.
+# The agency of a contact whose call is in progress, and otherwise NULL. A contact whose batch was
+# deleted does not count, because nothing would end its call.
 AGENCY_IF_CALL_IN_PROGRESS = models.Case(
-    models.When(last_attempt_at__isnull=False, outcome=None, then="agency"), output_field=models.UUIDField()
+    models.When(last_attempt_at__isnull=False, outcome=None, batch__isnull=False, then="agency"),
+    output_field=models.UUIDField(),
 )
 # When a contact was last called. A contact that was never called comes before all others, so that one range of an index
 # has every contact that may be called now.

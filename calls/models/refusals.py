@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,12 @@ from django.db.models import F, Value
 from django.db.models.functions import Coalesce, Greatest
 
 from calls.models.batch import CallBatch
-from calls.statuses import ContactStatus, Outcome
+from calls.statuses import UNCLEAR, ContactStatus, Outcome
 
 if TYPE_CHECKING:
     from calls.models.contact import CampaignContact
+
+_WORD_WITH_DIGIT = re.compile(r"\S*\d\S*")
 
 # So many rejections in a row for the same reason are not about the contacts.
 ROW_LENGTH = 5
@@ -37,7 +40,7 @@ def latest_results(batch: CallBatch, *, besides: CampaignContact) -> list[Campai
 
 def row_before(results: list[CampaignContact], note: str) -> list[CampaignContact]:
     """Return the latest ``results`` if one more rejection with ``note`` makes them a row of five, else no contact."""
-    alike = [result for result in results if _was_rejected(result) and result.outcome_notes == note]
+    alike = [result for result in results if _was_rejected(result) and _is_same_reason(result.outcome_notes, note)]
     return alike if len(alike) == ROW_LENGTH - 1 else []
 
 
@@ -46,15 +49,13 @@ def has_accepted(results: Sequence[CampaignContact]) -> bool:
     return not all(map(_was_rejected, results))
 
 
-def give_back(batch: CallBatch, contacts: Sequence[CampaignContact], note: str) -> None:
+def give_back(batch: CallBatch, contacts: Sequence[CampaignContact]) -> None:
     """
-    Queue contacts again that were rejected with ``note``, behind the others, and uncount these attempts.
+    Queue rejected contacts again, behind the others, and uncount these attempts.
 
     The caller holds the batch's lock. The note is removed, so that the contacts are not part of the next row.
     """
-    rejected = batch.contacts.filter(
-        pk__in=[contact.pk for contact in contacts], outcome=Outcome.NOT_PLACED, outcome_notes=note
-    )
+    rejected = batch.contacts.filter(pk__in=[contact.pk for contact in contacts], outcome=Outcome.NOT_PLACED)
     values = {
         "status": ContactStatus.QUEUED,
         "attempts": Greatest(Coalesce(F("attempts"), 0) - 1, Value(0)),
@@ -66,6 +67,22 @@ def give_back(batch: CallBatch, contacts: Sequence[CampaignContact], note: str) 
     rejected.filter(status=ContactStatus.QUEUED).update(**values)
     if failed:
         batch.adjust_counters(failed=-failed, queued=failed)
+
+
+def _is_same_reason(one: str | None, other: str) -> bool:
+    return one is not None and _without_details(one) == _without_details(other)
+
+
+def _without_details(note: str) -> str:
+    """
+    Return a note without what differs between two refusals for one reason: an id, a time, the number of a request.
+
+    Unclear answers are all alike: the provider fails in one way now, and in another way then.
+    """
+    if note.startswith(UNCLEAR):
+        return UNCLEAR
+    status, _, words = note.partition(": ")[2].partition(": ")
+    return f"{status} {_WORD_WITH_DIGIT.sub('', words)}"
 
 
 def _was_rejected(contact: CampaignContact) -> bool:

@@ -28,6 +28,10 @@ class ProviderBusy(Exception):
         self.pause = min(max(pause, SHORTEST_PAUSE), LONGEST_PAUSE)
 
 
+class ProviderUnreachable(ProviderBusy):
+    """This process cannot connect to the provider, so no call was placed. Other processes may be able to."""
+
+
 class PlacementRefused(Exception):
     """
     The provider refused this call, so no call was placed. The text is the status and the provider's own words.

@@ -24,8 +24,8 @@ _PREFIXED_KEY = re.compile(r"\b(?:sk|pk|rk|sb|whsec)[_-][\w-]+")
 # A long word is hidden if it has letters and digits. That includes ids, which would also make each refusal's reason
 # different from the one before.
 _LONG_WORD = re.compile(r"[\w.+/=-]{16,}")
-# Five digits or more, also with spaces, brackets, dots, slashes or dashes between them: +1 (212) 555-0100.
-_SEPARATOR = r"[\s().\-/\u2010-\u2015]"
+# Five digits or more, also with separators between them: +1 (212) 555-0100.
+_SEPARATOR = r"[\W_]"
 _DIGITS = re.compile(rf"\+?\(?\d(?:{_SEPARATOR}{{0,4}}\d){{4,}}")
 _BETWEEN_DIGITS = re.compile(rf"(?<=\d){_SEPARATOR}{{1,4}}(?=\d)")
 # A shorter number could be part of anything.
@@ -53,12 +53,24 @@ def refusal_reason(response: httpx.Response, secrets: Iterable[str]) -> str:
 
 
 def names_number(response: httpx.Response, number: str) -> bool:
-    """Return whether a refusal is about the called number: the answer has its digits, or an error under ``to``."""
+    """
+    Return whether a refusal is about the called number: its words have the digits, or are an error of the field ``to``.
+
+    An answer may repeat the request. A value without a letter is not a message, so it does not count.
+    """
+    answer = _json_of(response)
     digits = re.sub(r"\D", "", number)
-    # Not response.text: the answer may announce an encoding that is not one of texts.
-    text = response.content.decode(errors="replace")
-    in_text = len(digits) >= _MIN_DIGITS and digits in _BETWEEN_DIGITS.sub("", text)
-    return in_text or _has_error_under_to(_json_of(response))
+    if answer is None:
+        # Not response.text: the answer may announce an encoding that is not one of texts.
+        messages = [response.content.decode(errors="replace")]
+    else:
+        messages = [text for text in islice(_messages(answer), MAX_MESSAGES) if _is_message(text.rpartition(": ")[2])]
+    has_digits = any(digits in _BETWEEN_DIGITS.sub("", text) for text in messages)
+    return (has_digits and len(digits) >= _MIN_DIGITS) or _has_error_under_to(answer)
+
+
+def _is_message(text: str) -> bool:
+    return any(character.isalpha() for character in text)
 
 
 def _json_of(response: httpx.Response) -> Any:
@@ -92,8 +104,10 @@ def _has_error_under_to(answer: Any, depth: int = 0) -> bool:
     if isinstance(answer, list):
         return any(_has_error_under_to(item, depth + 1) for item in answer)
     if isinstance(answer, dict):
+        if any(map(_is_message, _messages(answer.get("to")))):
+            return True
         inner = (item for key, item in answer.items() if key != _METADATA_KEY)
-        return bool(answer.get("to")) or any(_has_error_under_to(item, depth + 1) for item in inner)
+        return any(_has_error_under_to(item, depth + 1) for item in inner)
     return False
 
 

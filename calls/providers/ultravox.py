@@ -28,6 +28,7 @@ from calls.providers.base import (
     PlacementUnclear,
     ProviderBusy,
     ProviderUnavailable,
+    ProviderUnreachable,
     Snapshot,
     belongs_to_attempt,
 )
@@ -83,7 +84,9 @@ class UltravoxProvider:
         address = f"/api/agents/{quote(request.agent_id, safe='')}/calls"
         try:
             response = self._client.post(address, json=body, extensions={"trace": self._refuse_to_send_late()})
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise ProviderUnreachable(type(error).__name__) from error
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             # Nothing was sent.
             raise ProviderBusy(type(error).__name__) from error
         except httpx.HTTPError as error:
@@ -101,7 +104,7 @@ class UltravoxProvider:
 
         def check(event: str, info: Mapping[str, Any]) -> None:
             if event.endswith(".send_request_headers.started") and time.monotonic() > until:
-                raise ProviderBusy("connecting took too long")
+                raise ProviderUnreachable("connecting took too long")
 
         return check
 

@@ -347,11 +347,11 @@ def test_counters_are_correct_and_final_statuses_are_kept_after_any_sequence_of_
 
 @pytest.mark.parametrize(
     ("where", "name"),
-    [(CallBatch, "adjust_counters"), (CallBatch, "_refuse_if_ended"), (claims, "_locked_limit")],
-    ids=["when counters are not adjusted", "when the status is not checked", "when the agency's limit is not read"],
+    [(CallBatch, "adjust_counters"), (CallBatch, "_refuse_if_ended"), (claims, "_has_reached_limit")],
+    ids=["when counters are not adjusted", "when the status is not checked", "when limits are not checked"],
 )
 def test_control_the_state_machine_fails(machine, monkeypatch, where, name):
-    monkeypatch.setattr(where, name, lambda self, **changes: None)
+    monkeypatch.setattr(where, name, lambda *arguments, **changes: None)
 
     with pytest.raises((AssertionError, DatabaseFailed)):
         run_state_machine_as_test(machine, settings=UNTIL_FIRST_FAILURE)

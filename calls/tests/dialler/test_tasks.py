@@ -157,7 +157,7 @@ def test_after_sigterm_no_further_call_of_a_batch_with_several_calls_begins(harb
     batch = harbour.batch(BatchStatus.PENDING, pending=5)
     type(batch).objects.update(max_concurrent=5)
     tasks.dial_due_batches(0)
-    assert jobs().get().args["calls"] == 5
+    assert len(jobs().get().args["places"]) == 5
 
     variables = {"ULTRAVOX_API_URL": provider.url, "ULTRAVOX_API_KEY": KEY, "ULTRAVOX_TIMEOUT": "120"}
     with worker("--concurrency=1", **variables) as process:
@@ -170,7 +170,7 @@ def test_after_sigterm_no_further_call_of_a_batch_with_several_calls_begins(harb
 
     assert len(provider.asked) == 1 == Call.objects.count()
     # The other calls wait for the next worker.
-    assert jobs(status="todo").get().args["calls"] == 4
+    assert len(jobs(status="todo").get().args["places"]) == 4
 
 
 def test_control_without_sigterm_the_same_worker_places_the_other_calls_of_the_batch(harbour, provider):
