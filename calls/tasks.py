@@ -39,7 +39,7 @@ EVERY_NIGHT = "30 3 * * *"
 BEFORE_CALLS = 1
 # The next round runs after the calls of the round before.
 AFTER_CALLS = -CALLS_PER_ROUND
-# Seconds between two rounds.
+# The shortest pause between two rounds, in seconds.
 SHORTEST_PAUSE = 1.0
 # Enough batches for one query to find what to ask about.
 BATCHES_PER_SWEEP = 20
@@ -123,7 +123,7 @@ def _queue(jobs: list[Job]) -> None:
     try:
         app.job_manager.batch_defer_jobs(jobs)
     except AlreadyEnqueued:
-        # One of them was queued meanwhile, and then none is.
+        # Another worker has queued one of them meanwhile, so the whole statement failed. Queue them one by one.
         for job in jobs:
             with suppress(AlreadyEnqueued):
                 app.job_manager.defer_job(job)
@@ -134,7 +134,8 @@ async def dial(batch_id: str, agency_id: str, places: list[int], start: bool) ->
     """
     Start a batch if ``start`` is set, place one of its calls, and queue a job for the others.
 
-    So the batches take turns, and a worker that is stopped finishes one call and begins no other.
+    One call per job: the batches take turns, and a worker that is shutting down finishes the calls that it is placing
+    and starts no others.
 
     :param places: the place of each call of the batch among the calls of its agency in the round.
     """
@@ -164,9 +165,9 @@ def sweep(timestamp: int) -> None:
     """Queue jobs that settle calls whose result was never recorded, so that all workers share this work."""
     with _log_database_error("sweep"):
         with database_errors_as(BatchReadFailed), transaction_with_timeouts():
-            is_under_way = _jobs_in_queue(sweep_batches.name).exists()
-        if is_under_way:
-            # The sweep before is still going on.
+            has_queued_jobs = _jobs_in_queue(sweep_batches.name).exists()
+        if has_queued_jobs:
+            # Jobs of the previous sweep are still queued.
             return
         ids: list[JSONValue] = [str(batch_id) for batch_id in batches_to_sweep()]
         groups = [ids[start : start + BATCHES_PER_SWEEP] for start in range(0, len(ids), BATCHES_PER_SWEEP)]
@@ -183,7 +184,7 @@ def sweep(timestamp: int) -> None:
 
 @app.task
 async def sweep_batches(batch_ids: list[str]) -> None:
-    """Settle calls of some batches."""
+    """Sweep these batches."""
     await sync_to_async(_sweep_batches, thread_sensitive=False, executor=THREADS)(list(map(UUID, batch_ids)))
 
 

@@ -40,7 +40,7 @@ class AgencyForm(forms.ModelForm):  # type: ignore[type-arg]
         required=False,
         min_value=1,
         max_value=MAX_INTEGER,
-        label="Most calls at once",
+        label="Maximum calls at once",
         help_text="In all batches of the agency together. Empty: no limit.",
     )
 
@@ -119,7 +119,7 @@ class UltravoxKeyView(FormView):  # type: ignore[type-arg]
             with transaction_with_timeouts():
                 self.model_admin.log_change(self.request, self.agency, text)
         except Error as error:
-            logger.warning("recent actions are not logged: %s", type(error).__name__)
+            logger.warning("the change was not added to the recent actions: %s", type(error).__name__)
 
     def _page_url(self) -> str:
         url = reverse("admin:calls_agency_change", args=[self.agency.pk])
@@ -131,7 +131,7 @@ class AgencyAdmin(ReadOnlyAdmin):
     """
     An admin in which ``max_concurrent_calls`` can be edited, and nothing else.
 
-    Another service may own the rows, so a save writes this column alone.
+    Another service may own the rows, so a save writes only this column and ``updated_at``.
     """
 
     form = AgencyForm
@@ -162,7 +162,7 @@ class AgencyAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Account at Ultravox")
     def account(self, agency: Agency) -> str:
-        return f"{key_problem(agency.pk, read_now=True) or 'There is no problem with the key'}."
+        return f"{key_problem(agency.pk, read_now=True) or 'No problem found. The key has not been tried at Ultravox'}."
 
     def save_model(self, request: HttpRequest, obj: Agency, form: Any, change: bool) -> None:
         obj.save(update_fields=["max_concurrent_calls", "updated_at"])

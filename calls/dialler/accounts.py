@@ -75,7 +75,7 @@ def has_other_key(agency_id: UUID, provider: Provider) -> bool:
     """
     Read the agency's key now, and return whether it is no longer the key of ``provider``.
 
-    Then a refusal of that key says nothing about the agency's account.
+    If so, a refusal of the old key says nothing about the agency's current account.
 
     :raises BatchReadFailed: the database failed.
     """
@@ -102,8 +102,8 @@ def hold_account(agency_id: UUID, pause: timedelta, *, provider: Provider) -> bo
     """
     Hold the account that refused a call of the agency: start no call with its key for this long.
 
-    That concerns the agency, and each other agency that this process knows to use the same key. Do not call this while
-    a batch is locked, and call it outside of a transaction.
+    This holds the agency and every other agency that, as far as this process knows, uses the same key. Do not call
+    this while a batch is locked, and call it outside of a transaction.
 
     :param provider: the provider that was used for the call.
     :returns: False if the agency has another key by now, so nothing is held.

@@ -125,9 +125,9 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
 
     The contact is then in progress and its attempt is counted. Return None if no call may start: the batch is not being
     dialled, it or its agency has reached a limit, or no contact can be claimed now. A batch without unfinished contacts
-    is completed. A contact marked ``do_not_call`` is skipped. A contact without attempts left becomes ``failed``. A
-    contact that another service has locked, or whose number is being called in another batch of the agency, is passed
-    over.
+    is completed. A contact marked ``do_not_call`` is skipped. A contact without attempts left becomes ``failed``.
+    Contacts that another service has locked, or whose number is being called in another batch of the agency, are passed
+    over. If another claim is just taking the same number, nothing is claimed.
 
     :param called_before: leave out contacts that were called since then.
     :returns: the contact. Its ``batch`` has the agent and the caller id.

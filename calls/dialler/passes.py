@@ -50,7 +50,7 @@ def run_pass() -> PassResult:
     deadline = time.monotonic() + PASS_SECONDS
     batches: set[UUID] = set()
     outcomes: Counter[DialOutcome] = Counter()
-    fruitless: set[UUID] = set()
+    nothing_claimed: set[UUID] = set()
     waited = 0.0
     current = next_round(thorough=True)
     began = current.read_at
@@ -70,8 +70,8 @@ def run_pass() -> PassResult:
                 for turn, outcome in zip(calls, placed, strict=True)
                 if outcome is not DialOutcome.NOTHING_CLAIMED
             }
-            # A batch of which no contact can be claimed, perhaps because they are locked, must not keep its turn.
-            fruitless |= {turn.batch_id for turn in calls} - claimed
+            # Skip a batch for the rest of the pass if none of its contacts could be claimed. They may be locked.
+            nothing_claimed |= {turn.batch_id for turn in calls} - claimed
             if claimed:
                 waited = 0.0
             elif not current.turns:
@@ -79,7 +79,7 @@ def run_pass() -> PassResult:
                     break
                 time.sleep(LOOK_EVERY)
                 waited += LOOK_EVERY
-            current = next_round(thorough=False, skip=fruitless, called_before=began)
+            current = next_round(thorough=False, skip=nothing_claimed, called_before=began)
     return PassResult(len(batches), outcomes[DialOutcome.PLACED], outcomes[DialOutcome.FAILED])
 
 

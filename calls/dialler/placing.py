@@ -40,7 +40,10 @@ class DialOutcome(Enum):
     PLACED = "placed"
     FAILED = "failed"
     HELD = "held"
-    """The account takes no calls at the moment, or its key cannot be used, so the agency's batches wait."""
+    """
+    No call was placed, and the attempt does not count: the account takes no calls, its key cannot be used or was
+    replaced, or this process cannot connect.
+    """
     PAUSED = "paused"
     """The provider refuses all calls of the batch. The attempt does not count, and a processing batch was paused."""
     ALREADY_CALLED = "already_called"

@@ -77,7 +77,7 @@ class Round:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A due batch, and how many of its calls may start now. ``agency_slots`` is the same for its whole agency."""
+    """A due batch, and how many of its calls may start now. ``agency_slots`` is how many its agency may start."""
 
     batch: CallBatch
     waiting: Waiting | None
@@ -104,11 +104,11 @@ def next_round(*, thorough: bool, skip: Collection[UUID] = (), called_before: da
     """
     Return the batches that can place a call now. Agencies take turns, and so do the batches of an agency.
 
-    The agency whose latest call was the longest ago comes first, and so does the batch within the agency. What the
-    other due batches wait for is logged when it changes.
+    The agency that has waited longest since its latest call or turn comes first. The same order applies to the batches
+    of an agency. What the other due batches wait for is logged when it changes.
 
     :param thorough: also return batches without a contact to call: they may be finished.
-    :param skip: batches that have a turn already.
+    :param skip: batches to leave out: they have a job already, or none of their contacts could be claimed before.
     :param called_before: leave out contacts that were called since then.
     :raises BatchReadFailed: a database error or timeout.
     """

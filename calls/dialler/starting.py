@@ -25,7 +25,7 @@ def start_batch(batch: CallBatch) -> None:
     Start the batch if it is due: it becomes ``processing`` and its pending contacts become ``queued``.
 
     A batch that was started before is completed if it has no unfinished contact. Contacts that another service has
-    queued in a way that keeps them from being called are queued again.
+    queued with ``completed_at`` set or ``last_attempt_at`` in the future are queued again.
 
     :raises BatchNotFound: the batch is gone.
     :raises BatchUpdateFailed: a database error or timeout. The next round continues.
@@ -79,10 +79,9 @@ def _queue_pending(batch: CallBatch) -> None:
 
 def _requeue_stale(batch: CallBatch) -> None:
     """
-    Queue contacts again that another service has queued in a way that keeps them from being called.
+    Queue contacts again that another service has queued with ``completed_at`` set or a last attempt in the future.
 
-    It may have left their ``completed_at`` set, or written a last attempt in the future. This reads all contacts, so it
-    is done only if no other contact waits.
+    Otherwise they would never be called. This reads all contacts, so it is done only if no other contact waits.
     """
     now = Now()
     dialable = batch.contacts.dialable()

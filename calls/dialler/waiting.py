@@ -38,7 +38,7 @@ class WaitReason(Enum):
 
     @property
     def is_hold(self) -> bool:
-        """Whether the batch must be left alone, and not only its limits or its contacts delay the next call."""
+        """Whether the batch is on hold, as opposed to having reached a limit or having no contact to call now."""
         return self in (WaitReason.OTHER_DIALLER, WaitReason.PROVIDER, WaitReason.CREDENTIALS, WaitReason.AGENT)
 
 
@@ -71,8 +71,8 @@ class DiallingState:
     """The status of the contact that can be claimed next, or None if there is none."""
     has_busy_number: bool
     """Whether a contact could be claimed if its number were not being called in another batch."""
-    next_attempt: datetime | None
-    """The last attempt of the contact that may be called again next."""
+    retry_last_attempt: datetime | None
+    """When the contact whose retry is due first was last called, or None if no contact waits for a retry."""
 
     @classmethod
     def of(cls, batch: CallBatch) -> DiallingState:
@@ -112,7 +112,7 @@ def with_dialling_state(batches: CallBatchQuerySet, *, called_before: datetime |
         "next_status": models.Subquery(claimable.with_free_number().values("status")[:1]),
         # Not EXISTS, for which PostgreSQL may read all contacts of all batches once and build a hash table.
         "has_busy_number": IsNull(models.Subquery(claimable.values("pk")[:1]), False),
-        "next_attempt": models.Subquery(resting.values("last_attempt_at")[:1]),
+        "retry_last_attempt": models.Subquery(resting.values("last_attempt_at")[:1]),
     }
     return batches.annotate(
         state_now=now,
@@ -132,7 +132,7 @@ def with_dialling_state(batches: CallBatchQuerySet, *, called_before: datetime |
 
 def due_batches(*, called_before: datetime | None = None) -> models.QuerySet[CallBatch]:
     """
-    Return every due batch with its dialling state. The batch whose latest call was the longest ago comes first.
+    Return every due batch with its dialling state. Least recently called batches come first.
 
     :param called_before: as in :func:`with_dialling_state`.
     """
@@ -191,8 +191,8 @@ def _contacts(batch: CallBatch, state: DiallingState) -> Waiting | None:
         return None
     if state.has_busy_number:
         return Waiting(WaitReason.SAME_NUMBER, "the next numbers are being called in another batch of the agency")
-    if state.next_attempt is not None:
-        due = state.next_attempt + timedelta(seconds=settings.RETRY_PAUSE)
+    if state.retry_last_attempt is not None:
+        due = state.retry_last_attempt + timedelta(seconds=settings.RETRY_PAUSE)
         return Waiting(WaitReason.RETRY, f"no contact is due before {_shown(due)}")
     if state.in_progress:
         last = "call" if state.in_progress == 1 else f"{state.in_progress} calls"
@@ -217,7 +217,7 @@ def has_nothing_to_call(state: DiallingState) -> bool:
     Such a batch may be finished, or may have contacts that another service has queued in a way that keeps them from
     being called.
     """
-    return state.next_status is None and state.next_attempt is None and not state.has_busy_number
+    return state.next_status is None and state.retry_last_attempt is None and not state.has_busy_number
 
 
 def free_slots(batch: CallBatch) -> int:

@@ -84,7 +84,7 @@ class CallBatch(LockableBatch):
     paused_at = models.DateTimeField(null=True, blank=True)
     completed_at = models.DateTimeField(null=True, blank=True)
     error_message = models.TextField(null=True, blank=True)
-    # No call starts before this time: the provider asked to wait, or another dialler dials the batch.
+    # No call starts before this time. Another dialler sets it to keep the batch for itself.
     dial_after = models.DateTimeField(null=True, blank=True)
 
     objects = CallBatchQuerySet.as_manager()

@@ -138,7 +138,7 @@ class Call(BaseModel):
 
     def _end_attempt(self, state: CallState, batch: CallBatch | None) -> None:
         contact = self._contact_of_attempt()
-        # Only call.billed may say that the number is invalid, when the contact has been queued again already.
+        # An invalid number may be reported by call.billed alone, after call.ended has queued the contact again.
         if contact is None or (contact.status != ContactStatus.IN_PROGRESS and not state.is_number_invalid):
             return
         try:

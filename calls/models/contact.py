@@ -24,7 +24,7 @@ from calls.models.querysets import (
     LAST_CALLED,
     CampaignContactQuerySet,
 )
-from calls.models.refusals import give_back, has_accepted, latest_results, row_before, row_reason
+from calls.models.refusals import give_back, has_accepted, latest_results, streak_before, streak_reason
 from calls.statuses import ContactStatus, Outcome, not_placed_note, skip_note
 
 # The note of a contact whose number does not exist.
@@ -167,7 +167,7 @@ class CampaignContact(BaseModel):
         with self._locked_batch(locked) as batch:
             if self._end_attempt(batch, ContactStatus.FAILED, outcome=outcome, outcome_notes=INVALID_NUMBER):
                 return True
-            # A claim clears call_id. A contact with the note was queued again by another service since.
+            # A later claim would have cleared call_id. If the note is set, another service has queued it since.
             waiting = batch.contacts.dialable().filter(pk=self.pk, call_id=self.call_id)
             failed = waiting.exclude(outcome_notes=INVALID_NUMBER).update(
                 status=ContactStatus.FAILED,
@@ -204,7 +204,7 @@ class CampaignContact(BaseModel):
         batch, and none of the five attempts counts.
 
         :param reason: shown to staff with the contact.
-        :param is_about_number: the provider named the contact's number, so this is never part of a row.
+        :param is_about_number: the provider named the number, so the rejection never counts as one of five in a row.
         :returns: False if the attempt has already ended, as in :meth:`record_answered`.
         :raises BatchNotFound: the batch is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
@@ -215,10 +215,10 @@ class CampaignContact(BaseModel):
             else:
                 status, note = self._status_after_failure(batch), reason
                 if not is_about_number:
-                    row = row_before(latest_results(batch, besides=self), note)
-                    # A rejection may arrive after the row that it belongs to has paused the batch.
-                    if row or batch.is_paused_by_dialler(row_reason(note)):
-                        return self._give_back_row(batch, row, row_reason(note))
+                    row = streak_before(latest_results(batch, excluding=self), note)
+                    # A rejection may arrive after the ones before it have paused the batch.
+                    if row or batch.is_paused_by_dialler(streak_reason(note)):
+                        return self._give_back_streak(batch, row, streak_reason(note))
             return self._end_attempt(
                 batch, status, unless_call_recorded=True, outcome=Outcome.NOT_PLACED, outcome_notes=note
             )
@@ -242,12 +242,12 @@ class CampaignContact(BaseModel):
         with CallBatch(pk=self.batch_id).locked("error_message") as batch:
             if batch.has_ended:
                 return self.release_claim()
-            results = latest_results(batch, besides=self)
-            # The latest results do not have those that were given back when the batch was paused.
+            results = latest_results(batch, excluding=self)
+            # Attempts that were undone when the batch was paused are missing here, so the reason is compared too.
             if unless_others_accepted and has_accepted(results) and not batch.is_paused_by_dialler(reason):
                 self.record_rejected(reason=note)
                 return False
-            return self._give_back_row(batch, row_before(results, note), reason)
+            return self._give_back_streak(batch, streak_before(results, note), reason)
 
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
@@ -298,13 +298,13 @@ class CampaignContact(BaseModel):
             status=ContactStatus.IN_PROGRESS,
         )
 
-    def _give_back_row(self, batch: CallBatch, others: Sequence[CampaignContact], pause_reason: str) -> bool:
+    def _give_back_streak(self, batch: CallBatch, others: Sequence[CampaignContact], pause_reason: str) -> bool:
         """
         Undo this attempt and those of ``others``, which were rejected as well, and pause the batch.
 
         Return False, and change nothing, if this attempt has already ended.
         """
-        # An unclear answer left a note. The contact must not be part of the next row.
+        # An unclear answer left a note. The contact must not count as one of the next five.
         self.in_this_attempt().update(outcome_notes=None)
         released = self.release_claim()
         if released:

@@ -23,7 +23,7 @@ from calls.statuses import FINAL, BatchStatus
 
 logger = logging.getLogger(__name__)
 
-# How the ``error_message`` of a batch begins that the dialler has paused.
+# Prefix of the ``error_message`` of a batch that the dialler has paused.
 PAUSED_BY_DIALLER = "Paused by the dialler: "
 
 
@@ -40,9 +40,9 @@ LOCK = "FOR UPDATE"
 
 class LockableBatch(BaseModel):
     """
-    The part of a batch that every change of it shares: its lock, its counters and its status.
+    Base of ``CallBatch``: its row lock, its counters, and the status changes of the dialler.
 
-    ``CallBatch`` has the columns, and the verbs that people use.
+    ``CallBatch`` adds the columns and the verbs of users.
     """
 
     status = EnumTextField(choices=BatchStatus, default=BatchStatus.PENDING, db_default=BatchStatus.PENDING)

@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 
 _WORD_WITH_DIGIT = re.compile(r"\S*\d\S*")
 
-# So many rejections in a row for the same reason are not about the contacts.
-ROW_LENGTH = 5
+# After this many rejections in a row for the same reason, the contacts are not the cause.
+STREAK_LENGTH = 5
 
 
-def row_reason(note: str) -> str:
+def streak_reason(note: str) -> str:
     """Return why the batch is paused after a row of rejections with ``note``."""
-    return f"{ROW_LENGTH} calls in a row failed. {note}"
+    return f"{STREAK_LENGTH} calls in a row failed. {note}"
 
 
-def latest_results(batch: CallBatch, *, besides: CampaignContact) -> list[CampaignContact]:
+def latest_results(batch: CallBatch, *, excluding: CampaignContact) -> list[CampaignContact]:
     """
     Return the other contacts of the batch whose attempts were the latest ones, newest first, four at most.
 
     An attempt in progress counts if its call was accepted. Until then its result is unknown, and it is left out.
     """
-    known = type(besides).objects.attempted(batch.pk).exclude(pk=besides.pk).exclude(call_id=None, outcome=None)
+    known = type(excluding).objects.attempted(batch.pk).exclude(pk=excluding.pk).exclude(call_id=None, outcome=None)
     columns = ("call_id", "outcome", "outcome_notes")
-    return list(known.only(*columns).order_by("-last_attempt_at")[: ROW_LENGTH - 1])
+    return list(known.only(*columns).order_by("-last_attempt_at")[: STREAK_LENGTH - 1])
 
 
-def row_before(results: list[CampaignContact], note: str) -> list[CampaignContact]:
+def streak_before(results: list[CampaignContact], note: str) -> list[CampaignContact]:
     """Return the latest ``results`` if one more rejection with ``note`` makes them a row of five, else no contact."""
     alike = [result for result in results if _was_rejected(result) and _is_same_reason(result.outcome_notes, note)]
-    return alike if len(alike) == ROW_LENGTH - 1 else []
+    return alike if len(alike) == STREAK_LENGTH - 1 else []
 
 
 def has_accepted(results: Sequence[CampaignContact]) -> bool:
@@ -77,7 +77,7 @@ def _without_details(note: str) -> str:
     """
     Return a note without what differs between two refusals for one reason: an id, a time, the number of a request.
 
-    Unclear answers are all alike: the provider fails in one way now, and in another way then.
+    All unclear answers count as the same reason, because a failing provider may answer differently each time.
     """
     if note.startswith(UNCLEAR):
         return UNCLEAR

@@ -61,7 +61,7 @@ def names_number(response: httpx.Response, number: str) -> bool:
     answer = _json_of(response)
     digits = re.sub(r"\D", "", number)
     if answer is None:
-        # Not response.text: the answer may announce an encoding that is not one of texts.
+        # Not response.text: the answer may declare a charset that Python has as a codec, but not for text.
         messages = [response.content.decode(errors="replace")]
     else:
         messages = [text for text in islice(_messages(answer), MAX_MESSAGES) if _is_message(text.rpartition(": ")[2])]

@@ -67,7 +67,7 @@ def test_the_page_shows_no_secret(harbour, clerk):
 def test_the_page_says_what_is_wrong_with_the_key_now(harbour, clerk):
     assert "The agency has no Ultravox key. Set one in the admin" in text_of(clerk.get(page_of(harbour)))
     clerk.post(key_page_of(harbour), {"key": SECRET})
-    assert "There is no problem with the key." in text_of(clerk.get(page_of(harbour)))
+    assert "No problem found." in text_of(clerk.get(page_of(harbour)))
 
 
 @pytest.mark.parametrize(("value", "limit"), [("7", 7), ("2147483647", 2147483647), ("", None)])

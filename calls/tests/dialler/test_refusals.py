@@ -11,7 +11,7 @@ from calls.dialler.passes import PassResult, run_pass
 from calls.dialler.placing import DialOutcome, place_next_call
 from calls.dialler.sweep import run_sweep
 from calls.models import CallBatch, CampaignContact
-from calls.models.refusals import ROW_LENGTH
+from calls.models.refusals import STREAK_LENGTH
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.support.attempts import LONG_AGO
 from calls.tests.support.concurrency import PausedThread, until
@@ -203,7 +203,7 @@ def test_five_rejections_in_a_row_for_the_same_reason_pause_the_batch(harbour, u
     assert checked_counters(batch).get("failed", 0) == (4 if max_attempts == 1 else 0)
     place(batch, 2)
 
-    assert len(ultravox.asked) == ROW_LENGTH
+    assert len(ultravox.asked) == STREAK_LENGTH
     words = f"HTTP {status}: The caller id is not verified."
     assert_given_back(batch, 100, f"5 calls in a row failed. Not placed: {words}")
 
