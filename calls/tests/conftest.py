@@ -14,7 +14,7 @@ from calls.tests.support.factories import Tenant, client_of, staff
 from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
 from calls.tests.support.provider import KEY, fake_provider
 from calls.tests.support.truncation import truncate_tables
-from calls.tests.support.unlocked import execute_unlocked
+from calls.tests.support.unlocked import unlocked
 
 # Modules whose tests share a server, a browser or a large database.
 SHARED_SETUP = {
@@ -120,7 +120,8 @@ def admin(operator):
 @pytest.fixture
 def without_lock(monkeypatch):
     """For controls: no row is locked."""
-    monkeypatch.setattr(CursorWrapper, "execute", execute_unlocked)
+    execute = CursorWrapper.execute
+    monkeypatch.setattr(CursorWrapper, "execute", lambda self, sql, params=None: execute(self, unlocked(sql), params))
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ from django.db.backends.utils import CursorWrapper
 
 from agency_backend.settings import *  # noqa: F403
 
+execute = CursorWrapper.execute
+
 
 def execute_unlocked_and_wait(self, sql, params=None):
     # Not at the top: the app is not loaded yet.
-    from calls.tests.support.unlocked import execute_unlocked
+    from calls.tests.support.unlocked import unlocked
 
-    result = execute_unlocked(self, sql, params)
+    result = execute(self, unlocked(sql), params)
     if "SKIP LOCKED" in str(sql):
         time.sleep(random.uniform(0, 0.2))
     return result
