@@ -92,7 +92,7 @@ def test_the_latest_results_of_a_batch_are_read_from_an_index():
     contact = batch.contacts.dialable().first()
 
     with CaptureQueriesContext(connection) as queries:
-        assert len(latest_results(batch, besides=contact)) == 4
+        assert len(latest_results(batch, excluding=contact)) == 4
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN {queries[0]['sql']}")
         plan = "\n".join(line for (line,) in cursor.fetchall())

@@ -135,6 +135,7 @@ def test_an_answer_that_repeats_the_request_is_not_about_the_number(harbour, ult
     assert place_next_call(batch) is DialOutcome.PAUSED
 
 
+@pytest.mark.usefixtures("ultravox")
 def test_a_worker_that_cannot_reach_the_provider_pauses_itself_and_holds_no_account(harbour, settings):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
