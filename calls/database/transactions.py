@@ -54,6 +54,12 @@ def transaction_with_timeouts(*, statement: float = LOCK_STATEMENT_TIMEOUT) -> I
         yield
 
 
+def lock_name(name: str) -> None:
+    """Wait for an advisory lock on ``name``, and hold it until the end of the transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
+
+
 @contextmanager
 def database_errors_as(failure: type[DatabaseFailed]) -> Iterator[None]:
     """

@@ -18,7 +18,7 @@ from django.contrib.postgres.functions import TransactionNow
 from django.db import connection
 
 from calls.database.sql import column_names, literals
-from calls.database.transactions import database_errors_as
+from calls.database.transactions import database_errors_as, lock_name
 from calls.dialler.pacing import calls_per_minute, max_concurrent
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CampaignContact
@@ -37,9 +37,6 @@ _EXPRESSIONS = {
     "agent_id": "(SELECT ultravox_agent_id FROM agent_mappings WHERE id = call_batches.agent_mapping_id)",
     "first_speaker_text": "(SELECT first_speaker_text FROM agent_mappings WHERE id = call_batches.agent_mapping_id)",
 }
-# Claims in other batches of an agency with a limit wait for this lock, and then count the call that is claimed here. It
-# is not a lock of the agency's row: a claim holds its batch, so a cancel would wait for what other services do to it.
-_LOCK_AGENCY = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 # The conditions, the counts and the order are those of CampaignContactQuerySet. The expressions are written as in the
 # indexes, without which PostgreSQL would not use them.
 _LAST_CALLED = "COALESCE(last_attempt_at, '0001-01-01 00:00:00+00')"
@@ -173,8 +170,13 @@ def _read_agency(batch: CallBatch) -> tuple[bool | None, int | None]:
 
 
 def _lock_agency(batch: CallBatch) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_LOCK_AGENCY, [f"agency {batch.agency_id}"])
+    """
+    Make claims in other batches of the agency wait. They then count the call that is claimed here.
+
+    It is not a lock of the agency's row: a claim holds its batch, so a cancel would wait for what other services do to
+    the agency.
+    """
+    lock_name(f"agency {batch.agency_id}")
 
 
 def _choose(batch: CallBatch, agency_limit: int | None, called_before: datetime | None) -> _Choice | None:

@@ -95,8 +95,10 @@ class _Candidate:
         # A batch whose calls are held may still be finished.
         start = (not is_held and needs_start(batch, state)) or (thorough and is_empty and not is_kept)
         limit = math.inf if state.agency_limit is None else state.agency_limit - state.agency_in_progress
-        # A start may find a contact that can be called.
-        slots = free_slots(batch) if has_call else min(1, free_slots(batch)) if start and not is_held else 0
+        slots = free_slots(batch, state)
+        if not has_call:
+            # A start may find a contact that can be called.
+            slots = min(slots, 1) if start and not is_held else 0
         return cls(batch, waiting, start, slots, limit)
 
 

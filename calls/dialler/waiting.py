@@ -220,9 +220,8 @@ def has_nothing_to_call(state: DiallingState) -> bool:
     return state.next_status is None and state.retry_last_attempt is None and not state.has_busy_number
 
 
-def free_slots(batch: CallBatch) -> int:
+def free_slots(batch: CallBatch, state: DiallingState) -> int:
     """Return how many calls of the batch may start now, by its limits and its agency's."""
-    state = DiallingState.of(batch)
     slots = [max_concurrent(batch) - state.in_progress, calls_per_minute(batch) - state.started]
     if state.agency_limit is not None:
         slots.append(state.agency_limit - state.agency_in_progress)

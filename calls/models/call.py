@@ -6,9 +6,9 @@ import logging
 from contextlib import nullcontext
 
 from django.contrib.postgres.functions import TransactionNow
-from django.db import DataError, IntegrityError, connection, models, transaction
+from django.db import DataError, IntegrityError, models, transaction
 
-from calls.database.transactions import database_errors_as, retry_on_deadlock, transaction_with_timeouts
+from calls.database.transactions import database_errors_as, lock_name, retry_on_deadlock, transaction_with_timeouts
 from calls.exceptions import BatchNotFound, BatchUpdateFailed
 from calls.models.agency import Agency
 from calls.models.base import BaseModel
@@ -171,5 +171,4 @@ def lock_call(provider_call_id: str) -> None:
     Otherwise two transactions, one recording the call and one storing its event, would each miss the other's
     uncommitted row.
     """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"call {provider_call_id}"])
+    lock_name(f"call {provider_call_id}")

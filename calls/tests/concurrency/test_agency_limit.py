@@ -115,7 +115,7 @@ def test_a_claim_waits_for_a_claim_in_another_batch_of_its_agency_and_counts_its
 def test_control_without_the_agency_s_lock_two_claims_exceed_the_limit(harbour, monkeypatch):
     first, second = harbour.batch(queued=1), harbour.batch(queued=1)
     limit(harbour, 1)
-    monkeypatch.setattr(claims, "_LOCK_AGENCY", "SELECT %s")
+    monkeypatch.setattr(claims, "_lock_agency", lambda batch: None)
 
     with PausedThread(lambda: claim_next_contact(first), after=CONTACT_CHOSEN):
         assert claim_next_contact(second) is not None
@@ -220,7 +220,9 @@ def test_a_claim_does_not_deadlock_with_a_service_that_inserts_a_call_and_then_u
 
 
 def test_control_with_a_lock_of_the_agency_s_row_the_two_deadlock(call_inserted_during_a_claim, monkeypatch):
-    monkeypatch.setattr(claims, "_LOCK_AGENCY", "SELECT 1 FROM agencies WHERE 'agency ' || id = %s FOR UPDATE")
+    monkeypatch.setattr(
+        claims, "_lock_agency", lambda batch: Agency.objects.select_for_update().get(pk=batch.agency_id)
+    )
 
     claimed, error = call_inserted_during_a_claim()
 
