@@ -68,20 +68,20 @@ def _log_database_error(job: str) -> Iterator[None]:
 def dial_due_batches(timestamp: int) -> None:
     """Dial the due batches in rounds, and look for batches that are finished."""
     with _log_database_error("dialler"):
-        _run_round(thorough=True)
+        _run_round(include_empty=True)
 
 
 @app.task(queueing_lock="dial_next_batches", priority=AFTER_CALLS)
 def dial_next_batches() -> None:
     """Start the next round. It is queued behind the calls of the round before."""
     with _log_database_error("dialler"):
-        _run_round(thorough=False)
+        _run_round(include_empty=False)
 
 
-def _run_round(*, thorough: bool) -> None:
+def _run_round(*, include_empty: bool) -> None:
     """Queue one job for each batch that can place a call now, and then the next round."""
     began = time.monotonic()
-    current = next_round(thorough=thorough, skip=_batches_with_a_job())
+    current = next_round(include_empty=include_empty, skip=_batches_with_a_job())
     _queue([_dial_job(turn.batch, turn.places, start=turn.start) for turn in current.turns])
     if current.read_at is None:
         # No batch is due. The next periodic job looks again.

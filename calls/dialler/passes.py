@@ -52,7 +52,7 @@ def run_pass() -> PassResult:
     outcomes: Counter[DialOutcome] = Counter()
     nothing_claimed: set[UUID] = set()
     waited = 0.0
-    current = next_round(thorough=True)
+    current = next_round(include_empty=True)
     began = current.read_at
     with ThreadPoolExecutor(MAX_THREADS) as threads:
         while time.monotonic() < deadline:
@@ -79,7 +79,7 @@ def run_pass() -> PassResult:
                     break
                 time.sleep(LOOK_EVERY)
                 waited += LOOK_EVERY
-            current = next_round(thorough=False, skip=nothing_claimed, called_before=began)
+            current = next_round(include_empty=False, skip=nothing_claimed, called_before=began)
     return PassResult(len(batches), outcomes[DialOutcome.PLACED], outcomes[DialOutcome.FAILED])
 
 

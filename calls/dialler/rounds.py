@@ -6,7 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self, cast
 from uuid import UUID
@@ -41,14 +41,21 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Turn:
-    """One batch of a round: how many of its calls to place, and whether to start it first."""
+    """
+    One batch of a round: the calls to place, and whether to start the batch first.
+
+    ``places`` has the place of each call among the calls of its agency in this round, from 0 on.
+    """
 
     batch_id: UUID
     agency_id: UUID
-    calls: int
+    places: list[int]
     start: bool
-    places: list[int] = field(default_factory=list, compare=False)
-    """The place of each call among the calls of its agency in this round, from 0 on."""
+
+    @property
+    def calls(self) -> int:
+        """The number of calls to place."""
+        return len(self.places)
 
     @property
     def batch(self) -> CallBatch:
@@ -86,14 +93,14 @@ class _Candidate:
     agency_slots: float
 
     @classmethod
-    def of(cls, batch: CallBatch, *, thorough: bool) -> Self:
-        state, waiting = DiallingState.of(batch), waiting_for(batch)
+    def from_batch(cls, batch: CallBatch, *, include_empty: bool) -> Self:
+        state, waiting = DiallingState.from_batch(batch), waiting_for(batch)
         is_held = waiting is not None and waiting.reason.is_hold
         is_empty = has_nothing_to_call(state)
         has_call = waiting is None and not is_empty
         is_kept = waiting is not None and waiting.reason is WaitReason.OTHER_DIALLER
         # A batch whose calls are held may still be finished.
-        start = (not is_held and needs_start(batch, state)) or (thorough and is_empty and not is_kept)
+        start = (not is_held and needs_start(batch, state)) or (include_empty and is_empty and not is_kept)
         limit = math.inf if state.agency_limit is None else state.agency_limit - state.agency_in_progress
         slots = free_slots(batch, state)
         if not has_call:
@@ -102,14 +109,14 @@ class _Candidate:
         return cls(batch, waiting, start, slots, limit)
 
 
-def next_round(*, thorough: bool, skip: Collection[UUID] = (), called_before: datetime | None = None) -> Round:
+def next_round(*, include_empty: bool, skip: Collection[UUID] = (), called_before: datetime | None = None) -> Round:
     """
     Return the batches that can place a call now. Agencies take turns, and so do the batches of an agency.
 
     The agency that has waited longest since its latest call or turn comes first. The same order applies to the batches
     of an agency. What the other due batches wait for is logged when it changes.
 
-    :param thorough: also return batches without a contact to call: they may be finished.
+    :param include_empty: also return batches without a contact to call: they may be finished.
     :param skip: batches to leave out: they have a job already, or none of their contacts could be claimed before.
     :param called_before: leave out contacts that were called since then.
     :raises BatchReadFailed: a database error or timeout.
@@ -118,11 +125,11 @@ def next_round(*, thorough: bool, skip: Collection[UUID] = (), called_before: da
         batches = list(due_batches(called_before=called_before))
     # A batch that had a turn and placed no call, perhaps because its contacts are locked, goes behind the others too.
     batches.sort(key=_latest_turn)
-    due = [_Candidate.of(batch, thorough=thorough) for batch in batches]
+    due = [_Candidate.from_batch(batch, include_empty=include_empty) for batch in batches]
     _log_changes(due)
     places = _take_turns(due, skip)
     turns = [
-        Turn(each.batch.pk, each.batch.agency_id, len(of_batch), each.start, of_batch)
+        Turn(each.batch.pk, each.batch.agency_id, of_batch, each.start)
         for each in due
         for of_batch in [places.get(each.batch.pk, [])]
         if each.batch.pk not in skip and (of_batch or each.start)
@@ -130,7 +137,7 @@ def next_round(*, thorough: bool, skip: Collection[UUID] = (), called_before: da
     # In the order of the first calls. Batches that only have to be started come last.
     order = {batch_id: position for position, batch_id in enumerate(places)}
     turns.sort(key=lambda turn: order.get(turn.batch_id, len(order)))
-    read_at = DiallingState.of(due[0].batch).now if due else None
+    read_at = DiallingState.from_batch(due[0].batch).now if due else None
     if read_at is not None:
         _turns.update(dict.fromkeys((turn.batch_id for turn in turns[:CALLS_PER_ROUND]), read_at))
     return Round(

@@ -75,7 +75,7 @@ class DiallingState:
     """When the contact whose retry is due first was last called, or None if no contact waits for a retry."""
 
     @classmethod
-    def of(cls, batch: CallBatch) -> DiallingState:
+    def from_batch(cls, batch: CallBatch) -> DiallingState:
         """Return the state of a batch that :func:`with_dialling_state` has read."""
         return cls(**{name: getattr(batch, f"state_{name}") for name in cls.__annotations__})
 
@@ -151,7 +151,7 @@ def waiting_for(batch: CallBatch) -> Waiting | None:
     :param batch: from :func:`with_dialling_state`.
     :raises BatchReadFailed: the agency's key could not be read.
     """
-    state = DiallingState.of(batch)
+    state = DiallingState.from_batch(batch)
     if batch.status == BatchStatus.PAUSED:
         return Waiting(WaitReason.PAUSED, "the batch is paused")
     if batch.status not in STARTABLE:

@@ -23,7 +23,7 @@ STREAK_LENGTH = 5
 
 
 def streak_reason(note: str) -> str:
-    """Return why the batch is paused after a row of rejections with ``note``."""
+    """Return why the batch is paused after several rejections in a row with ``note``."""
     return f"{STREAK_LENGTH} calls in a row failed. {note}"
 
 
@@ -39,7 +39,7 @@ def latest_results(batch: CallBatch, *, excluding: CampaignContact) -> list[Camp
 
 
 def streak_before(results: list[CampaignContact], note: str) -> list[CampaignContact]:
-    """Return the latest ``results`` if one more rejection with ``note`` makes them a row of five, else no contact."""
+    """Return the latest ``results`` if one more rejection with ``note`` makes a streak of five, else no contact."""
     alike = [result for result in results if _was_rejected(result) and _is_same_reason(result.outcome_notes, note)]
     return alike if len(alike) == STREAK_LENGTH - 1 else []
 
@@ -53,7 +53,7 @@ def give_back(batch: CallBatch, contacts: Sequence[CampaignContact]) -> None:
     """
     Queue rejected contacts again, behind the others, and uncount these attempts.
 
-    The caller holds the batch's lock. The note is removed, so that the contacts are not part of the next row.
+    The caller holds the batch's lock. The note is removed, so that the contacts are not part of the next streak.
     """
     rejected = batch.contacts.filter(pk__in=[contact.pk for contact in contacts], outcome=Outcome.NOT_PLACED)
     values = {

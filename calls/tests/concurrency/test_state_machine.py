@@ -52,7 +52,7 @@ CONTACT_MOVES = {
     "queued": {"in_progress", "skipped", "failed"},
     "in_progress": {"completed", "failed", "queued", "skipped"},
     "completed": set(),
-    # Only when a row of rejections is given back.
+    # Only when rejected contacts are given back.
     "failed": {"queued"},
     "skipped": set(),
 }

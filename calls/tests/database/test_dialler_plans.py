@@ -11,6 +11,7 @@ from calls.dialler import claims
 from calls.dialler.sweep import batches_to_sweep
 from calls.dialler.waiting import due_batches
 from calls.models import CallBatch, CampaignContact
+from calls.tests.support.many_rows import hundred_agencies, vacuum_tables
 
 pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted, pytest.mark.usefixtures("_platform")]
 
@@ -27,13 +28,7 @@ def _platform(django_db_setup, django_db_blocker):
     more, half of them called. Every other batch has two called contacts. The newest due batch gets 10,000 contacts
     after VACUUM and ANALYZE, so the planner's statistics do not include them.
     """
-    tables = ("agencies", "campaigns", "agent_mappings", "call_batches", "campaign_contacts")
-    with django_db_blocker.unblock(), connection.cursor() as cursor:
-        # Without the triggers, which are meant for statements about one batch.
-        cursor.execute("SET session_replication_role = replica")
-        cursor.execute("INSERT INTO agencies (name, slug) SELECT 'A', 'a' || n FROM generate_series(1, 100) n")
-        cursor.execute("INSERT INTO campaigns (agency_id, name) SELECT id, 'C' FROM agencies")
-        cursor.execute("INSERT INTO agent_mappings (agency_id, ultravox_agent_id) SELECT id, 'x' FROM agencies")
+    with django_db_blocker.unblock(), hundred_agencies() as cursor:
         cursor.execute(
             """
             INSERT INTO call_batches (
@@ -50,12 +45,10 @@ def _platform(django_db_setup, django_db_blocker):
             add_contacts(cursor, "status = 'processing'", status, count)
         for status in ("completed", "queued"):
             add_contacts(cursor, f"id = '{oldest_due_batch().pk}'", status, 20_000)
-        for table in tables:
-            cursor.execute(f"VACUUM (ANALYZE) {table}")
+        vacuum_tables(cursor)
         add_contacts(cursor, f"id = '{newest_due_batch().pk}'", "queued", 10_000)
         cursor.execute("RESET session_replication_role")
         yield
-        cursor.execute(f"TRUNCATE {', '.join(tables)} CASCADE")
 
 
 def add_contacts(cursor, batches, status, count):

@@ -13,6 +13,7 @@ from calls.models.refusals import latest_results
 from calls.roles import Role
 from calls.tests.support.admin_pages import CONTACTS
 from calls.tests.support.factories import FUNCTIONS, cancel, client_of, staff
+from calls.tests.support.many_rows import hundred_agencies, vacuum_tables
 
 pytestmark = [pytest.mark.django_db, pytest.mark.not_adopted]
 
@@ -25,13 +26,7 @@ def _many_rows(django_db_setup, django_db_blocker):
     The two oldest batches have 100,000 contacts each, half of them called. The newest batch gets its 10,000 contacts
     after VACUUM and ANALYZE, so the planner's statistics do not include them.
     """
-    tables = ("agencies", "campaigns", "agent_mappings", "call_batches", "campaign_contacts")
-    with django_db_blocker.unblock(), connection.cursor() as cursor:
-        # Without the triggers, which are meant for statements about one batch.
-        cursor.execute("SET session_replication_role = replica")
-        cursor.execute("INSERT INTO agencies (name, slug) SELECT 'A', 'a' || n FROM generate_series(1, 100) n")
-        cursor.execute("INSERT INTO campaigns (agency_id, name) SELECT id, 'C' FROM agencies")
-        cursor.execute("INSERT INTO agent_mappings (agency_id, ultravox_agent_id) SELECT id, 'x' FROM agencies")
+    with django_db_blocker.unblock(), hundred_agencies() as cursor:
         cursor.execute(
             """
             INSERT INTO call_batches (agency_id, campaign_id, agent_mapping_id, from_number, created_at)
@@ -52,8 +47,7 @@ def _many_rows(django_db_setup, django_db_blocker):
                 LATERAL (SELECT n <= 50000 AS called, now() - n * interval '1 second' AS at) AS state
             """
         )
-        for table in tables:
-            cursor.execute(f"VACUUM (ANALYZE) {table}")
+        vacuum_tables(cursor)
         cursor.execute(
             """
             INSERT INTO campaign_contacts (agency_id, campaign_id, batch_id, phone_number, status)
@@ -63,7 +57,6 @@ def _many_rows(django_db_setup, django_db_blocker):
         )
         cursor.execute("RESET session_replication_role")
         yield
-        cursor.execute(f"TRUNCATE {', '.join(tables)} CASCADE")
 
 
 @pytest.mark.usefixtures("_many_rows")

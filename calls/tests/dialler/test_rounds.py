@@ -18,9 +18,9 @@ pytestmark = pytest.mark.django_db
 TEN_MINUTES = timedelta(minutes=10)
 
 
-def turns(*, thorough=False, **options):
+def turns(*, include_empty=False, **options):
     """Return the calls of each batch in the next round, in the order of the turns."""
-    return {turn.batch_id: turn.calls for turn in next_round(thorough=thorough, **options).turns}
+    return {turn.batch_id: turn.calls for turn in next_round(include_empty=include_empty, **options).turns}
 
 
 def change_agency(tenant, **columns):
@@ -39,9 +39,9 @@ def test_every_due_batch_has_a_turn(harbour):
 def test_a_turn_names_the_batch_and_its_agency(harbour):
     batch = started_batch(harbour, max_concurrent=4)
 
-    (turn,) = next_round(thorough=False).turns
+    (turn,) = next_round(include_empty=False).turns
 
-    assert turn == Turn(batch.pk, harbour.agency.pk, calls=4, start=False)
+    assert turn == Turn(batch.pk, harbour.agency.pk, places=[0, 1, 2, 3], start=False)
     assert (turn.batch.pk, turn.batch.agency_id) == (batch.pk, harbour.agency.pk)
 
 
@@ -113,7 +113,7 @@ def test_batches_whose_contacts_rest_do_not_keep_a_new_batch_of_their_agency_fro
     let_all_contacts_rest(harbour, [started_batch(harbour) for _ in range(12)])
     new = harbour.batch(BatchStatus.PENDING, pending=1)
 
-    (turn,) = next_round(thorough=False).turns
+    (turn,) = next_round(include_empty=False).turns
 
     assert (turn.batch_id, turn.start) == (new.pk, True)
 
@@ -123,28 +123,28 @@ def test_a_batch_that_is_not_started_has_a_turn_even_if_its_agency_is_at_its_lim
     claim(started_batch(harbour))
     new = harbour.batch(BatchStatus.PENDING, pending=1)
 
-    assert next_round(thorough=False).turns == [Turn(new.pk, harbour.agency.pk, calls=0, start=True)]
+    assert next_round(include_empty=False).turns == [Turn(new.pk, harbour.agency.pk, places=[], start=True)]
 
 
 def test_a_batch_that_is_not_started_has_no_turn_while_its_agency_is_on_hold(harbour):
     harbour.batch(BatchStatus.PENDING, pending=1)
     hold_agency(harbour, [])
 
-    assert next_round(thorough=False).turns == []
+    assert next_round(include_empty=False).turns == []
 
 
 def test_a_batch_that_is_not_started_has_no_turn_while_its_agency_has_no_key(harbour, encrypted):
     harbour.batch(BatchStatus.PENDING, pending=1)
 
-    assert next_round(thorough=True).turns == []
+    assert next_round(include_empty=True).turns == []
 
 
-def test_a_started_batch_without_a_contact_to_call_has_a_turn_only_in_a_thorough_round(harbour):
+def test_a_started_batch_without_a_contact_to_call_has_a_turn_only_in_a_round_with_empty_batches(harbour):
     batch = started_batch(harbour, queued=0)
 
-    assert next_round(thorough=False).turns == []
+    assert next_round(include_empty=False).turns == []
     # A start may finish the batch, or queue a contact again.
-    assert next_round(thorough=True).turns == [Turn(batch.pk, harbour.agency.pk, calls=1, start=True)]
+    assert next_round(include_empty=True).turns == [Turn(batch.pk, harbour.agency.pk, places=[0], start=True)]
 
 
 def test_a_skipped_batch_has_no_turn(harbour):
@@ -161,7 +161,7 @@ def test_a_skipped_batch_that_is_not_started_has_no_turn(harbour):
 
 def test_contacts_that_were_called_since_called_before_give_their_batch_no_turn(harbour):
     batch = started_batch(harbour)
-    began = next_round(thorough=False).read_at
+    began = next_round(include_empty=False).read_at
     claim(batch).record_failed(outcome="no_answer")
 
     assert set(turns()) == {batch.pk}
@@ -274,7 +274,7 @@ def test_a_round_has_at_most_calls_per_round_calls_and_is_then_full(harbour, mon
     for _ in range(3):
         started_batch(harbour)
 
-    current = next_round(thorough=False)
+    current = next_round(include_empty=False)
 
     assert sum(turn.calls for turn in current.turns) == 7
     assert current.is_full
@@ -284,7 +284,7 @@ def test_a_round_with_fewer_calls_is_not_full(harbour, monkeypatch):
     monkeypatch.setattr(rounds, "CALLS_PER_ROUND", 7)
     started_batch(harbour, max_concurrent=6)
 
-    assert not next_round(thorough=False).is_full
+    assert not next_round(include_empty=False).is_full
 
 
 def test_the_batches_for_which_a_round_had_no_room_come_first_in_the_next_round(harbour, monkeypatch):
@@ -293,7 +293,7 @@ def test_the_batches_for_which_a_round_had_no_room_come_first_in_the_next_round(
 
     served = []
     for _ in range(3):
-        for turn in next_round(thorough=False).turns:
+        for turn in next_round(include_empty=False).turns:
             claim(turn.batch)
             served.append(turn.batch_id)
 
@@ -304,30 +304,30 @@ def test_the_batches_for_which_a_round_had_no_room_come_first_in_the_next_round(
 
 
 def test_a_round_was_read_at_the_time_of_the_database_or_never_if_no_batch_is_due(harbour):
-    assert next_round(thorough=True).read_at is None
+    assert next_round(include_empty=True).read_at is None
     batch = started_batch(harbour)
-    read_at = next_round(thorough=True).read_at
+    read_at = next_round(include_empty=True).read_at
 
     assert abs(read_at - timezone.now()) < timedelta(seconds=10)
     change(batch, status=BatchStatus.PAUSED)
-    assert next_round(thorough=True).read_at is None
+    assert next_round(include_empty=True).read_at is None
 
 
 def test_a_round_tells_whether_calls_per_minute_delays_a_call(harbour):
     batch = started_batch(harbour, queued=2, calls_per_minute=1)
-    assert not next_round(thorough=False).waits_for_rate
+    assert not next_round(include_empty=False).waits_for_rate
 
     claim(batch)
 
-    assert next_round(thorough=False).waits_for_rate
+    assert next_round(include_empty=False).waits_for_rate
 
 
-@pytest.mark.parametrize("thorough", [False, True])
-def test_a_round_takes_the_same_queries_for_3_and_for_300_batches(harbour, thorough):
+@pytest.mark.parametrize("include_empty", [False, True])
+def test_a_round_takes_the_same_queries_for_3_and_for_300_batches(harbour, include_empty):
     def statements():
-        next_round(thorough=thorough)
+        next_round(include_empty=include_empty)
         with CaptureQueriesContext(connection) as queries:
-            next_round(thorough=thorough)
+            next_round(include_empty=include_empty)
         return [query["sql"] for query in queries]
 
     batches = [started_batch(harbour) for _ in range(3)]
@@ -359,22 +359,22 @@ def test_what_a_batch_waits_for_is_logged_once_and_again_when_the_reason_changes
     claim(batch)
 
     for _ in range(2):
-        next_round(thorough=False)
+        next_round(include_empty=False)
     assert logged(batch) == ["waiting: 1 call in progress, the most this batch may have"]
 
     change(batch, max_concurrent=2, calls_per_minute=1)
     for _ in range(2):
-        next_round(thorough=False)
+        next_round(include_empty=False)
     assert logged(batch)[1:] == ["waiting: 1 call started in the last minute, the most this batch may start"]
 
 
 def test_a_reason_is_not_logged_again_when_only_its_number_changes(harbour, logged):
     batch = started_batch(harbour, queued=9, max_concurrent=1)
     claim(batch)
-    next_round(thorough=False)
+    next_round(include_empty=False)
     change(batch, max_concurrent=2)
     claim(batch)
-    next_round(thorough=False)
+    next_round(include_empty=False)
 
     assert logged(batch) == ["waiting: 1 call in progress, the most this batch may have"]
 
@@ -382,9 +382,9 @@ def test_a_reason_is_not_logged_again_when_only_its_number_changes(harbour, logg
 def test_nothing_is_remembered_about_a_batch_that_is_no_longer_due(harbour):
     batch = started_batch(harbour, queued=2, max_concurrent=1)
     claim(batch)
-    next_round(thorough=False)
+    next_round(include_empty=False)
     change(batch, status=BatchStatus.PAUSED)
-    next_round(thorough=False)
+    next_round(include_empty=False)
 
     assert batch.pk not in rounds._logged
 
@@ -392,6 +392,6 @@ def test_nothing_is_remembered_about_a_batch_that_is_no_longer_due(harbour):
 def test_nothing_is_logged_about_a_batch_that_can_place_a_call(harbour, logged):
     batch = started_batch(harbour)
 
-    next_round(thorough=True)
+    next_round(include_empty=True)
 
     assert logged(batch) == []

@@ -280,6 +280,6 @@ def test_nothing_is_counted_for_a_batch_that_is_not_dialled(harbour):
     claim(batch)
     change(batch, status=BatchStatus.PAUSED)
 
-    state = DiallingState.of(with_dialling_state(CallBatch.objects.all()).get(pk=batch.pk))
+    state = DiallingState.from_batch(with_dialling_state(CallBatch.objects.all()).get(pk=batch.pk))
 
     assert (state.in_progress, state.started, state.next_status) == (None, None, None)
