@@ -38,7 +38,8 @@ _EXPRESSIONS = {
     "first_speaker_text": "(SELECT first_speaker_text FROM agent_mappings WHERE id = call_batches.agent_mapping_id)",
 }
 # The conditions, the counts and the order are those of CampaignContactQuerySet. The expressions are written as in the
-# indexes, without which PostgreSQL would not use them.
+# indexes, without which PostgreSQL would not use them. OFFSET 0 keeps the look-up of the number from becoming a join,
+# which would read all calls in progress.
 _LAST_CALLED = "COALESCE(last_attempt_at, '0001-01-01 00:00:00+00')"
 _IN_PROGRESS = f"'{ContactStatus.IN_PROGRESS}'"
 _NUMBER_IS_FREE = f"""
@@ -48,13 +49,16 @@ _NUMBER_IS_FREE = f"""
                 THEN called.agency_id END = contact.agency_id
             AND called.phone_number = contact.phone_number
             AND called.last_attempt_at IS NOT NULL AND called.outcome IS NULL AND called.status = {_IN_PROGRESS}
+        OFFSET 0
     )
 """
 # Two claims of one number in two batches hold no common row lock, so they take turns by an advisory lock. It is tried
 # and not waited for: two claims that each wait for the other's number would deadlock.
 _TRY_TO_LOCK_NUMBER = "pg_try_advisory_xact_lock(hashtextextended(concat('number ', agency_id, phone_number), 0))"
+_AGENCY_LIMIT = "(SELECT max_concurrent_calls FROM agencies WHERE id = %(agency)s)"
 _CHOOSE = f"""
     SELECT id, do_not_call, COALESCE(attempts, 0), COALESCE(max_attempts, 3), outcome, statement_timestamp(),
+        (SELECT dial_after > statement_timestamp() FROM agencies WHERE id = %(agency)s), {_AGENCY_LIMIT},
         (
             SELECT count(*) FROM campaign_contacts
             WHERE CASE WHEN last_attempt_at IS NOT NULL AND outcome IS NULL THEN batch_id END = %(batch)s
@@ -66,7 +70,7 @@ _CHOOSE = f"""
                 AND last_attempt_at > statement_timestamp() - interval '1 minute'
                 AND last_attempt_at <= statement_timestamp()
         ),
-        CASE WHEN %(has_limit)s THEN (
+        CASE WHEN {_AGENCY_LIMIT} IS NOT NULL THEN (
             SELECT count(*) FROM campaign_contacts
             WHERE CASE WHEN batch_id IS NOT NULL AND last_attempt_at IS NOT NULL AND outcome IS NULL
                     THEN agency_id END = %(agency)s
@@ -101,7 +105,7 @@ _CLAIM = f"""
 
 @dataclass(frozen=True)
 class _Choice:
-    """The contact to claim, which is locked, and the calls that the limits count."""
+    """The contact to claim, which is locked, its agency's state, and the calls that the limits count."""
 
     contact_id: UUID
     do_not_call: bool | None
@@ -109,6 +113,8 @@ class _Choice:
     max_attempts: int
     outcome: str | None
     now: datetime
+    is_agency_on_hold: bool | None
+    agency_limit: int | None
     in_progress: int
     started: int
     agency_in_progress: int
@@ -137,18 +143,16 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
         if locked.agent_id is None:
             logger.error("dial batch=%s: its agent mapping does not exist", locked.pk)
             return None
-        # After the batch's lock, so that a claim that has waited for it sees a hold that was written meanwhile.
-        is_agency_on_hold, agency_limit = _read_agency(locked)
-        if is_agency_on_hold:
-            return None
-        if agency_limit is not None:
-            _lock_agency(locked)
         for _ in range(MAX_ENDED_UNCALLED):
-            choice = _choose(locked, agency_limit, called_before)
+            choice = _choose(locked, called_before)
+            if choice is not None and choice.agency_limit is not None:
+                # Only under the agency's lock is the number of its calls certain.
+                _lock_agency(locked)
+                choice = _choose(locked, called_before)
             if choice is None:
                 locked.complete_if_finished()
                 return None
-            if not choice.is_number_locked or _has_reached_limit(locked, choice, agency_limit):
+            if choice.is_agency_on_hold or not choice.is_number_locked or _has_reached_limit(locked, choice):
                 return None
             if choice.do_not_call:
                 _end_uncalled(choice, locked, ContactStatus.SKIPPED, "Do not call")
@@ -157,16 +161,6 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
             else:
                 return _claim(choice, locked)
         return None
-
-
-def _read_agency(batch: CallBatch) -> tuple[bool | None, int | None]:
-    """Return whether the batch's agency is on hold, and how many calls it may have in progress: None for no limit."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT dial_after > statement_timestamp(), max_concurrent_calls FROM agencies WHERE id = %s",
-            [batch.agency_id],
-        )
-        return cursor.fetchone() or (None, None)
 
 
 def _lock_agency(batch: CallBatch) -> None:
@@ -179,14 +173,13 @@ def _lock_agency(batch: CallBatch) -> None:
     lock_name(f"agency {batch.agency_id}")
 
 
-def _choose(batch: CallBatch, agency_limit: int | None, called_before: datetime | None) -> _Choice | None:
+def _choose(batch: CallBatch, called_before: datetime | None) -> _Choice | None:
     with connection.cursor() as cursor:
         cursor.execute(
             _CHOOSE,
             {
                 "batch": batch.pk,
                 "agency": batch.agency_id,
-                "has_limit": agency_limit is not None,
                 "retry_pause": settings.RETRY_PAUSE,
                 "called_before": called_before,
             },
@@ -195,11 +188,11 @@ def _choose(batch: CallBatch, agency_limit: int | None, called_before: datetime 
     return _Choice(*row) if row else None
 
 
-def _has_reached_limit(batch: CallBatch, choice: _Choice, agency_limit: int | None) -> bool:
+def _has_reached_limit(batch: CallBatch, choice: _Choice) -> bool:
     return (
         choice.in_progress >= max_concurrent(batch)
         or choice.started >= calls_per_minute(batch)
-        or (agency_limit is not None and choice.agency_in_progress >= agency_limit)
+        or (choice.agency_limit is not None and choice.agency_in_progress >= choice.agency_limit)
     )
 
 
