@@ -63,11 +63,12 @@ def check_tokens(**kwargs: Any) -> list[CheckMessage]:
                 id="calls.E003",
             )
         )
-    if url and issuer != f"{url}/auth/v1":
+    # A project with a custom domain issues its tokens under its own reference.
+    if url and issuer != f"{url}/auth/v1" and not issuer.endswith(".supabase.co/auth/v1"):
         messages.append(
             Warning(
-                "SUPABASE_JWT_ISSUER is not the issuer of SUPABASE_URL.",
-                hint="Leave SUPABASE_JWT_ISSUER unset, unless the project's tokens are issued under another domain.",
+                "SUPABASE_JWT_ISSUER is neither the issuer of SUPABASE_URL nor one of Supabase.",
+                hint="Leave it unset. With a custom domain, set it to https://<reference>.supabase.co/auth/v1.",
                 id="calls.W004",
             )
         )

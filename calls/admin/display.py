@@ -30,7 +30,11 @@ def counted(number: int, noun: str, plural_suffix: str = "s") -> str:
 
 def progress_parts(batch: CallBatch) -> list[dict[str, Any]]:
     """Return the parts of a batch's progress bar, from its counters. Starts, widths and ends are in percent."""
-    counts = [max(getattr(batch, counter) or 0, 0) for counter, _, _ in PROGRESS_PARTS]
+    counts = [
+        # Another service may have ended the batch without counting. No contact is left to call then.
+        0 if counter == "queued" and batch.has_ended else max(getattr(batch, counter) or 0, 0)
+        for counter, _, _ in PROGRESS_PARTS
+    ]
     total = sum(counts) or 1
     ends = [sum(counts[: index + 1]) * 100 / total for index in range(len(counts))]
     return [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -21,6 +23,11 @@ from calls.database.transactions import transaction_with_timeouts
 from calls.models import AgencyUser
 from calls.parsing import parse_uuid
 
+logger = logging.getLogger(__name__)
+
+# Seconds between two warnings of a process about tokens of another issuer.
+ISSUER_WARNING_INTERVAL = 3600.0
+
 _BEARER = re.compile(rb"bearer +([^\s]+)", re.IGNORECASE)
 
 # Supabase does not use these header parameters. They tell a verifier to fetch or trust a key that the token itself
@@ -37,6 +44,23 @@ _REASONS: dict[type[BaseException], str] = {
     jwt.InvalidIssuerError: "wrong issuer",
     jwt.MissingRequiredClaimError: "missing claim",
 }
+
+
+# When this process last warned of an issuer, by the monotonic clock.
+_last_warning: float | None = None
+
+
+def _warn_of_issuer(issuer: object, expected: str) -> None:
+    """Log both issuers, at most once an hour."""
+    global _last_warning
+    if _last_warning is not None and time.monotonic() - _last_warning < ISSUER_WARNING_INTERVAL:
+        return
+    _last_warning = time.monotonic()
+    logger.warning(
+        "valid tokens are refused because their issuer is %.200r and not %r. If the project has a custom domain, set "
+        "SUPABASE_JWT_ISSUER to the issuer of its tokens.",
+        *(issuer, expected),
+    )
 
 
 class SupabaseTokenBackend(TokenBackend):
@@ -59,17 +83,24 @@ class SupabaseTokenBackend(TokenBackend):
             if _REFUSED_HEADERS & header.keys():
                 raise jwt.InvalidTokenError("refused header parameter")
             key, algorithm = self._key_for(header)
-            return jwt.decode(
+            claims = jwt.decode(
                 token,
                 key,
                 algorithms=[algorithm],
                 audience=self.audience,
-                issuer=self.issuer,
                 leeway=self.get_leeway(),
                 options={"require": ["exp", "sub", "aud"]},
             )
+            self._check_issuer(claims)
+            return claims
         except (jwt.PyJWTError, ValueError) as error:
             raise TokenBackendError(_REASONS.get(type(error), "malformed token")) from error
+
+    def _check_issuer(self, claims: dict[str, Any]) -> None:
+        if self.issuer and claims.get("iss") != self.issuer:
+            # Nothing else is wrong with the token, so all tokens of the project may be refused.
+            _warn_of_issuer(claims.get("iss"), self.issuer)
+            raise jwt.InvalidIssuerError
 
     def _key_for(self, header: dict[str, Any]) -> tuple[Any, str]:
         if header.get("alg") == "HS256" and self.signing_key:

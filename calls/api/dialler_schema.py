@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema, inline_serializer
@@ -13,8 +16,10 @@ from calls.api.parsers import RawParser
 from calls.api.schema import EXAMPLE_BATCH_ID, FUNCTIONS_TAG, JSON, error_responses
 from calls.api.serializers import PassSerializer, StoredSerializer
 
-process = extend_schema(
-    operation_id="calls-batch-process",
+F = TypeVar("F", bound=Callable[..., Any])
+
+_describe_process = partial(
+    extend_schema,
     summary="Run the dialler",
     description=(
         "Runs one pass of the dialler, for cron services: it starts the due batches of all agencies and places their "
@@ -28,7 +33,19 @@ process = extend_schema(
         200: OpenApiResponse(
             PassSerializer,
             description="What the pass did.",
-            examples=[OpenApiExample("done", value={"batches_processed": 2, "calls_initiated": 40, "calls_failed": 1})],
+            examples=[
+                OpenApiExample("done", value={"batches_processed": 2, "calls_initiated": 40, "calls_failed": 1}),
+                OpenApiExample(
+                    "nothing to do",
+                    value={
+                        "batches_processed": 0,
+                        "calls_initiated": 0,
+                        "calls_failed": 0,
+                        "processed": 0,
+                        "message": "No batches to process.",
+                    },
+                ),
+            ],
         ),
         **error_responses(
             api_errors.MethodNotAllowed,
@@ -39,6 +56,14 @@ process = extend_schema(
         ),
     },
 )
+
+
+def process(view: F) -> F:
+    """Describe both methods, which do the same. Each operation needs an id of its own."""
+    by_post = _describe_process(operation_id="calls-batch-process", methods=["POST"])
+    by_get = _describe_process(operation_id="calls-batch-process-by-get", methods=["GET"])
+    return by_post(by_get(view))
+
 
 ingest = extend_schema(
     operation_id="webhook-ingest",

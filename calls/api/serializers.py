@@ -176,6 +176,15 @@ class PassSerializer(serializers.Serializer[PassResult]):
     batches_processed = serializers.IntegerField()
     calls_initiated = serializers.IntegerField()
     calls_failed = serializers.IntegerField(help_text="Calls that the provider refused, or whose answer was unclear.")
+    processed = serializers.IntegerField(required=False, help_text="Only after a pass that processed no batch: 0.")
+    message = serializers.CharField(required=False, help_text="Only after a pass that processed no batch.")
+
+    def to_representation(self, instance: PassResult) -> dict[str, Any]:
+        answer = super().to_representation(instance)
+        if not instance.batches_processed:
+            # Monitors of the edge function that this endpoint replaces read these.
+            answer |= {"processed": 0, "message": "No batches to process."}
+        return answer
 
 
 class StoredSerializer(serializers.Serializer[Any]):

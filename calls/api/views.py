@@ -171,7 +171,7 @@ class ProcessViewSet(EdgeFunctionViewSet):
         super().initial(request, *args, **kwargs)
 
     @dialler_schema.process
-    @action(detail=False, methods=["post"], url_path="calls-batch-process")
+    @action(detail=False, methods=["get", "post"], url_path="calls-batch-process")
     def process(self, request: Request) -> Response:
         return Response(PassSerializer(run_pass()).data)
 

@@ -42,6 +42,25 @@ def test_each_part_of_the_progress_links_to_its_contacts(harbour, admin):
     assert listed_ids(admin, address) == [batch.contacts.get(status=ContactStatus.QUEUED).pk]
 
 
+def test_a_batch_that_another_service_cancelled_without_counting_has_no_contact_left(harbour, admin):
+    batch = harbour.batch(completed=2, queued=3)
+    batch.contacts.filter(status=ContactStatus.QUEUED).update(status=ContactStatus.SKIPPED)
+    CallBatch.objects.filter(pk=batch.pk).update(status=BatchStatus.CANCELLED, skipped=3)
+
+    page = text_of(admin.get(page_of(batch)))
+
+    assert "Cancelled: 5 contacts 2 completed 0 failed 3 skipped 0 in progress 0 left" in page
+    assert "did not update its counters. To correct them: manage.py reconcile_batches --fix" in page
+    assert "2 completed 3 skipped 5 in all" in text_of(admin.get(BATCHES))
+
+
+def test_a_batch_that_this_app_cancelled_has_no_note_about_counters(harbour, admin):
+    batch = harbour.batch(completed=2, queued=3)
+    cancel(batch)
+
+    assert "reconcile_batches" not in text_of(admin.get(page_of(batch)))
+
+
 def test_it_shows_what_happened_and_when(harbour, admin):
     batch = harbour.batch()
     times = {

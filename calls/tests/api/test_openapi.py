@@ -21,6 +21,13 @@ WRITE_ERRORS = READ_ERRORS | {
     "500": {"update_failed", "internal_error"},
 }
 BATCH_ID_ERRORS = {"batch_id_required", "batch_id_invalid"}
+PROCESS_ANSWERS = {
+    "200": {None},
+    "401": {"unauthorized"},
+    "404": {"not_found"},
+    "405": {"method_not_allowed"},
+    "500": {"read_failed", "internal_error"},
+}
 
 # The error codes of each endpoint, by HTTP status.
 ANSWERS = {
@@ -41,13 +48,8 @@ ANSWERS = {
     ("get", "list"): READ_ERRORS | {"200": {None}, "400": {"campaign_id_invalid"}, "429": {"too_many_requests"}},
     ("get", "get"): READ_ERRORS
     | {"200": {None}, "400": BATCH_ID_ERRORS, "404": {"batch_not_found"}, "429": {"too_many_requests"}},
-    ("post", "process"): {
-        "200": {None},
-        "401": {"unauthorized"},
-        "404": {"not_found"},
-        "405": {"method_not_allowed"},
-        "500": {"read_failed", "internal_error"},
-    },
+    ("post", "process"): PROCESS_ANSWERS,
+    ("get", "process"): PROCESS_ANSWERS,
     ("post", "webhook-ingest/{agency_id}/{secret}"): {
         "200": {None},
         "400": {"body_invalid", "event_required"},

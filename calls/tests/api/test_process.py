@@ -11,11 +11,20 @@ from calls.dialler.claims import claim_next_contact
 from calls.dialler.sweep import SweepResult, run_sweep
 from calls.models import CampaignContact
 from calls.statuses import BatchStatus
-from calls.tests.support.factories import call
+from calls.tests.support.factories import FUNCTIONS, call
 
 pytestmark = pytest.mark.django_db
 
+IDLE = {
+    "batches_processed": 0,
+    "calls_initiated": 0,
+    "calls_failed": 0,
+    "processed": 0,
+    "message": "No batches to process.",
+}
 
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
 @pytest.mark.parametrize("configured", ["", "the-cron-secret"])
 @pytest.mark.parametrize(
     ("header", "status"),
@@ -32,16 +41,16 @@ pytestmark = pytest.mark.django_db
     ],
 )
 def test_the_process_endpoint_needs_the_cron_secret_and_is_not_found_if_the_settings_have_no_secret(
-    settings, configured, header, status
+    settings, configured, header, status, method
 ):
     settings.CRON_SECRET = configured
     headers = {} if header is None else {"Authorization": header}
 
-    answer = call(APIClient(), "process", **headers)
+    answer = APIClient().generic(method, f"{FUNCTIONS}process", headers=headers)
 
     assert answer.status_code == (status if configured else 404)
     if status == 200 and configured:
-        assert answer.json() == {"batches_processed": 0, "calls_initiated": 0, "calls_failed": 0}
+        assert answer.json() == IDLE
 
 
 @pytest.mark.django_db(transaction=True)
@@ -52,8 +61,11 @@ def test_the_process_endpoint_and_the_command_place_the_calls_that_are_due(harbo
 
     assert call(APIClient(), "process", Authorization="Bearer the-cron-secret").json() == answer
     harbour.batch(BatchStatus.PENDING, pending=3)
+    by_get = APIClient().get(f"{FUNCTIONS}process", headers={"Authorization": "Bearer the-cron-secret"})
+    assert by_get.json() == answer | {"batches_processed": 2}
+    harbour.batch(BatchStatus.PENDING, pending=3)
     status, (line,) = run_command("process_batches")
-    assert (status, json.loads(line)) == (0, answer | {"batches_processed": 2})
+    assert (status, json.loads(line)) == (0, answer | {"batches_processed": 3})
 
 
 @pytest.mark.django_db(transaction=True)

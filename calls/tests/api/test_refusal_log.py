@@ -10,6 +10,7 @@ from django.core.management import CommandError
 from django.db import OperationalError
 from rest_framework.test import APIClient
 
+from calls.api import authentication
 from calls.models import AgencyUser, CallBatch
 from calls.roles import Role
 from calls.statuses import BatchStatus
@@ -29,6 +30,11 @@ CLAIMS = [
     ({"exp": None}, "missing claim"),
     ({"sub": None}, "missing claim"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _has_warned_of_issuers(monkeypatch):
+    monkeypatch.setattr(authentication, "_last_warning", time.monotonic())
 
 
 def refused(authorization, caplog):

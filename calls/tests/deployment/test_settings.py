@@ -69,6 +69,16 @@ def test_either_setting_for_agencies_own_keys_is_enough_to_place_real_calls(keys
     assert (check.returncode, check.stderr) == (0, "")
 
 
+def test_a_custom_domain_with_the_projects_own_issuer_is_accepted():
+    environment = production(
+        SUPABASE_URL="https://api.example.com", SUPABASE_JWT_ISSUER="https://abcdefgh.supabase.co/auth/v1"
+    )
+
+    check = manage("check", "--fail-level", "WARNING", environment=environment)
+
+    assert (check.returncode, check.stderr) == (0, "")
+
+
 def test_the_development_servers_log_has_no_query_strings(caplog):
     logger = logging.getLogger("django.server")
     logger.addHandler(caplog.handler)
@@ -112,7 +122,7 @@ def test_demo_secrets_count_as_unset_in_production():
         ),
         (production(DJANGO_DEBUG="maybe"), "(calls.E001) DJANGO_DEBUG has a value that cannot be used"),
         (production(SUPABASE_URL="https://["), "(calls.E003) SUPABASE_URL is not an http(s) address"),
-        (production(SUPABASE_JWT_ISSUER="https://else.example"), "(calls.W004) SUPABASE_JWT_ISSUER is not the issuer"),
+        (production(SUPABASE_JWT_ISSUER="https://else.example"), "(calls.W004) SUPABASE_JWT_ISSUER is neither"),
         (production(SUPABASE_JWT_SECRET="short"), "(calls.E005) SUPABASE_JWT_SECRET is shorter than 32"),
         (production("DJANGO_SECRET_KEY"), "(calls.E006) DJANGO_SECRET_KEY is not set"),
         (production(DJANGO_SECRET_KEY=DEMO_KEY), "(calls.E007) DJANGO_SECRET_KEY is the demo value"),
