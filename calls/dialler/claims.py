@@ -29,11 +29,12 @@ logger = logging.getLogger(__name__)
 # The most contacts that one claim skips or fails without a call. Meanwhile a cancel waits for the batch's lock.
 MAX_ENDED_UNCALLED = 100
 
-# What a claim reads of the batch, and what the call request needs of its agent. Subselects and not joins, because the
-# lock is for the batch alone.
+# What a claim reads of the batch and its agency, and what the call request needs of its agent. They are subselects and
+# not joins, because the lock is for the batch alone.
 _COLUMNS = ("calls_per_minute", "max_concurrent", "from_number")
 _EXPRESSIONS = {
     "is_on_hold": "dial_after > now()",
+    "agency_limit": "(SELECT max_concurrent_calls FROM agencies WHERE id = call_batches.agency_id)",
     "agent_id": "(SELECT ultravox_agent_id FROM agent_mappings WHERE id = call_batches.agent_mapping_id)",
     "first_speaker_text": "(SELECT first_speaker_text FROM agent_mappings WHERE id = call_batches.agent_mapping_id)",
 }
@@ -53,8 +54,11 @@ _NUMBER_IS_FREE = f"""
     )
 """
 # Two claims of one number in two batches hold no common row lock, so they take turns by an advisory lock. It is tried
-# and not waited for: two claims that each wait for the other's number would deadlock.
-_TRY_TO_LOCK_NUMBER = "pg_try_advisory_xact_lock(hashtextextended(concat('number ', agency_id, phone_number), 0))"
+# and not waited for: two claims that each wait for the other's number would deadlock. It is tried outside of the query
+# that locks the contact: inside, PostgreSQL would take it for each contact that SKIP LOCKED passes over.
+_TRY_TO_LOCK_NUMBER = (
+    "pg_try_advisory_xact_lock(hashtextextended(concat('number ', chosen.agency_id, chosen.phone_number), 0))"
+)
 _AGENCY_LIMIT = "(SELECT max_concurrent_calls FROM agencies WHERE id = %(agency)s)"
 _CHOOSE = f"""
     SELECT id, do_not_call, COALESCE(attempts, 0), COALESCE(max_attempts, 3), outcome, statement_timestamp(),
@@ -77,14 +81,17 @@ _CHOOSE = f"""
                 AND last_attempt_at IS NOT NULL AND outcome IS NULL AND status = {_IN_PROGRESS}
         ) ELSE 0 END,
         {_TRY_TO_LOCK_NUMBER}
-    FROM campaign_contacts AS contact
-    WHERE batch_id = %(batch)s AND completed_at IS NULL AND status IN {literals(*DIALABLE)}
-        AND {_LAST_CALLED}
-            <= LEAST(statement_timestamp() - make_interval(secs => %(retry_pause)s), %(called_before)s::timestamptz)
-        AND {_NUMBER_IS_FREE}
-    ORDER BY {_LAST_CALLED}, created_at, id
-    LIMIT 1
-    FOR UPDATE SKIP LOCKED
+    FROM (
+        SELECT id, do_not_call, attempts, max_attempts, outcome, agency_id, phone_number
+        FROM campaign_contacts AS contact
+        WHERE batch_id = %(batch)s AND completed_at IS NULL AND status IN {literals(*DIALABLE)}
+            AND {_LAST_CALLED}
+                <= LEAST(statement_timestamp() - make_interval(secs => %(retry_pause)s), %(called_before)s::timestamptz)
+            AND {_NUMBER_IS_FREE}
+        ORDER BY {_LAST_CALLED}, created_at, id
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS chosen
 """
 # The condition on the number is checked again, because a call to it may have begun after the contact was chosen.
 _CLAIM = f"""
@@ -143,12 +150,10 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
         if locked.agent_id is None:
             logger.error("dial batch=%s: its agent mapping does not exist", locked.pk)
             return None
+        if locked.agency_limit is not None:
+            _lock_agency(locked)
         for _ in range(MAX_ENDED_UNCALLED):
             choice = _choose(locked, called_before)
-            if choice is not None and choice.agency_limit is not None:
-                # Only under the agency's lock is the number of its calls certain.
-                _lock_agency(locked)
-                choice = _choose(locked, called_before)
             if choice is None:
                 locked.complete_if_finished()
                 return None
@@ -193,6 +198,8 @@ def _has_reached_limit(batch: CallBatch, choice: _Choice) -> bool:
         choice.in_progress >= max_concurrent(batch)
         or choice.started >= calls_per_minute(batch)
         or (choice.agency_limit is not None and choice.agency_in_progress >= choice.agency_limit)
+        # The limit was set while this claim waited for the batch. Without the agency's lock the count is not certain.
+        or (choice.agency_limit is not None and batch.agency_limit is None)
     )
 
 

@@ -63,7 +63,9 @@ def run_pass() -> PassResult:
             # One call of each batch, then a second one of each.
             most = max((turn.calls for turn in current.turns), default=0)
             calls = [turn for number in range(most) for turn in current.turns if turn.calls > number]
-            placed = list(threads.map(partial(_place, called_before=began, deadline=deadline), calls))
+            # A batch that is locked keeps a thread waiting for seconds, so it gets one try in a round.
+            locked: set[UUID] = set()
+            placed = list(threads.map(partial(_place, called_before=began, deadline=deadline, locked=locked), calls))
             outcomes += Counter(placed)
             claimed = {
                 turn.batch_id
@@ -96,13 +98,15 @@ def _start(turn: Turn) -> None:
         connection.close()
 
 
-def _place(turn: Turn, *, called_before: datetime | None, deadline: float) -> DialOutcome:
+def _place(turn: Turn, *, called_before: datetime | None, deadline: float, locked: set[UUID]) -> DialOutcome:
+    """Place a call, unless the time is over or the batch is in ``locked``. Add the batch to it if it is locked."""
     try:
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or turn.batch_id in locked:
             return DialOutcome.NOTHING_CLAIMED
         return place_next_call(turn.batch, called_before=called_before)
     except CallsError as failed:
         logger.warning("dial batch=%s outcome=%s", turn.batch_id, failed.code)
+        locked.add(turn.batch_id)
         return DialOutcome.NOTHING_CLAIMED
     except Exception:
         # An unexpected error in one batch must not stop the others.

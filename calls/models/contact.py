@@ -24,7 +24,7 @@ from calls.models.querysets import (
     LAST_CALLED,
     CampaignContactQuerySet,
 )
-from calls.models.refusals import give_back, has_accepted, latest_results, streak_before, streak_reason
+from calls.models.refusals import give_back, has_accepted, latest_results, streak_before, streak_reason, was_paused_for
 from calls.statuses import ContactStatus, Outcome, not_placed_note, skip_note
 
 # The note of a contact whose number does not exist.
@@ -217,7 +217,7 @@ class CampaignContact(BaseModel):
                 if not is_about_number:
                     row = streak_before(latest_results(batch, excluding=self), note)
                     # A rejection may arrive after the ones before it have paused the batch.
-                    if row or batch.is_paused_by_dialler(streak_reason(note)):
+                    if row or was_paused_for(batch, note):
                         return self._give_back_streak(batch, row, streak_reason(note))
             return self._end_attempt(
                 batch, status, unless_call_recorded=True, outcome=Outcome.NOT_PLACED, outcome_notes=note
@@ -244,7 +244,7 @@ class CampaignContact(BaseModel):
                 return self.release_claim()
             results = latest_results(batch, excluding=self)
             # Attempts that were undone when the batch was paused are missing here, so the reason is compared too.
-            if unless_others_accepted and has_accepted(results) and not batch.is_paused_by_dialler(reason):
+            if unless_others_accepted and has_accepted(results) and not was_paused_for(batch, note):
                 self.record_rejected(reason=note)
                 return False
             return self._give_back_streak(batch, streak_before(results, note), reason)

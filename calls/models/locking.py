@@ -57,6 +57,7 @@ class LockableBatch(BaseModel):
     is_scheduled_ahead: bool | None
     is_on_hold: bool | None
     # Read by a claim.
+    agency_limit: int | None
     agent_id: str | None
     first_speaker_text: str | None
 
@@ -68,9 +69,13 @@ class LockableBatch(BaseModel):
         """Whether the batch was completed or cancelled when this instance was read."""
         return self.status in FINAL
 
-    def is_paused_by_dialler(self, reason: str) -> bool:
-        """Return whether :meth:`pause_as_dialler` had paused the batch for this reason when it was read."""
-        return self.status == BatchStatus.PAUSED and self.error_message == f"{PAUSED_BY_DIALLER}{reason}"
+    @property
+    def dialler_pause_reason(self) -> str | None:
+        """The reason of :meth:`pause_as_dialler`, if it had paused the batch when this instance was read."""
+        message = self.error_message or ""
+        if self.status != BatchStatus.PAUSED or not message.startswith(PAUSED_BY_DIALLER):
+            return None
+        return message.removeprefix(PAUSED_BY_DIALLER)
 
     def start(self) -> None:
         """Set the batch to ``processing``. For the dialler, on an instance that :meth:`locked` yielded."""

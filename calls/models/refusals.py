@@ -11,7 +11,7 @@ from django.db.models import F, Value
 from django.db.models.functions import Coalesce, Greatest
 
 from calls.models.batch import CallBatch
-from calls.statuses import UNCLEAR, ContactStatus, Outcome
+from calls.statuses import UNCLEAR, ContactStatus, Outcome, not_placed_note
 
 if TYPE_CHECKING:
     from calls.models.contact import CampaignContact
@@ -42,6 +42,16 @@ def streak_before(results: list[CampaignContact], note: str) -> list[CampaignCon
     """Return the latest ``results`` if one more rejection with ``note`` makes a streak of five, else no contact."""
     alike = [result for result in results if _was_rejected(result) and _is_same_reason(result.outcome_notes, note)]
     return alike if len(alike) == STREAK_LENGTH - 1 else []
+
+
+def was_paused_for(batch: CallBatch, note: str) -> bool:
+    """Return whether the dialler had paused the batch for the reason of this rejection when the batch was read."""
+    reason = batch.dialler_pause_reason
+    if reason is None:
+        return False
+    return any(
+        _is_same_reason(each, note) for each in (reason.removeprefix(streak_reason("")), not_placed_note(reason))
+    )
 
 
 def has_accepted(results: Sequence[CampaignContact]) -> bool:

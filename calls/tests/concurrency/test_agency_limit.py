@@ -103,7 +103,7 @@ def test_a_claim_waits_for_a_claim_in_another_batch_of_its_agency_and_counts_its
     first, second = harbour.batch(queued=1), harbour.batch(queued=1)
     limit(harbour, 1)
 
-    with PausedThread(lambda: claim_next_contact(first), after=CONTACT_CHOSEN, nth=2) as claiming:
+    with PausedThread(lambda: claim_next_contact(first), after=CONTACT_CHOSEN) as claiming:
         other = PausedThread(lambda: claim_next_contact(second))
         other.start()
         assert wait_for_lock_waiter()
@@ -117,7 +117,7 @@ def test_control_without_the_agency_s_lock_two_claims_exceed_the_limit(harbour, 
     limit(harbour, 1)
     monkeypatch.setattr(claims, "_lock_agency", lambda batch: None)
 
-    with PausedThread(lambda: claim_next_contact(first), after=CONTACT_CHOSEN, nth=2):
+    with PausedThread(lambda: claim_next_contact(first), after=CONTACT_CHOSEN):
         assert claim_next_contact(second) is not None
 
     assert calls_in_progress() == 2
@@ -168,7 +168,7 @@ def test_a_claim_that_waits_for_the_agency_does_not_deadlock_with_a_cancel_of_it
 
     with (
         PausedThread(lambda: claim_next_contact(second), after=BATCH_LOCK) as waiting,
-        PausedThread(lambda: claim_next_contact(first), after=CONTACT_CHOSEN, nth=2) as claiming,
+        PausedThread(lambda: claim_next_contact(first), after=CONTACT_CHOSEN) as claiming,
     ):
         waiting.let_go()
         cancelling = PausedThread(lambda: cancel(second))

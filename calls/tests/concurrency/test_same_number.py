@@ -10,8 +10,14 @@ from calls.dialler import claims
 from calls.dialler.claims import claim_next_contact
 from calls.models import CampaignContact
 from calls.statuses import ContactStatus
-from calls.tests.support.concurrency import CONTACT_CHOSEN, CONTACT_CLAIMED, PausedThread, is_deadlock
-from calls.tests.support.factories import PHONE, checked_counters
+from calls.tests.support.concurrency import (
+    CONTACT_CHOSEN,
+    CONTACT_CLAIMED,
+    PausedThread,
+    is_deadlock,
+    wait_for_lock_waiter,
+)
+from calls.tests.support.factories import PHONE, checked_counters, plain_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -142,6 +148,34 @@ def test_many_claims_of_one_number_in_many_batches_get_it_once(harbour):
         claimer.start()
 
     assert [claimer.release() for claimer in claimers].count(PHONE) == 1 == calls_to(PHONE)
+
+
+def test_claims_of_one_list_in_an_agency_with_a_limit_get_different_numbers(harbour):
+    type(harbour.agency).objects.update(max_concurrent_calls=10)
+    first, second = batch_of(harbour, PHONE, OTHER_PHONE), batch_of(harbour, PHONE, OTHER_PHONE)
+
+    with PausedThread(lambda: claimed_number(first), after=CONTACT_CHOSEN) as claiming:
+        other = PausedThread(lambda: claimed_number(second))
+        other.start()
+        # It waits for the agency, and has not locked a number.
+        assert wait_for_lock_waiter()
+
+    assert (claiming.outcome, other.release()) == (PHONE, OTHER_PHONE)
+
+
+def test_a_claim_locks_its_own_number_alone_not_those_of_contacts_that_it_passes_over(harbour):
+    batch = harbour.batch(queued=51)
+    *passed_over, _ = batch.contacts.in_call_order()
+
+    with plain_connection() as plain, plain.transaction():
+        plain.execute(
+            "SELECT FROM campaign_contacts WHERE id = ANY(%s) FOR UPDATE", [[each.pk for each in passed_over]]
+        )
+        with PausedThread(lambda: claimed_number(batch), after=CONTACT_CHOSEN) as claiming:
+            (locks,) = plain.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+
+    assert claiming.outcome is not None
+    assert locks == 1
 
 
 def test_control_without_the_number_s_lock_two_claims_at_the_same_time_get_it(harbour, without_lock_of_number):

@@ -10,6 +10,7 @@ from calls.dialler.passes import PassResult, run_pass
 from calls.dialler.placing import DialOutcome, place_next_call
 from calls.dialler.starting import start_batch
 from calls.statuses import BatchStatus, ContactStatus
+from calls.tests.support.dialling import started_batch
 from calls.tests.support.factories import cancel, checked_counters, pause, plain_connection, resume
 from calls.tests.support.provider import Answer
 
@@ -51,6 +52,24 @@ def test_a_pass_asks_for_a_contact_at_most_once(harbour, ultravox):
 
     assert run_pass() == PassResult(1, 0, 3)
     assert set(batch.contacts.values_list("status", "attempts")) == {(ContactStatus.QUEUED, 1)}
+
+
+def test_a_locked_batch_gets_one_try_in_a_round_so_that_it_delays_no_other_batch(harbour, ultravox, monkeypatch):
+    locked, free = (started_batch(harbour, queued=30, max_concurrent=30) for _ in range(2))
+    tried = []
+
+    def place(batch, **options):
+        tried.append(batch.pk)
+        return place_next_call(batch, **options)
+
+    monkeypatch.setattr(passes, "place_next_call", place)
+    with plain_connection() as plain, plain.transaction():
+        plain.execute("SELECT FROM call_batches WHERE id = %s FOR UPDATE", [locked.pk])
+        run_pass()
+
+    assert checked_counters(free) == {"total_contacts": 30, "in_progress": 30}
+    # Each of the eight threads may have begun before the first of them failed.
+    assert tried.count(locked.pk) <= passes.MAX_THREADS
 
 
 @pytest.mark.parametrize(

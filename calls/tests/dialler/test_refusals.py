@@ -12,7 +12,7 @@ from calls.dialler.placing import DialOutcome, place_next_call
 from calls.dialler.sweep import run_sweep
 from calls.models import CallBatch, CampaignContact
 from calls.models.refusals import STREAK_LENGTH
-from calls.statuses import BatchStatus, ContactStatus
+from calls.statuses import UNCLEAR, BatchStatus, ContactStatus, not_placed_note
 from calls.tests.support.attempts import LONG_AGO
 from calls.tests.support.concurrency import PausedThread, until
 from calls.tests.support.factories import CALLER_ID, PHONE, backdate_attempts, cancel, checked_counters, pause, resume
@@ -216,6 +216,27 @@ def test_rejections_of_a_pass_that_sends_several_requests_at_once_use_up_no_cont
     run_pass()
 
     assert_given_back(batch, 100, ROW_422)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(422, "Request {} failed."), (403, "Account suspended, request {}."), (500, "{}")],
+    ids=["a refusal", "a refusal of the batch", "an unclear answer"],
+)
+def test_a_late_refusal_for_the_same_reason_does_not_count_after_the_pause(harbour, ultravox, status, words):
+    batch = harbour.batch(queued=8)
+    batch.contacts.update(max_attempts=1)
+    contacts = [claim_next_contact(batch) for _ in range(8)]
+
+    for number, contact in enumerate(contacts):
+        reason = f"HTTP {status}: {words.format(f'req-{number}')}"
+        if status == 403:
+            contact.record_batch_refused(reason=reason, unless_others_accepted=True)
+        else:
+            contact.record_rejected(reason=f"{UNCLEAR}{reason}" if status == 500 else not_placed_note(reason))
+
+    assert state_of(batch)[0] == BatchStatus.PAUSED
+    assert attempts_of(batch) == {(ContactStatus.QUEUED, 0): 8}
 
 
 def test_an_accepted_call_a_call_that_ended_or_another_reason_ends_the_row(harbour, ultravox):
