@@ -117,7 +117,7 @@ def _questions(batch_ids: Collection[UUID] | None) -> list[tuple[CampaignContact
         calls = Call.objects.select_related("agency").in_bulk([contact.call_id for contact in without_end])
         return [
             *((contact, partial(_find_call, contact)) for contact in unrecorded),
-            *((contact, partial(_look_up_call, calls.get(contact.call_id))) for contact in without_end),
+            *((contact, partial(_look_up_call, contact, calls.get(contact.call_id))) for contact in without_end),
         ]
 
 
@@ -184,7 +184,7 @@ def _find_call(contact: CampaignContact) -> SweepOutcome:
     return outcome
 
 
-def _look_up_call(call: Call | None) -> SweepOutcome:
+def _look_up_call(contact: CampaignContact, call: Call | None) -> SweepOutcome:
     if call is None:
         # Another service has deleted it.
         raise ProviderUnavailable("the call's row in calls is gone")
@@ -195,7 +195,7 @@ def _look_up_call(call: Call | None) -> SweepOutcome:
         return SweepOutcome.IN_PROGRESS
     event = {"event": "call.ended", "call": {**snapshot, "callId": call.ultravox_call_id}}
     Call.record_event(WebhookEvent.from_body(call.agency, json.dumps(event).encode()))
-    logger.info("sweep batch=%s contact=%s outcome=ended", call.batch_id, call.contact_id)
+    logger.info("sweep batch=%s contact=%s outcome=ended", contact.batch_id, contact.pk)
     return SweepOutcome.ENDED
 
 

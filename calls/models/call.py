@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.contrib.postgres.functions import TransactionNow
 from django.db import DataError, IntegrityError, models, transaction
 
+from calls.database.additional_columns import insert_with_additional_columns
 from calls.database.transactions import database_errors_as, lock_name, retry_on_deadlock, transaction_with_timeouts
 from calls.exceptions import BatchNotFound, BatchUpdateFailed
 from calls.models.agency import Agency
 from calls.models.base import BaseModel
 from calls.models.batch import CallBatch
 from calls.models.contact import CampaignContact
+from calls.models.querysets import CampaignContactQuerySet
 from calls.models.webhook_event import CallState, WebhookEvent
 from calls.statuses import CallStatus, ContactStatus, Outcome
 
 logger = logging.getLogger(__name__)
+
+# The largest difference that is allowed for between the provider's clock and that of another service.
+CLOCK_DIFFERENCE = timedelta(seconds=5)
 
 
 class Call(BaseModel):
@@ -73,9 +80,14 @@ class Call(BaseModel):
                 to_number=contact.phone_number,
                 metadata={"attempt": contact.attempts},
             )
-            Call.objects.bulk_create([placed], ignore_conflicts=True)
+            if not insert_with_additional_columns(placed, batch_id=batch.pk):
+                Call.objects.bulk_create([placed], ignore_conflicts=True)
             call = cls.objects.get(ultravox_call_id=provider_call_id)
-            if call.contact_id is None and call.agency_id == batch.agency_id:
+            if (
+                call.contact_id is None
+                and call.agency_id == batch.agency_id
+                and not call._contacts_that_name_it.exclude(pk=contact.pk).exists()
+            ):
                 # Another service stored the call from an event, without its contact.
                 call.batch, call.contact = batch, contact
                 if isinstance(call.metadata, dict):
@@ -98,28 +110,33 @@ class Call(BaseModel):
         """
         Store a provider's event and apply it, all or nothing. An event that was delivered before has no effect.
 
-        The event belongs to the stored call with its agency and provider's id, and so to that call's contact. The
-        event's metadata is not used. An event may arrive before its call is stored: :meth:`record_placed` applies it.
+        The event belongs to the stored call with its agency and provider's id. The call belongs to the contact that
+        its row names or, if it names none, to the contact in progress whose ``call_id`` names the call. The event's
+        metadata is not used. An event may arrive before its call is stored: :meth:`record_placed` applies it. After
+        another service has stored the call, its next event or the sweep does.
 
         :raises BatchUpdateFailed: a database error or timeout; nothing was stored.
         """
         known = cls.objects.filter(ultravox_call_id=event.ultravox_call_id or None, agency=event.agency_id)
         with transaction_with_timeouts():
             call = known.first()
-            with CallBatch(pk=call.batch_id).locked() if call and call.batch_id else nullcontext() as batch:
+            batch_id = call._find_batch_id() if call else None
+            with CallBatch(pk=batch_id).locked() if batch_id else nullcontext() as batch:
                 lock_call(event.ultravox_call_id)
                 event.store()
                 if call is None or call.contact_id is None:
                     # The call may have been recorded meanwhile.
                     call = known.first()
                 if call is not None:
+                    if call.contact_id is None and batch is not None:
+                        call._link_contact(batch)
                     call.apply_events(batch)
 
     def apply_events(self, batch: CallBatch | None) -> None:
         """
         Update this call and its contact from all stored events, in whatever order they arrived.
 
-        :param batch: the call's batch, which the caller has locked, or None if there is none.
+        :param batch: the batch of the call's contact, which the caller has locked, or None if there is none.
         """
         events = WebhookEvent.objects.filter(agency=self.agency_id, ultravox_call_id=self.ultravox_call_id)
         state = CallState.from_events(events)
@@ -134,10 +151,10 @@ class Call(BaseModel):
             name = type(error).__name__
             logger.error("call=%s: the table calls rejects a value of its events: %s", self.ultravox_call_id, name)
         if state.ended_at is not None:
-            self._end_attempt(state, batch)
+            self._end_attempt(state, state.ended_at, batch)
 
-    def _end_attempt(self, state: CallState, batch: CallBatch | None) -> None:
-        contact = self._contact_of_attempt()
+    def _end_attempt(self, state: CallState, ended_at: datetime, batch: CallBatch | None) -> None:
+        contact = self._contact_of_attempt(ended_at)
         # An invalid number may be reported by call.billed alone, after call.ended has queued the contact again.
         if contact is None or (contact.status != ContactStatus.IN_PROGRESS and not state.is_number_invalid):
             return
@@ -152,16 +169,56 @@ class Call(BaseModel):
             # Another service called a contact without a batch, or has deleted the batch. There is no batch to update.
             logger.warning("call=%s: contact=%s has no batch", self.ultravox_call_id, contact.pk)
 
-    def _contact_of_attempt(self) -> CampaignContact | None:
+    def _contact_of_attempt(self, ended_at: datetime) -> CampaignContact | None:
         """Return the call's contact, if it was not claimed again since this call."""
         if self.contact_id is None:
             return None
+        # Another service that claims the contact again may leave this call's id in it.
         contacts = CampaignContact.objects.filter(pk=self.contact_id, call_id=self.pk)
         attempt = self.metadata.get("attempt") if isinstance(self.metadata, dict) else None
         if isinstance(attempt, int):
-            # Another service that claims the contact again may leave this call's id in it.
             contacts = contacts.filter(attempts__lte=attempt)
+        else:
+            # Another service placed the call.
+            claimed_at = models.F("last_attempt_at") - CLOCK_DIFFERENCE
+            contacts = contacts.alias(claimed_at=claimed_at).exclude(claimed_at__gt=ended_at)
         return contacts.first()
+
+    @property
+    def _contacts_that_name_it(self) -> CampaignContactQuerySet:
+        """
+        The contacts in progress whose ``call_id`` names this call.
+
+        Another service may link a call that it places only there. A contact of another agency does not count.
+        """
+        return CampaignContact.objects.with_call_in_progress_of_agency(self.agency_id).filter(call_id=self.pk)
+
+    def _find_contact(self) -> CampaignContact | None:
+        """Return the contact in progress whose ``call_id`` names this call. If there are several, log it."""
+        contacts = list(self._contacts_that_name_it[:2])
+        if len(contacts) > 1:
+            # Each of them is given up by the sweep.
+            logger.error("call=%s: several contacts name it, so none of them is changed", self.ultravox_call_id)
+        return contacts[0] if len(contacts) == 1 else None
+
+    def _find_batch_id(self) -> UUID | None:
+        """Return the batch to lock before this call's events are applied: that of its contact."""
+        contact = self._find_contact() if self.contact_id is None else None
+        return contact.batch_id if contact else self.batch_id
+
+    def _link_contact(self, batch: CallBatch) -> None:
+        """
+        Write the contact whose ``call_id`` names this call, and its batch, into this row.
+
+        Later events then find the contact although it is no longer in progress. A contact of another batch than the
+        locked one is left alone: it was moved, or linked, a moment ago.
+        """
+        contact = self._find_contact()
+        if contact is None or contact.batch_id != batch.pk:
+            return
+        unlinked = Call.objects.filter(pk=self.pk, contact=None)
+        if unlinked.update(contact=contact, batch=self.batch_id or batch.pk, updated_at=TransactionNow()):
+            self.contact = contact
 
 
 def lock_call(provider_call_id: str) -> None:

@@ -1,0 +1,118 @@
+"""Columns of ``calls`` that other services have added and whose values the app knows, such as ``campaign_id``."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from uuid import UUID
+
+from django.db import DatabaseError, OperationalError, connection, models, transaction
+
+from calls.database.adoption.catalog import Column, checks_refusing, columns_of, fetch_column
+
+logger = logging.getLogger(__name__)
+
+# The value of ``source`` for a call that was placed for a batch.
+SOURCE = "batch"
+
+# The SQL of the other values.
+_AGENT = "(SELECT agent_mapping_id FROM call_batches WHERE id = %(batch)s)"
+_CAMPAIGN = "(SELECT campaign_id FROM call_batches WHERE id = %(batch)s)"
+_CLIENT = "(SELECT client_id FROM campaigns WHERE id = (SELECT campaign_id FROM call_batches WHERE id = %(batch)s))"
+
+
+def insert_with_additional_columns(call: models.Model, *, batch_id: UUID) -> bool:
+    """
+    Insert a call together with the additional columns, unless its id at the provider is stored already.
+
+    Call this inside a transaction.
+
+    :returns: False if there are no such columns, or if the database refuses their values. Nothing was inserted.
+    """
+    try:
+        additional = additional_columns()
+        if additional:
+            _insert(call, batch_id, additional)
+    except OperationalError:
+        # A deadlock or timeout says nothing about the columns.
+        raise
+    except DatabaseError as error:
+        # The columns may have changed since they were read.
+        additional_columns.cache_clear()
+        _warn_once(type(error).__name__)
+        return False
+    return bool(additional)
+
+
+def _insert(call: models.Model, batch_id: UUID, additional: dict[str, str]) -> None:
+    own = {
+        field.column: field.get_db_prep_save(field.pre_save(call, add=True), connection)
+        for field in call._meta.concrete_fields
+    }
+    columns = ", ".join([*own, *additional])
+    values = ", ".join([*(f"%({column})s" for column in own), *additional.values()])
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO calls ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING",  # noqa: S608 - constant names
+            own | {"batch": batch_id},
+        )
+        # A deferred foreign key would otherwise refuse a value when the whole transaction is committed.
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+
+@cache
+@transaction.atomic
+def additional_columns() -> dict[str, str]:
+    """
+    Return the additional columns that the app can fill, each with the SQL of its value. ``%(batch)s`` is the batch.
+
+    The catalog is read once per process. A column of another type is left out, and so is one with a foreign key to a
+    table that the value does not come from. ``agent_id`` may be the id of anything, so it needs a foreign key.
+    """
+    columns, agents, campaigns = columns_of("calls"), {"agent_mappings"}, {"campaigns"}
+    found = {}
+    if _is_id(columns.get("agent_mapping_id")) and _referenced_by("calls", "agent_mapping_id") <= agents:
+        found["agent_mapping_id"] = _AGENT
+    if _is_id(columns.get("agent_id")) and _referenced_by("calls", "agent_id") == agents:
+        found["agent_id"] = _AGENT
+    if _is_id(columns.get("campaign_id")) and _referenced_by("calls", "campaign_id") <= campaigns:
+        found["campaign_id"] = _CAMPAIGN
+    if (
+        _is_id(columns.get("client_id"))
+        and _is_id(columns_of("campaigns").get("client_id"))
+        and _referenced_by("calls", "client_id") <= _referenced_by("campaigns", "client_id")
+    ):
+        found["client_id"] = _CLIENT
+    if _can_be_source(columns.get("source")):
+        found["source"] = f"'{SOURCE}'"
+    return found
+
+
+def _is_id(column: Column | None) -> bool:
+    return column is not None and column.type == "uuid" and not column.is_generated
+
+
+def _can_be_source(column: Column | None) -> bool:
+    if column is None or column.is_generated or _referenced_by("calls", "source"):
+        return False
+    if column.enum_labels is not None:
+        return SOURCE in column.enum_labels
+    has_room = column.max_length is None or column.max_length >= len(SOURCE)
+    is_text = column.type in ("text", "character varying") and has_room
+    return is_text and not checks_refusing("calls", "source", column.type, [SOURCE])
+
+
+def _referenced_by(table: str, column: str) -> set[str]:
+    """Return the tables that the foreign keys of a column refer to."""
+    return set(
+        fetch_column(
+            "SELECT confrelid::regclass::text FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid"
+            " AND attnum = ANY (conkey) WHERE contype = 'f' AND conrelid = %s::regclass AND attname = %s",
+            *(table, column),
+        )
+    )
+
+
+@cache
+def _warn_once(error: str) -> None:
+    logger.warning("calls are stored without the additional columns of the table calls: %s", error)
