@@ -46,7 +46,7 @@ def insert_with_additional_columns(call: models.Model, *, batch_id: UUID) -> boo
 
 def _insert(call: models.Model, batch_id: UUID, additional: dict[str, str]) -> None:
     own = {
-        field.column: field.get_db_prep_save(field.pre_save(call, add=True), connection)
+        str(field.column): field.get_db_prep_save(field.pre_save(call, add=True), connection)
         for field in call._meta.concrete_fields
     }
     columns = ", ".join([*own, *additional])

@@ -197,7 +197,7 @@ class Call(BaseModel):
         """Return the contact in progress whose ``call_id`` names this call. If there are several, log it."""
         contacts = list(self._contacts_that_name_it[:2])
         if len(contacts) > 1:
-            # Each of them is given up by the sweep.
+            # After a day the sweep gives one of them up, so its slot becomes free.
             logger.error("call=%s: several contacts name it, so none of them is changed", self.ultravox_call_id)
         return contacts[0] if len(contacts) == 1 else None
 
