@@ -102,6 +102,23 @@ def test_a_contact_that_was_claimed_again_meanwhile_stays_in_progress(their_call
     assert contact.call_id == Call.objects.get(ultravox_call_id="our-call").pk
 
 
+# Another batch
+
+
+def test_a_contact_that_was_moved_to_another_batch_meanwhile_is_left_to_the_next_event(harbour, their_call):
+    contact, other = contact_of(their_call), harbour.batch(queued=1)
+    with PausedThread(end_unanswered(their_call), after=CONTACT_FOUND) as ending, plain_connection() as plain:
+        plain.execute("UPDATE campaign_contacts SET batch_id = %s WHERE id = %s", [other.pk, contact.pk])
+
+    assert ending.outcome is None
+    their_call.refresh_from_db()
+    assert (their_call.contact, their_call.end_reason) == (None, "unjoined")
+    assert contact_of(their_call).status == ContactStatus.IN_PROGRESS
+
+    end_unanswered(their_call)()
+    assert (contact_of(their_call).status, contact_of(their_call).batch) == (ContactStatus.QUEUED, other)
+
+
 # The other service's own webhook handler
 
 

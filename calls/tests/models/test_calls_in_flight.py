@@ -54,6 +54,19 @@ def test_the_call_then_names_its_contact_and_batch(harbour, deliver):
     assert (call.contact, call.batch, call.end_reason) == (contact_of(call), batch, "hangup")
 
 
+def test_the_batch_that_is_counted_is_that_of_the_contact(harbour, deliver):
+    batch, other = harbour.batch(queued=2), harbour.batch(queued=2)
+    call = earlier_service.place_call(batch)
+    Call.objects.update(batch=other)
+
+    deliver(end_event())
+
+    call.refresh_from_db()
+    assert (call.contact, call.batch) == (contact_of(call), other)
+    assert checked_counters(batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
+    assert checked_counters(other) == {"total_contacts": 2, "queued": 2}
+
+
 def test_a_call_that_was_not_answered_is_tried_again(harbour, deliver):
     batch = harbour.batch(queued=2)
     call = earlier_service.place_call(batch)
