@@ -71,16 +71,16 @@ def additional_columns() -> dict[str, str]:
     """
     columns, agents, campaigns = columns_of("calls"), {"agent_mappings"}, {"campaigns"}
     found = {}
-    if _is_id(columns.get("agent_mapping_id")) and _referenced_by("calls", "agent_mapping_id") <= agents:
+    if _is_id(columns.get("agent_mapping_id")) and _tables_referenced_by("calls", "agent_mapping_id") <= agents:
         found["agent_mapping_id"] = _AGENT
-    if _is_id(columns.get("agent_id")) and _referenced_by("calls", "agent_id") == agents:
+    if _is_id(columns.get("agent_id")) and _tables_referenced_by("calls", "agent_id") == agents:
         found["agent_id"] = _AGENT
-    if _is_id(columns.get("campaign_id")) and _referenced_by("calls", "campaign_id") <= campaigns:
+    if _is_id(columns.get("campaign_id")) and _tables_referenced_by("calls", "campaign_id") <= campaigns:
         found["campaign_id"] = _CAMPAIGN
     if (
         _is_id(columns.get("client_id"))
         and _is_id(columns_of("campaigns").get("client_id"))
-        and _referenced_by("calls", "client_id") <= _referenced_by("campaigns", "client_id")
+        and _tables_referenced_by("calls", "client_id") <= _tables_referenced_by("campaigns", "client_id")
     ):
         found["client_id"] = _CLIENT
     if _can_be_source(columns.get("source")):
@@ -93,7 +93,7 @@ def _is_id(column: Column | None) -> bool:
 
 
 def _can_be_source(column: Column | None) -> bool:
-    if column is None or column.is_generated or _referenced_by("calls", "source"):
+    if column is None or column.is_generated or _tables_referenced_by("calls", "source"):
         return False
     if column.enum_labels is not None:
         return SOURCE in column.enum_labels
@@ -102,7 +102,7 @@ def _can_be_source(column: Column | None) -> bool:
     return is_text and not checks_refusing("calls", "source", column.type, [SOURCE])
 
 
-def _referenced_by(table: str, column: str) -> set[str]:
+def _tables_referenced_by(table: str, column: str) -> set[str]:
     """Return the tables that the foreign keys of a column refer to."""
     return set(
         fetch_column(
