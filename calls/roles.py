@@ -1,10 +1,13 @@
 """
-Who may cancel, pause and resume batches.
+Who may cancel, pause and resume batches, and who may read them through the API.
 
 - API: a user with one of ``WRITER_ROLES`` (api/permissions.py), on batches of the user's own agency (api/views.py).
 - Admin: staff who may view batches and have the permission of the verb, such as ``calls.cancel_callbatch``
   (admin/actions.py). The group "Call operators" has these permissions.
 - Command: everyone who can run ``manage.py``. Nothing else is checked (management/batch_command.py).
+
+Through the API, a user with one of ``AGENCY_ROLES`` sees all batches of the agency, and every other user only those of
+the user's own client (``CallBatchQuerySet.visible_to``).
 """
 
 from django.db import models
@@ -22,3 +25,7 @@ class Role(models.TextChoices):
 # The only roles that may create, pause, resume and cancel batches through the API. Role.ADMIN is not one of them.
 WRITER_ROLES = (Role.AGENCY_OWNER, Role.AGENCY_ADMIN)
 WRITER_ROLES_TEXT = " or ".join(WRITER_ROLES)
+
+# The only roles that see all batches of the agency. A role that this app does not know is not one of them: it may be
+# the role of a client.
+AGENCY_ROLES = (Role.AGENCY_OWNER, Role.AGENCY_ADMIN, Role.AGENCY_MEMBER, Role.ADMIN)

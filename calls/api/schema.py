@@ -33,7 +33,7 @@ from calls.api.serializers import (
 from calls.exceptions import CallsError
 from calls.inputs import NewBatch
 from calls.models import CancelResult, PauseResult
-from calls.roles import WRITER_ROLES
+from calls.roles import AGENCY_ROLES, WRITER_ROLES, Role
 from calls.statuses import FINAL, BatchStatus, ContactStatus
 
 FUNCTIONS_TAG = "functions"
@@ -109,7 +109,12 @@ _LIMITED_PER_AGENCY = (
     "`Retry-After`."
 )
 _WRITERS_ONLY = f"\n\nRequires the role {' or '.join(f'`{role}`' for role in WRITER_ROLES)}."
-_ANY_AGENCY_USER = "\n\nAvailable to every user with an agency."
+_ANY_AGENCY_USER = (
+    "\n\nAvailable to every user with an agency. "
+    f"{', '.join(f'`{role}`' for role in AGENCY_ROLES)} see all batches of the agency. Every other role, such as "
+    f"`{Role.CLIENT_VIEWER}`, sees only the batches of campaigns with the user's own `client_id`, and none if the user "
+    "has no `client_id`. A batch that the user may not see is not found, and is in no total."
+)
 
 
 def _batch_verb(
@@ -267,7 +272,7 @@ def _page_parameters(prefix: str, default: int, maximum: int) -> list[OpenApiPar
 list_batches = extend_schema(
     operation_id="calls-batch-list",
     summary="List batches",
-    description="The batches of the caller's agency, newest first." + _LIMITED_PER_AGENCY + _ANY_AGENCY_USER,
+    description="The batches that the caller may see, newest first." + _LIMITED_PER_AGENCY + _ANY_AGENCY_USER,
     tags=[FUNCTIONS_TAG],
     filters=False,
     parameters=[
@@ -291,7 +296,7 @@ read = extend_schema(
     operation_id="calls-batch-get",
     summary="Get a batch",
     description=(
-        "A batch of the caller's agency and a page of its contacts, oldest first."
+        "A batch that the caller may see and a page of its contacts, oldest first."
         + _LIMITED_PER_AGENCY
         + _ANY_AGENCY_USER
     ),

@@ -1,7 +1,8 @@
 """
 Batch endpoints.
 
-Each validates its input, finds the batch in the caller's agency, calls the model method and serializes the result.
+Each validates its input, finds the batch among those that the caller may see, calls the model method and serializes
+the result.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from calls.roles import WRITER_ROLES
 
 
 class CallBatchViewSet(EdgeFunctionViewSet):
-    """The batches of the caller's agency. Another agency's batch gets the same answer as one that does not exist."""
+    """The batches that the caller may see. Any other batch gets the same answer as one that does not exist."""
 
     paginator: ClampedPagination
 
@@ -59,7 +60,7 @@ class CallBatchViewSet(EdgeFunctionViewSet):
         return cast(UUID, self.caller.agency_id)
 
     def get_queryset(self) -> CallBatchQuerySet:
-        return CallBatch.objects.for_agency(self.agency_id)
+        return CallBatch.objects.visible_to(self.caller)
 
     def find_batch(self) -> CallBatch:
         """

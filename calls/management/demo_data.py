@@ -26,7 +26,7 @@ from calls.models import (
     CampaignContact,
 )
 from calls.providers.simulated import SimulatedProvider
-from calls.roles import Role
+from calls.roles import AGENCY_ROLES, Role
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Mode, Outcome
 
 # Staff users of the admin. Each user's password is the same as the user name.
@@ -75,11 +75,13 @@ def _create_staff() -> None:
 
 def _create_american_agency(actor: Actor) -> None:
     agency = _create_agency("Harbour & Pine", "harbour-pine", "+12125550199", EXAMPLE_AGENT_ID)
+    client_id = uuid7()
     for role in Role:
         name = "platform.admin" if role == Role.ADMIN else role.removeprefix("agency_").replace("_", ".")
-        _create_user(agency, role, f"{name}@harbour-pine.example")
+        is_client = role not in AGENCY_ROLES
+        _create_user(agency, role, f"{name}@harbour-pine.example", client_id=client_id if is_client else None)
     spring = agency.campaigns.create(pk=EXAMPLE_CAMPAIGN_ID, name="Spring check-in")
-    renewals = agency.campaigns.create(name="Policy renewals")
+    renewals = agency.campaigns.create(name="Policy renewals", client_id=client_id)
     tomorrow = timezone.now() + timedelta(days=1)
 
     # dial_after keeps workers from changing the numbers that the README shows.
@@ -130,8 +132,8 @@ def _create_agency(name: str, slug: str, number: str, agent_id: UUID) -> Agency:
     return agency
 
 
-def _create_user(agency: Agency, role: Role, email: str) -> None:
-    AgencyUser.objects.create(id=uuid7(), agency=agency, role=role, email=email)
+def _create_user(agency: Agency, role: Role, email: str, client_id: UUID | None = None) -> None:
+    AgencyUser.objects.create(id=uuid7(), agency=agency, role=role, email=email, client_id=client_id)
 
 
 def _create_batch(

@@ -96,6 +96,8 @@ class AgencyUser(models.Model):
         Agency, on_delete=models.PROTECT, null=True, blank=True, related_name="users", db_index=False
     )
     role = EnumTextField(choices=Role)
+    # The client of the agency that the user belongs to. See CallBatchQuerySet.visible_to.
+    client_id = models.UUIDField(null=True, blank=True)
     email = models.TextField()
 
     # Not a column: the third-party OAuth client that sends the request for this user.

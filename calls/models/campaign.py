@@ -13,6 +13,8 @@ from calls.models.base import BaseModel
 class Campaign(BaseModel):
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, related_name="campaigns", db_index=False)
     name = models.TextField()
+    # The client of the agency that the campaign is for. See CallBatchQuerySet.visible_to.
+    client_id = models.UUIDField(null=True, blank=True)
 
     class Meta:
         db_table = "campaigns"

@@ -19,7 +19,9 @@ from uuid_utils.compat import uuid7
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import BatchNotFound, BatchUpdateFailed, CallsError, DatabaseFailed
 from calls.inputs import NewContact
+from calls.models.agency import AgencyUser
 from calls.models.campaign import AgentMapping, Campaign
+from calls.roles import AGENCY_ROLES
 from calls.statuses import DIALABLE, FINAL, STARTABLE, BatchStatus, ContactStatus
 
 if TYPE_CHECKING:
@@ -66,6 +68,23 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
     def for_agency(self, agency_id: UUID) -> CallBatchQuerySet:
         """Return the batches of one agency. A batch of another agency is not found."""
         return self.filter(agency_id=agency_id)
+
+    def visible_to(self, user: AgencyUser) -> CallBatchQuerySet:
+        """
+        Return the batches that a user of the API may see. Any other batch is not found.
+
+        A user with one of ``AGENCY_ROLES`` sees all batches of the agency. Every other user sees the batches of the
+        agency's campaigns for the user's own client, and none if the user has no client.
+        """
+        if user.agency_id is None:
+            return self.none()
+        batches = self.for_agency(user.agency_id)
+        if user.role in AGENCY_ROLES:
+            return batches
+        if user.client_id is None:
+            return self.none()
+        campaigns = Campaign.objects.filter(agency_id=user.agency_id, client_id=user.client_id)
+        return batches.filter(campaign__in=campaigns)
 
     def cancellable(self) -> CallBatchQuerySet:
         """Return batches that can be cancelled, including those that another service left without a status."""

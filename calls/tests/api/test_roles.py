@@ -37,19 +37,21 @@ STAFF_PERMISSIONS = {
     "a user who is not staff": lambda permission: {"view_callbatch", permission},
 }
 
-# A user of the API and three expected results: of changing a batch of Harbour, of changing a batch of Bluebell, and of
-# reading a batch of Harbour. All users but the last three belong to Harbour.
+# A user of the API and four expected results: of changing a batch of Harbour, of changing a batch of Bluebell, of
+# reading a batch of Harbour for the user's own client, and of reading a batch of Harbour for another client. All users
+# but the last three belong to Harbour.
 API_USERS = [
-    (Role.AGENCY_OWNER, ALLOWED, NOT_FOUND, ALLOWED),
-    (Role.AGENCY_ADMIN, ALLOWED, NOT_FOUND, ALLOWED),
-    (Role.AGENCY_MEMBER, WRONG_ROLE, WRONG_ROLE, ALLOWED),
-    (Role.CLIENT_ADMIN, WRONG_ROLE, WRONG_ROLE, ALLOWED),
-    (Role.CLIENT_VIEWER, WRONG_ROLE, WRONG_ROLE, ALLOWED),
-    (Role.ADMIN, WRONG_ROLE, WRONG_ROLE, ALLOWED),
-    pytest.param("an unknown role", WRONG_ROLE, WRONG_ROLE, ALLOWED, marks=pytest.mark.not_adopted),
-    ("without a users row", NO_AGENCY, NO_AGENCY, NO_AGENCY),
-    ("an owner without an agency", NO_AGENCY, NO_AGENCY, NO_AGENCY),
-    ("no token", UNAUTHORIZED, UNAUTHORIZED, UNAUTHORIZED),
+    (Role.AGENCY_OWNER, ALLOWED, NOT_FOUND, ALLOWED, ALLOWED),
+    (Role.AGENCY_ADMIN, ALLOWED, NOT_FOUND, ALLOWED, ALLOWED),
+    (Role.AGENCY_MEMBER, WRONG_ROLE, WRONG_ROLE, ALLOWED, ALLOWED),
+    (Role.CLIENT_ADMIN, WRONG_ROLE, WRONG_ROLE, ALLOWED, NOT_FOUND),
+    (Role.CLIENT_VIEWER, WRONG_ROLE, WRONG_ROLE, ALLOWED, NOT_FOUND),
+    (Role.ADMIN, WRONG_ROLE, WRONG_ROLE, ALLOWED, ALLOWED),
+    ("a client's user without a client", WRONG_ROLE, WRONG_ROLE, NOT_FOUND, NOT_FOUND),
+    pytest.param("an unknown role", WRONG_ROLE, WRONG_ROLE, ALLOWED, NOT_FOUND, marks=pytest.mark.not_adopted),
+    ("without a users row", NO_AGENCY, NO_AGENCY, NO_AGENCY, NO_AGENCY),
+    ("an owner without an agency", NO_AGENCY, NO_AGENCY, NO_AGENCY, NO_AGENCY),
+    ("no token", UNAUTHORIZED, UNAUTHORIZED, UNAUTHORIZED, UNAUTHORIZED),
 ]
 
 # An entry point, its user or option, and the expected result of changing a batch of Harbour and of Bluebell. Staff and
@@ -75,7 +77,9 @@ def api_client(user_kind, harbour):
         return APIClient()
     user = AgencyUser(id=uuid.uuid4(), role=Role.AGENCY_OWNER, email="someone@example.com")
     if user_kind == "an unknown role":
-        user.agency, user.role = harbour.agency, "superhero"
+        user.agency, user.role, user.client_id = harbour.agency, "superhero", harbour.campaign.client_id
+    if user_kind == "a client's user without a client":
+        user.agency, user.role = harbour.agency, Role.CLIENT_VIEWER
     if user_kind != "without a users row":
         user.save()
     return client_of(user)
@@ -128,9 +132,9 @@ def check(change_batch, source, user_kind, verb, expectations):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize(("user_kind", "own", "others", "_reading"), API_USERS)
+@pytest.mark.parametrize(("user_kind", "own", "others", "_reading", "_reading_others"), API_USERS)
 def test_api_users_may_change_batches_of_their_agency_if_their_role_allows(
-    harbour, bluebell, change_batch, user_kind, own, others, _reading, verb
+    harbour, bluebell, change_batch, user_kind, own, others, _reading, _reading_others, verb
 ):
     check(change_batch, Source.API, user_kind, verb, [(harbour, own), (bluebell, others)])
 
@@ -143,25 +147,42 @@ def test_staff_and_operators_may_change_batches_if_they_are_permitted_to(
     check(change_batch, source, user_kind, verb, [(harbour, harbour_result), (bluebell, bluebell_result)])
 
 
-@pytest.mark.parametrize(("user_kind", "expected", "_others", "_reading"), API_USERS)
-def test_only_owners_and_admins_of_an_agency_may_create_batches(harbour, user_kind, expected, _others, _reading):
+@pytest.mark.parametrize(("user_kind", "expected", "_others", "_reading", "_reading_others"), API_USERS)
+def test_only_owners_and_admins_of_an_agency_may_create_batches(
+    harbour, user_kind, expected, _others, _reading, _reading_others
+):
     answer = call(api_client(user_kind, harbour), "create", harbour.create_body()).json()
 
     assert answer.get("code") == expected
     assert CallBatch.objects.exists() is (expected is ALLOWED)
 
 
-@pytest.mark.parametrize("function", ["list", "get"])
-@pytest.mark.parametrize(("user_kind", "_writing", "_others", "expected"), API_USERS)
-def test_every_user_of_an_agency_may_read_its_batches_and_no_others(
-    harbour, bluebell, user_kind, _writing, _others, expected, function
+@pytest.mark.parametrize(("user_kind", "_writing", "_others", "own", "other_clients"), API_USERS)
+def test_users_of_an_agency_may_get_its_batches_and_users_of_a_client_only_those_of_the_client(
+    harbour, bluebell, user_kind, _writing, _others, own, other_clients
 ):
-    own, other = harbour.batch(queued=1), bluebell.batch(queued=1)
     client = api_client(user_kind, harbour)
 
-    def read(batch):
-        return client.get(f"{FUNCTIONS}{function}", {"batch_id": str(batch.pk)})
+    def get(tenant):
+        return client.get(f"{FUNCTIONS}get", {"batch_id": str(tenant.batch(queued=1).pk)}).json().get("code")
 
-    assert read(own).json().get("code") == expected
-    assert (str(own.pk) in read(own).content.decode()) is (expected is ALLOWED)
-    assert str(other.pk) not in read(other).content.decode()
+    assert get(harbour) == own
+    assert get(harbour.for_client(uuid.uuid4())) == other_clients
+    assert get(bluebell) == (other_clients or NOT_FOUND)
+
+
+@pytest.mark.parametrize(("user_kind", "_writing", "_others", "own", "other_clients"), API_USERS)
+def test_the_list_has_and_counts_the_batches_that_the_user_may_get(
+    harbour, bluebell, user_kind, _writing, _others, own, other_clients
+):
+    batches = [tenant.batch(queued=1) for tenant in (harbour, harbour.for_client(uuid.uuid4()), bluebell)]
+    expected = {
+        str(batch.pk)
+        for batch, result in zip(batches, (own, other_clients, NOT_FOUND), strict=True)
+        if result is ALLOWED
+    }
+
+    answer = api_client(user_kind, harbour).get(f"{FUNCTIONS}list").json()
+
+    assert {batch["id"] for batch in answer.get("batches", [])} == expected
+    assert answer.get("pagination", {"total": 0})["total"] == len(expected)

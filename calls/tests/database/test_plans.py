@@ -115,10 +115,10 @@ def plans_of_pages(send):
 @pytest.mark.parametrize("offset", [50, 90_000])
 def test_a_page_of_contacts_is_chosen_from_the_index_alone_and_read_by_primary_key(offset):
     batch = CallBatch.objects.order_by("created_at").first()
-    viewer = AgencyUser.objects.create(id=uuid4(), agency_id=batch.agency_id, role=Role.CLIENT_VIEWER)
+    member = AgencyUser.objects.create(id=uuid4(), agency_id=batch.agency_id, role=Role.AGENCY_MEMBER)
 
     (page,), (rows,) = plans_of_pages(
-        lambda: client_of(viewer).get(f"{FUNCTIONS}get?batch_id={batch.pk}&contact_offset={offset}")
+        lambda: client_of(member).get(f"{FUNCTIONS}get?batch_id={batch.pk}&contact_offset={offset}")
     )
 
     assert "Index Only Scan using contact_in_order" in page
@@ -129,9 +129,9 @@ def test_a_page_of_contacts_is_chosen_from_the_index_alone_and_read_by_primary_k
 @pytest.mark.usefixtures("_many_rows")
 def test_a_page_of_batches_is_chosen_without_reading_the_names_of_earlier_batches():
     agency = CallBatch.objects.order_by("created_at").first().agency
-    viewer = AgencyUser.objects.create(id=uuid4(), agency=agency, role=Role.CLIENT_VIEWER)
+    member = AgencyUser.objects.create(id=uuid4(), agency=agency, role=Role.AGENCY_MEMBER)
 
-    (page,), (rows,) = plans_of_pages(lambda: client_of(viewer).get(f"{FUNCTIONS}list?offset=900"))
+    (page,), (rows,) = plans_of_pages(lambda: client_of(member).get(f"{FUNCTIONS}list?offset=900"))
 
     assert "batch_of_agency" in page
     assert "SubPlan" not in page

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import count as count_from
 from pathlib import Path
@@ -40,12 +40,13 @@ FUNCTIONS = "/functions/v1/calls-batch-"
 URL = f"{FUNCTIONS}cancel"
 PHONE = "+12125550100"
 CALLER_ID = "+12125550199"
+CLIENT_ROLES = (Role.CLIENT_ADMIN, Role.CLIENT_VIEWER)
 STAFF_ACTOR = Actor(ActorKind.STAFF, "7", "a staff user")
 
 
 @dataclass
 class Tenant:
-    """An agency with everything that a batch needs."""
+    """An agency with everything that a batch needs. The campaign is for the client that CLIENT_ROLES belong to."""
 
     agency: Agency
     campaign: Campaign
@@ -55,15 +56,19 @@ class Tenant:
 
     @classmethod
     def create(cls, slug: str) -> Tenant:
-        agency = Agency.objects.create(name=slug.title(), slug=slug)
+        agency, client_id = Agency.objects.create(name=slug.title(), slug=slug), uuid.uuid4()
         AgencyPhoneNumber.objects.create(agency=agency, phone_number=CALLER_ID)
         return cls(
             agency=agency,
-            campaign=Campaign.objects.create(agency=agency, name="Spring"),
+            campaign=Campaign.objects.create(agency=agency, name="Spring", client_id=client_id),
             agent=AgentMapping.objects.create(agency=agency, ultravox_agent_id=f"{slug}-agent"),
             users={
                 role: AgencyUser.objects.create(
-                    id=uuid.uuid4(), agency=agency, role=role, email=f"{role}@{slug}.example"
+                    id=uuid.uuid4(),
+                    agency=agency,
+                    role=role,
+                    client_id=client_id if role in CLIENT_ROLES else None,
+                    email=f"{role}@{slug}.example",
                 )
                 for role in Role
             },
@@ -72,6 +77,10 @@ class Tenant:
     @property
     def owner(self) -> AgencyUser:
         return self.users[Role.AGENCY_OWNER]
+
+    def for_client(self, client_id: uuid.UUID | None) -> Tenant:
+        """Return the same agency and users with another campaign, which is for this client or for none."""
+        return replace(self, campaign=Campaign.objects.create(agency=self.agency, name="Autumn", client_id=client_id))
 
     def batch(self, status: BatchStatus = BatchStatus.PROCESSING, /, **contacts: int) -> CallBatch:
         """Create a batch with contacts by status and matching counters: ``batch(queued=3, completed=1)``."""

@@ -1,0 +1,33 @@
+"""Add the client that a user works for, and the client that a campaign is for."""
+
+from django.db import migrations, models
+
+from calls.database.adoption import steps
+from calls.database.adoption.survey import missing_steps
+
+
+def add_missing(apps, schema_editor):
+    steps.apply(missing_steps(apps))
+
+
+def undo(apps, schema_editor):
+    steps.undo("users: column client_id", "campaigns: column client_id")
+
+
+class Migration(migrations.Migration):
+    # Other services are writing these tables, so each step has its own transaction.
+    atomic = False
+
+    dependencies = [
+        ("calls", "0012_agency_permissions"),
+    ]
+
+    operations = [
+        migrations.SeparateDatabaseAndState(
+            state_operations=[
+                migrations.AddField("agencyuser", "client_id", models.UUIDField(blank=True, null=True)),
+                migrations.AddField("campaign", "client_id", models.UUIDField(blank=True, null=True)),
+            ]
+        ),
+        migrations.RunPython(add_missing, undo),
+    ]
