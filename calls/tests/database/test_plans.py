@@ -8,7 +8,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from calls.dialler.pacing import MINUTE
-from calls.models import AgencyUser, CallBatch, CampaignContact, WebhookEvent
+from calls.models import AgencyUser, CallBatch, Campaign, CampaignContact, WebhookEvent
 from calls.models.refusals import latest_results
 from calls.roles import Role
 from calls.tests.support.admin_pages import CONTACTS
@@ -135,6 +135,23 @@ def test_a_page_of_batches_is_chosen_without_reading_the_names_of_earlier_batche
 
     assert "batch_of_agency" in page
     assert "SubPlan" not in page
+    assert "call_batches_pkey" in rows
+
+
+@pytest.mark.usefixtures("_many_rows")
+def test_a_page_of_a_clients_batches_is_chosen_among_those_of_its_agency():
+    campaign = CallBatch.objects.order_by("created_at").first().campaign
+    client_id = uuid4()
+    viewer = AgencyUser.objects.create(
+        id=uuid4(), agency_id=campaign.agency_id, role=Role.CLIENT_VIEWER, client_id=client_id
+    )
+    Campaign.objects.filter(pk=campaign.pk).update(client_id=client_id)
+    Campaign.objects.create(agency_id=campaign.agency_id, name="Autumn", client_id=uuid4())
+
+    (page,), (rows,) = plans_of_pages(lambda: client_of(viewer).get(f"{FUNCTIONS}list?offset=25"))
+
+    assert "batch_of_agency" in page
+    assert "Seq Scan on call_batches" not in page
     assert "call_batches_pkey" in rows
 
 
