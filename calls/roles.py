@@ -6,8 +6,8 @@ Who may cancel, pause and resume batches, and who may read them through the API.
   (admin/actions.py). The group "Call operators" has these permissions.
 - Command: everyone who can run ``manage.py``. Nothing else is checked (management/batch_command.py).
 
-Through the API, a user with one of ``AGENCY_ROLES`` sees all batches of the agency, and every other user only those of
-the user's own client (``CallBatchQuerySet.visible_to``).
+Through the API, a user sees all batches of the agency. A user whose role begins with ``client`` sees only those of the
+user's own client (``CallBatchQuerySet.visible_to``).
 """
 
 from django.db import models
@@ -26,6 +26,7 @@ class Role(models.TextChoices):
 WRITER_ROLES = (Role.AGENCY_OWNER, Role.AGENCY_ADMIN)
 WRITER_ROLES_TEXT = " or ".join(WRITER_ROLES)
 
-# The only roles that see all batches of the agency. A role that this app does not know is not one of them: it may be
-# the role of a client.
-AGENCY_ROLES = (Role.AGENCY_OWNER, Role.AGENCY_ADMIN, Role.AGENCY_MEMBER, Role.ADMIN)
+
+def is_client_role(role: str | None) -> bool:
+    """Return whether users with this role belong to a client of the agency. An adopted table may have other roles."""
+    return (role or "").lower().startswith("client")

@@ -33,7 +33,7 @@ from calls.api.serializers import (
 from calls.exceptions import CallsError
 from calls.inputs import NewBatch
 from calls.models import CancelResult, PauseResult
-from calls.roles import AGENCY_ROLES, WRITER_ROLES, Role
+from calls.roles import WRITER_ROLES, Role, is_client_role
 from calls.statuses import FINAL, BatchStatus, ContactStatus
 
 FUNCTIONS_TAG = "functions"
@@ -110,10 +110,10 @@ _LIMITED_PER_AGENCY = (
 )
 _WRITERS_ONLY = f"\n\nRequires the role {' or '.join(f'`{role}`' for role in WRITER_ROLES)}."
 _ANY_AGENCY_USER = (
-    "\n\nAvailable to every user with an agency. "
-    f"{', '.join(f'`{role}`' for role in AGENCY_ROLES)} see all batches of the agency. Every other role, such as "
-    f"`{Role.CLIENT_VIEWER}`, sees only the batches of campaigns with the user's own `client_id`, and none if the user "
-    "has no `client_id`. A batch that the user may not see is not found, and is in no total."
+    "\n\nAvailable to every user with an agency. A user with the role "
+    f"{' or '.join(f'`{role}`' for role in Role if is_client_role(role))} sees only the batches of campaigns with the "
+    "user's own `client_id`, and none if the user has no `client_id`. A batch that the user may not see is not found, "
+    "and is in no total."
 )
 
 

@@ -26,7 +26,7 @@ from calls.models import (
     CampaignContact,
 )
 from calls.providers.simulated import SimulatedProvider
-from calls.roles import AGENCY_ROLES, Role
+from calls.roles import Role, is_client_role
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Mode, Outcome
 
 # Staff users of the admin. Each user's password is the same as the user name.
@@ -78,8 +78,8 @@ def _create_american_agency(actor: Actor) -> None:
     client_id = uuid7()
     for role in Role:
         name = "platform.admin" if role == Role.ADMIN else role.removeprefix("agency_").replace("_", ".")
-        is_client = role not in AGENCY_ROLES
-        _create_user(agency, role, f"{name}@harbour-pine.example", client_id=client_id if is_client else None)
+        own_client = client_id if is_client_role(role) else None
+        _create_user(agency, role, f"{name}@harbour-pine.example", client_id=own_client)
     spring = agency.campaigns.create(pk=EXAMPLE_CAMPAIGN_ID, name="Spring check-in")
     renewals = agency.campaigns.create(name="Policy renewals", client_id=client_id)
     tomorrow = timezone.now() + timedelta(days=1)

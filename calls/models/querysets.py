@@ -21,7 +21,7 @@ from calls.exceptions import BatchNotFound, BatchUpdateFailed, CallsError, Datab
 from calls.inputs import NewContact
 from calls.models.agency import AgencyUser
 from calls.models.campaign import AgentMapping, Campaign
-from calls.roles import AGENCY_ROLES
+from calls.roles import is_client_role
 from calls.statuses import DIALABLE, FINAL, STARTABLE, BatchStatus, ContactStatus
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
         """
         Return the batches that a user of the API may see. Any other batch is not found.
 
-        A user with one of ``AGENCY_ROLES`` sees all batches of the agency. Every other user sees the batches of the
-        agency's campaigns for the user's own client, and none if the user has no client.
+        A user with the role of a client sees the batches of the agency's campaigns for that client, and none if the
+        user has no client. Every other user sees all batches of the agency.
         """
         if user.agency_id is None:
             return self.none()
         batches = self.for_agency(user.agency_id)
-        if user.role in AGENCY_ROLES:
+        if not is_client_role(user.role):
             return batches
         if user.client_id is None:
             return self.none()

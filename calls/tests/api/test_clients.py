@@ -7,7 +7,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from calls.models import AgencyUser, CallBatch, Campaign
-from calls.roles import AGENCY_ROLES, Role
+from calls.roles import Role, is_client_role
 from calls.statuses import BatchStatus
 from calls.tests.support.factories import CALLER_ID, CLIENT_ROLES, FUNCTIONS, client_of
 
@@ -35,8 +35,9 @@ def listed(client, **parameters):
     return [uuid.UUID(batch["id"]) for batch in answer["batches"]], answer["pagination"]["total"]
 
 
-def test_every_role_is_that_of_an_agency_or_of_a_client():
-    assert {*AGENCY_ROLES, *CLIENT_ROLES} == set(Role)
+def test_the_roles_of_clients_begin_with_client():
+    assert [role for role in Role if is_client_role(role)] == list(CLIENT_ROLES)
+    assert not is_client_role(None)
 
 
 def test_a_batch_of_another_client_gets_the_same_answer_as_one_that_does_not_exist(other_client, viewer):
@@ -113,8 +114,8 @@ def test_an_agencys_user_with_a_client_sees_the_batches_of_all_clients(harbour, 
 
 
 @pytest.mark.not_adopted
-@pytest.mark.parametrize("role", ["superhero", "client_manager", "AGENCY_OWNER", ""])
-def test_a_role_that_this_app_does_not_know_sees_only_the_batches_of_the_users_client(harbour, other_client, role):
+@pytest.mark.parametrize("role", ["client", "client_manager", "CLIENT_ADMIN"])
+def test_another_role_of_clients_sees_only_the_batches_of_the_users_client(harbour, other_client, role):
     user = AgencyUser.objects.create(id=uuid.uuid4(), agency=harbour.agency, role=role, email="x@example.com")
     batch = harbour.batch()
     other_client.batch()
@@ -122,6 +123,15 @@ def test_a_role_that_this_app_does_not_know_sees_only_the_batches_of_the_users_c
     assert listed(client_of(user)) == ([], 0)
     AgencyUser.objects.filter(pk=user.pk).update(client_id=harbour.campaign.client_id)
     assert listed(client_of(user)) == ([batch.pk], 1)
+
+
+@pytest.mark.not_adopted
+@pytest.mark.parametrize("role", ["superhero", "AGENCY_OWNER", ""])
+def test_a_role_that_this_app_does_not_know_sees_all_batches_of_the_agency(harbour, other_client, role):
+    user = AgencyUser.objects.create(id=uuid.uuid4(), agency=harbour.agency, role=role, email="x@example.com")
+    batches = [harbour.batch(), other_client.batch()]
+
+    assert listed(client_of(user)) == ([batch.pk for batch in reversed(batches)], 2)
 
 
 def test_a_client_of_two_agencies_sees_the_batches_of_the_users_agency_only(harbour, bluebell, viewer):
