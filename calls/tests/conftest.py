@@ -11,7 +11,7 @@ from xdist.scheduler import LoadScopeScheduling
 from calls.dialler import accounts
 from calls.roles import Role
 from calls.tests.support.factories import Tenant, client_of, staff
-from calls.tests.support.legacy_database import LEGACY_TABLES, legacy_database
+from calls.tests.support.legacy_database import LEGACY_TABLES, SCHEMAS, legacy_database
 from calls.tests.support.provider import KEY, fake_provider
 from calls.tests.support.truncation import truncate_tables
 from calls.tests.support.unlocked import unlocked
@@ -34,7 +34,9 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--adopted", action="store_true", help="run the tests on an adopted legacy database")
+    parser.addoption(
+        "--adopted", nargs="?", const="legacy", choices=SCHEMAS, help="run the tests on an adopted database"
+    )
 
 
 class Scheduling(LoadScopeScheduling):
@@ -73,12 +75,13 @@ def _truncate_after_tests():
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(request, django_db_modify_db_settings_parallel_suffix):
     """With ``--adopted``, create the test databases as copies of an adopted legacy database."""
-    if not request.config.getoption("adopted"):
+    schema = request.config.getoption("adopted")
+    if not schema:
         yield
         return
-    with legacy_database() as template:
+    with legacy_database(schema=SCHEMAS[schema]) as template:
         template.adopt()
-        template.query(f"TRUNCATE {', '.join(sorted(LEGACY_TABLES))}")
+        template.query(f"TRUNCATE {', '.join(sorted(LEGACY_TABLES))} CASCADE")
         connection.settings_dict["TEST"]["TEMPLATE"] = template.name
         yield
 

@@ -17,6 +17,9 @@ from calls.tests.support.factories import ROOT, address
 from calls.tests.support.manage import manage
 
 SCHEMA = Path(__file__).with_name("legacy_database.sql").read_text()
+# The tables of a Supabase project, which differ more from the app's.
+SUPABASE_SCHEMA = Path(__file__).with_name("supabase_database.sql").read_text()
+SCHEMAS = {"legacy": SCHEMA, "supabase": SUPABASE_SCHEMA}
 
 LEGACY_TABLES = {
     "agencies",
