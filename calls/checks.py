@@ -298,6 +298,11 @@ def check_database(databases: Collection[str] | None = None, **kwargs: Any) -> l
             for report in reports
             for obstacle in report.obstacles
         ]
+        messages += [
+            Warning(f"{report.name}: {warning.problem}.", hint=warning.remedy, id="calls.W028")
+            for report in reports
+            for warning in report.warnings
+        ]
         if migrated:
             messages += [
                 Error(f"{report.name}: missing {step.description}.", hint=REPAIR, id="calls.E011")

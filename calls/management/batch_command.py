@@ -34,17 +34,20 @@ def find_agency(slug: str) -> Agency:
     """
     Return the agency with this slug, with its other columns deferred.
 
-    :raises CommandError: there is no such agency.
+    :raises CommandError: there is no such agency, or more than one.
     :raises BatchReadFailed: a database error or timeout.
     """
     try:
         with database_errors_as(BatchReadFailed), transaction_with_timeouts():
-            agency = Agency.objects.only("slug").filter(slug=slug).first()
+            found = list(Agency.objects.only("slug").filter(slug=slug)[:2])
     except UnicodeEncodeError:
-        agency = None
-    if agency is None:
+        found = []
+    if len(found) > 1:
+        # An adopted table may have no unique index.
+        raise CommandError(f"more than one agency has the slug {slug!r}", returncode=2)
+    if not found:
         raise CommandError(f"there is no agency with the slug {slug!r}", returncode=2)
-    return agency
+    return found[0]
 
 
 def batches_of(slug: str | None) -> CallBatchQuerySet:

@@ -108,7 +108,7 @@ class AgencyUser(models.Model):
         verbose_name = "agency user"
 
     def __str__(self) -> str:
-        return self.email
+        return self.email or str(self.pk)
 
     @property
     def is_authenticated(self) -> bool:

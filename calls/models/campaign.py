@@ -35,7 +35,7 @@ class AgentMapping(BaseModel):
         db_table = "agent_mappings"
 
     def __str__(self) -> str:
-        return self.ultravox_agent_name or self.ultravox_agent_id
+        return self.ultravox_agent_name or self.ultravox_agent_id or str(self.pk)
 
 
 class AgencyPhoneNumberQuerySet(models.QuerySet["AgencyPhoneNumber"]):
@@ -60,4 +60,4 @@ class AgencyPhoneNumber(BaseModel):
         db_table = "agency_phone_numbers"
 
     def __str__(self) -> str:
-        return self.phone_number
+        return self.phone_number or str(self.pk)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from django.db import models
+from django.db import connection, models
 
 from calls.database.adoption.catalog import Column, checks_refusing, fetch_column, fetch_count, is_validated
-from calls.database.adoption.definitions import add_column_sql, concrete_fields, default_sql
+from calls.database.adoption.definitions import concrete_fields, default_sql
+from calls.database.adoption.missing_columns import fill_in_sql, survey_missing_column
 from calls.database.adoption.report import Report
 from calls.database.adoption.steps import Step
+from calls.database.adoption.tables import NOT_NEEDED_TO_CANCEL, READ_ONLY, REQUIRED
 from calls.statuses import CallStatus, Outcome
 
 COLUMN_TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
@@ -23,6 +25,9 @@ COLUMN_TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
     models.BinaryField: {"bytea"},
 }
 
+# More types of text that are enough where the app only reads.
+READABLE_TEXT = {"character", "citext"}
+
 # The columns that a cancel writes, without ``updated_at``.
 WRITTEN_BY_CANCEL = ["status", "outcome_notes", "error_message", "queued", "skipped", "completed_at"]
 # The longest value that the app must be able to store in a text column with a limit.
@@ -31,43 +36,46 @@ MIN_LENGTH = 20
 WRITTEN_VALUES = {("calls", "status"): CallStatus.values, ("campaign_contacts", "outcome"): Outcome.values}
 
 
-def survey_columns(report: Report, model: type[models.Model], columns: dict[str, Column]) -> None:
-    """Add to the report which columns and defaults are missing, and which columns the app cannot work with."""
+def survey_columns(report: Report, model: type[models.Model], columns: dict[str, Column]) -> set[str]:
+    """
+    Add to the report which columns and defaults are missing.
+
+    :returns: the existing columns that the app cannot work with. The report says why.
+    """
+    unusable = set()
     for field in concrete_fields(model):
         column = columns.get(field.column)
         if column is None:
-            _survey_missing_column(report, model, field)
+            survey_missing_column(report, model, field, columns)
             continue
-        _survey_type(report, field, column)
-        if field.has_db_default() and not column.has_default:
+        if not _survey_type(report, field, column):
+            unusable.add(field.column)
+        elif field.has_db_default() and not column.has_default and report.name not in READ_ONLY:
             report.missing_steps.append(_default_step(model, field))
-        if column.not_null or field.null or not (field.is_relation or field.choices):
-            continue
-        nulls = fetch_count(f"SELECT count(*) FROM {report.name} WHERE {field.column} IS NULL")
-        if nulls:
-            report.add_obstacle(f"{field.column} is NULL in {nulls} rows", "Fill it in: the app needs it in every row.")
-    if not fetch_count(
+        _survey_nulls(report, field, columns)
+    if "id" in columns and not fetch_count(
         f"SELECT count(*) FROM pg_index WHERE indrelid = '{report.name}'::regclass AND indisunique AND indpred IS NULL"
         f" AND indkey::text = (SELECT attnum::text FROM pg_attribute"
         f" WHERE attrelid = '{report.name}'::regclass AND attname = 'id')"
     ):
-        report.add_obstacle("id is not the primary key", f"ALTER TABLE {report.name} ADD PRIMARY KEY (id);")
+        report.add_obstacle("id is not the primary key", sql=f"ALTER TABLE {report.name} ADD PRIMARY KEY (id);")
+    return unusable
 
 
 def survey_values(report: Report, model: type[models.Model], columns: dict[str, Column]) -> None:
     """
-    Add to the report which values conflict with the app's.
+    Add to the report which values conflict with the app's. ``columns`` are those that the app can work with.
 
     Each value that the app writes must be allowed, and a column with choices must hold no other value.
     """
     for field in concrete_fields(model):
         column, known = columns.get(field.column), _known_values(report, field)
-        if column is None or not known or field.name == "role":
+        if column is None or not known:
             continue
         for constraint, refused in checks_refusing(report.name, field.column, column.type, known):
             report.add_obstacle(
                 f"the constraint {constraint} does not allow {field.column} to be {_quoted(refused)}",
-                f"ALTER TABLE {report.name} DROP CONSTRAINT {constraint};",
+                sql=f"ALTER TABLE {report.name} DROP CONSTRAINT {constraint};",
             )
         if not field.choices or column.enum_labels:
             continue
@@ -82,44 +90,53 @@ def survey_values(report: Report, model: type[models.Model], columns: dict[str, 
             )
 
 
-def _survey_type(report: Report, field: Any, column: Column) -> None:
-    field_class = _field_class(field)
+def _survey_type(report: Report, field: Any, column: Column) -> bool:
+    """Return whether the app can work with the column, and add to the report what prevents it."""
+    field_class, is_read_only = _field_class(field), report.name in READ_ONLY
+    is_text = field_class is models.TextField
     must_fit = field.column in WRITTEN_BY_CANCEL or (report.name, field.column) in WRITTEN_VALUES
-    if column.type not in COLUMN_TYPES[field_class] and not (column.enum_labels and field_class is models.TextField):
-        allowed = " or ".join(sorted(COLUMN_TYPES[field_class]))
-        report.add_obstacle(f"{field.column} has the type {column.type}", f"The app needs {allowed}.")
-    elif column.is_generated:
+    if not (
+        column.type in COLUMN_TYPES[field_class]
+        or (is_text and (column.enum_labels or (is_read_only and column.type in READABLE_TEXT)))
+    ):
+        allowed, wanted = " or ".join(sorted(COLUMN_TYPES[field_class])), field.db_type(connection)
+        report.add_obstacle(
+            f"{field.column} has the type {column.type}",
+            f"The app needs {allowed}. If the values can be converted, and other services can work with that type:"
+            f" ALTER TABLE {report.name} ALTER COLUMN {field.column} TYPE {wanted} USING {field.column}::{wanted};",
+        )
+        return False
+    if is_read_only:
+        return True
+    if column.is_generated:
         report.add_obstacle(f"{field.column} is generated by the database", "The app must be able to write it.")
-    elif must_fit and column.max_length and column.max_length < MIN_LENGTH:
+        return False
+    if must_fit and column.max_length and column.max_length < MIN_LENGTH:
         report.add_obstacle(
             f"{field.column} holds at most {column.max_length} characters",
-            f"ALTER TABLE {report.name} ALTER COLUMN {field.column} TYPE text;",
+            sql=f"ALTER TABLE {report.name} ALTER COLUMN {field.column} TYPE text;",
         )
-    if column.enum_labels is not None:
-        for value in _known_values(report, field) or ([field.default] if field.has_default() else []):
-            if value not in column.enum_labels:
-                report.add_obstacle(
-                    f"{field.column} has the enum type {column.type}, which does not have the value '{value}'",
-                    f"ALTER TYPE {column.type} ADD VALUE '{value}';",
-                )
-
-
-def _survey_missing_column(report: Report, model: type[models.Model], field: Any) -> None:
-    if not (field.null or field.has_db_default()) or (report.name, field.name) == ("campaign_contacts", "batch"):
+    written = _known_values(report, field) or ([field.default] if field.has_default() else [])
+    lacking = [value for value in written if value not in column.enum_labels] if column.enum_labels is not None else []
+    for value in lacking:
         report.add_obstacle(
-            f"the column {field.column} is missing", "Add it, and fill it in where there are rows already."
+            f"{field.column} has the enum type {column.type}, which does not have the value '{value}'",
+            sql=f"ALTER TYPE {column.type} ADD VALUE IF NOT EXISTS '{value}';",
         )
+    return not lacking
+
+
+def _survey_nulls(report: Report, field: Any, columns: dict[str, Column]) -> None:
+    """Report NULL in a column that needs a value. What is NULL in a table that the app only reads is not found."""
+    if columns[field.column].not_null or field.null or not (field.is_relation or field.choices):
         return
-    report.missing_steps.append(
-        Step(
-            report.name,
-            f"column {field.column}",
-            add_column_sql(model, field),
-            f"ALTER TABLE {report.name} DROP COLUMN {field.column}",
-            f"SELECT format_type(atttypid, atttypmod) FROM pg_attribute"
-            f" WHERE attrelid = to_regclass('{report.name}') AND attname = '{field.column}'",
-        )
-    )
+    if field.column not in REQUIRED[report.name] or report.name in READ_ONLY - NOT_NEEDED_TO_CANCEL.keys():
+        return
+    nulls = fetch_count(f"SELECT count(*) FROM {report.name} WHERE {field.column} IS NULL")
+    if nulls:
+        fill_in = fill_in_sql(report.name, field.column, columns)
+        advice = "" if fill_in else "Fill it in: the app needs it in every row."
+        report.add_obstacle(f"{field.column} is NULL in {nulls} rows", advice, sql=fill_in)
 
 
 def _default_step(model: type[models.Model], field: Any) -> Step:

@@ -25,6 +25,18 @@ def add_column_sql(model: type[models.Model], field: Any) -> str:
     return _collected(editor)
 
 
+def add_nullable_column_sql(model: type[models.Model], field: Any) -> str:
+    """Return the statement that adds the field's column without a default and without a constraint."""
+    return f"ALTER TABLE {model._meta.db_table} ADD COLUMN {field.column} {field.db_type(connection)}"
+
+
+def create_table_sql(model: type[models.Model]) -> str:
+    """Return the statement that creates the model's table. Foreign keys would lock other tables: it has none."""
+    with _schema_editor() as editor:
+        editor.execute(*editor.table_sql(model))
+    return _collected(editor)
+
+
 def default_sql(field: Any) -> str:
     """Return the database default of the field as an SQL expression."""
     with _schema_editor() as editor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from django.db import connection, models
@@ -22,8 +23,15 @@ class Index:
     is_partial: bool
 
 
-def survey_indexes(report: Report, model: type[models.Model]) -> None:
-    """Report the missing indexes. An index of another service with the same first columns is enough."""
+def survey_indexes(
+    report: Report, model: type[models.Model], columns: Collection[str], unusable: Collection[str]
+) -> None:
+    """
+    Report the missing indexes. An index of another service with the same first columns is enough.
+
+    :param columns: the columns that exist.
+    :param unusable: those that the app cannot work with. They get no unique index.
+    """
     existing = _indexes_of(report.name)
     complete = [index for index in existing if not index.is_partial]
     column_of = {field.name: field.column for field in concrete_fields(model)}
@@ -38,8 +46,8 @@ def survey_indexes(report: Report, model: type[models.Model]) -> None:
             _add_index(report, index.name, columns, create_index_sql(model, index))
     unique = [index.keys for index in complete if index.is_unique]
     for field in concrete_fields(model):
-        if field.unique and not field.primary_key and [field.column] not in unique:
-            _survey_unique_column(report, field.column)
+        if field.unique and not field.primary_key and [field.column] not in unique and field.column not in unusable:
+            _survey_unique_column(report, field.column, exists=field.column in columns)
 
 
 def _indexes_of(table: str) -> list[Index]:
@@ -59,8 +67,8 @@ def _indexes_of(table: str) -> list[Index]:
         return [Index(*row) for row in cursor.fetchall()]
 
 
-def _survey_unique_column(report: Report, column: str) -> None:
-    duplicates = fetch_count(
+def _survey_unique_column(report: Report, column: str, *, exists: bool) -> None:
+    duplicates = exists and fetch_count(
         f"SELECT count(*) FROM (SELECT 1 FROM {report.name} GROUP BY {column} HAVING count(*) > 1"
         f" AND {column} IS NOT NULL) AS duplicates"
     )
@@ -81,7 +89,7 @@ def _add_index(report: Report, name: str, columns: list[str], create: str) -> No
     if name_is_taken:
         report.add_obstacle(
             f"the name {name}, which an index of the app needs, is taken",
-            f"ALTER INDEX {name} RENAME TO {name}_legacy;",
+            sql=f"ALTER INDEX {name} RENAME TO {name}_legacy;",
         )
         return
     listed = f" ({', '.join(columns)})" if columns else ""

@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from calls.database.adoption.steps import Step
+from calls.database.adoption.tables import NOT_NEEDED_TO_CANCEL
 
 DATABASE = "database"
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A problem that prevents adoption, and how to solve it."""
+    """A problem that prevents adoption, and how to solve it: by statements, or by what a person has to decide."""
 
     problem: str
-    remedy: str
+    advice: str
+    sql: str
+
+    @property
+    def remedy(self) -> str:
+        return f"{self.sql} {self.advice}".strip()
 
 
 @dataclass
@@ -27,11 +33,25 @@ class Report:
     missing_steps: list[Step] = field(default_factory=list)
     """The steps that add what is missing."""
     obstacles: list[Obstacle] = field(default_factory=list)
+    warnings: list[Obstacle] = field(default_factory=list)
+    """Problems of a table without which batches can be cancelled. They do not prevent adoption."""
     notes: list[str] = field(default_factory=list)
     """What the operator should know. Adoption does not change it."""
 
-    def add_obstacle(self, problem: str, remedy: str) -> None:
-        self.obstacles.append(Obstacle(problem, remedy))
+    def add_obstacle(self, problem: str, advice: str = "", *, sql: str = "") -> None:
+        """Add an obstacle, or a warning if the table is not needed to cancel a batch."""
+        problems = self.warnings if self.name in NOT_NEEDED_TO_CANCEL else self.obstacles
+        problems.append(Obstacle(problem, advice, sql))
+
+
+def format_script(reports: list[Report]) -> str:
+    """Return the remedies of all obstacles and warnings as one SQL script, to be reviewed and run."""
+    parts = []
+    for report in reports:
+        for each in (*report.obstacles, *report.warnings):
+            comments = [f"{report.name}: {each.problem}.", *each.advice.splitlines()]
+            parts.append("\n".join([*(f"-- {line}" for line in comments), *each.sql.splitlines()]))
+    return "\n\n".join(parts or ["-- Nothing is lacking."])
 
 
 def format_reports(reports: list[Report]) -> str:
@@ -44,7 +64,9 @@ def format_reports(reports: list[Report]) -> str:
             lines.append(f"{report.name}: does not exist")
         else:
             lines.append(f"{report.name}: about {report.rows} rows")
-        lines += [f"    obstacle: {each.problem}\n        {each.remedy}" for each in report.obstacles]
+        for kind, problems in (("obstacle", report.obstacles), ("warning", report.warnings)):
+            for each in problems:
+                lines += [f"    {kind}: {each.problem}", *(f"        {line}" for line in each.remedy.splitlines())]
         lines += [f"    will be added: {step.description}" for step in report.missing_steps]
         lines += [f"    note: {note}" for note in report.notes]
     return "\n".join(lines)

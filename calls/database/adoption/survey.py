@@ -10,11 +10,12 @@ from django.db.migrations.recorder import MigrationRecorder
 from calls.database.adoption.catalog import Column, columns_of, fetch_column, fetch_count, multi_column_checks
 from calls.database.adoption.columns import WRITTEN_BY_CANCEL, survey_columns, survey_values
 from calls.database.adoption.constraints import survey_constraints
-from calls.database.adoption.definitions import concrete_fields
+from calls.database.adoption.definitions import concrete_fields, create_table_sql
 from calls.database.adoption.indexes import survey_indexes
 from calls.database.adoption.report import DATABASE, Report, format_reports
 from calls.database.adoption.steps import Step
 from calls.database.adoption.storage import missing_storage_parameters
+from calls.database.adoption.tables import NOT_NEEDED_TO_CANCEL, READ_ONLY
 
 # The tables that are never adopted, with the migration that creates them.
 OWN_TABLES = {
@@ -31,15 +32,18 @@ OWN_TABLES = {
 }
 
 
+# The description of the step that adds a whole table.
+WHOLE_TABLE = "the table, empty"
+
+
 def survey(apps: Apps) -> list[Report]:
     """Return a report on the database and one on each table that may be adopted, as the models in ``apps`` need it."""
-    reports = [_survey_table(model) for model in _adoptable_models(apps)]
+    models_ = _adoptable_models(apps)
+    reports = [_survey_table(model) for model in models_]
     if any(report.rows is not None for report in reports):
-        for report in reports:
+        for model, report in zip(models_, reports, strict=True):
             if report.rows is None:
-                report.add_obstacle(
-                    "the table is missing, but other tables of the app exist", "Create it, or rename the other tables."
-                )
+                _survey_missing_table(report, model)
     return [_survey_database(), *reports]
 
 
@@ -72,10 +76,11 @@ def _survey_database() -> Report:
     if schema != "public":
         report.add_obstacle(
             f"the current schema of {user} is {schema}",
-            f"ALTER ROLE {user} SET search_path = public; and connect again.",
+            "Connect again afterwards.",
+            sql=f"ALTER ROLE {user} SET search_path = public;",
         )
     if not may_create:
-        report.add_obstacle(f"{user} may not create tables", f"GRANT CREATE ON SCHEMA public TO {user};")
+        report.add_obstacle(f"{user} may not create tables", sql=f"GRANT CREATE ON SCHEMA public TO {user};")
     for table, migration in OWN_TABLES.items():
         if migration not in applied and fetch_count(f"SELECT count(to_regclass('public.{table}'))"):
             # An interrupted adoption leaves this table, although the migration is not recorded as applied.
@@ -83,7 +88,7 @@ def _survey_database() -> Report:
                 continue
             report.add_obstacle(
                 f"the table {table} exists, and the app did not create it",
-                f"ALTER TABLE {table} RENAME TO {table}_legacy;",
+                sql=f"ALTER TABLE {table} RENAME TO {table}_legacy;",
             )
     return report
 
@@ -93,14 +98,49 @@ def _survey_table(model: type[models.Model]) -> Report:
     if not _survey_ownership(report):
         return report
     columns = columns_of(report.name)
-    survey_columns(report, model, columns)
-    if not report.obstacles:
-        survey_values(report, model, columns)
-        survey_indexes(report, model)
+    unusable = survey_columns(report, model, columns)
+    if report.name not in READ_ONLY:
+        survey_values(report, model, {name: column for name, column in columns.items() if name not in unusable})
+        survey_indexes(report, model, columns, unusable)
         survey_constraints(report, model, columns)
         report.missing_steps += missing_storage_parameters(report.name)
+    if _was_added_empty(report.name):
+        report.add_obstacle(
+            f"it was added by the adoption and has no rows, so {NOT_NEEDED_TO_CANCEL[report.name]}",
+            "Add rows if batches are to be created and dialled here.",
+        )
     _note_unknown_objects(report, model, columns)
     return report
+
+
+def _survey_missing_table(report: Report, model: type[models.Model]) -> None:
+    """Add a table that a cancel does not need, empty. Any other has to be created by the operator."""
+    table = report.name
+    if table not in NOT_NEEDED_TO_CANCEL:
+        report.add_obstacle(
+            "the table is missing, but other tables of the app exist", "Create it, or rename the other tables."
+        )
+        return
+    report.add_obstacle("the table is missing", f"It is added without rows: {NOT_NEEDED_TO_CANCEL[table]}.")
+    report.missing_steps.append(
+        Step(
+            table,
+            WHOLE_TABLE,
+            f"{create_table_sql(model)}; ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+            f"DROP TABLE {table}",
+            f"SELECT to_regclass('public.{table}')::text",
+        )
+    )
+
+
+def _was_added_empty(table: str) -> bool:
+    """Return whether the table is one that only other services fill, was added by the adoption, and is still empty."""
+    if table not in READ_ONLY & NOT_NEEDED_TO_CANCEL.keys() or not fetch_count(
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('call_adoption') AND attname = 'what'"
+    ):
+        return False
+    added = f"SELECT FROM call_adoption WHERE what = '{table}: {WHOLE_TABLE}'"
+    return bool(fetch_count(f"SELECT count(*) WHERE EXISTS ({added}) AND NOT EXISTS (SELECT FROM {table})"))
 
 
 def _survey_ownership(report: Report) -> bool:
@@ -128,12 +168,14 @@ def _survey_ownership(report: Report) -> bool:
         return False
     if not is_owner:
         report.add_obstacle(
-            f"its owner is {owner}, but this connection is {user}", f"GRANT {owner} TO {user}; or connect as {owner}."
+            f"its owner is {owner}, but this connection is {user}",
+            f"Or connect as {owner}.",
+            sql=f"GRANT {owner} TO {user};",
         )
         return False
     if forces_rls and not bypasses_rls:
         report.add_obstacle(
-            "row level security applies to its owner too", f"ALTER TABLE {report.name} NO FORCE ROW LEVEL SECURITY;"
+            "row level security applies to its owner too", sql=f"ALTER TABLE {report.name} NO FORCE ROW LEVEL SECURITY;"
         )
     if not has_rls:
         report.notes.append("row level security is off, so Supabase's Data API serves it to every role with a grant")

@@ -1,12 +1,26 @@
 import pytest
 
-from calls.tests.support.legacy_database import legacy_database
+from calls.tests.support.legacy_database import SCHEMAS, SUPABASE_SCHEMA, legacy_database
 
 
 @pytest.fixture
 def legacy(db):
     """A legacy database that is not adopted yet."""
     with legacy_database() as database:
+        yield database
+
+
+@pytest.fixture(params=SCHEMAS)
+def foreign(request, db):
+    """A database that is not adopted yet, of each schema."""
+    with legacy_database(schema=SCHEMAS[request.param]) as database:
+        yield database
+
+
+@pytest.fixture
+def supabase(db):
+    """A Supabase project's database that is not adopted yet."""
+    with legacy_database(schema=SUPABASE_SCHEMA) as database:
         yield database
 
 

@@ -3,22 +3,37 @@
 import pytest
 
 from calls.tests.support.adoption import COLUMNS, snapshot
+from calls.tests.support.legacy_database import LEGACY_TABLES
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.not_adopted]
 
 
-def test_undo_leaves_the_tables_as_they_were(legacy):
-    before = snapshot(legacy)
-    legacy.adopt()
-    assert snapshot(legacy) != before
+def test_undo_leaves_the_tables_as_they_were(foreign):
+    before = snapshot(foreign)
+    foreign.adopt()
+    assert snapshot(foreign) != before
 
-    code, output = legacy.manage("migrate", "calls", "0001")
+    code, output = foreign.manage("migrate", "calls", "0001")
 
     assert code == 0, output
     assert "not undone" not in output
-    assert snapshot(legacy) == before
-    assert legacy.query("SELECT proname FROM pg_proc WHERE proname ~ 'pgtrigger'") == []
-    assert legacy.query("SELECT to_regclass('call_batch_events'), to_regclass('call_adoption')") == [(None, None)]
+    assert snapshot(foreign) == before
+    assert foreign.query("SELECT proname FROM pg_proc WHERE proname ~ 'pgtrigger'") == []
+    assert foreign.query("SELECT to_regclass('call_batch_events'), to_regclass('call_adoption')") == [(None, None)]
+
+
+def test_undo_drops_the_tables_that_the_adoption_added(supabase):
+    supabase.query("DROP TABLE calls, agent_mappings CASCADE")
+    before = supabase.query(COLUMNS)
+    supabase.adopt()
+
+    code, output = supabase.manage("migrate", "calls", "0001", "--skip-checks")
+
+    assert code == 0, output
+    assert "not undone" not in output
+    assert [row for row in supabase.query(COLUMNS) if row[0] in LEGACY_TABLES] == [
+        row for row in before if row[0] in LEGACY_TABLES
+    ]
 
 
 def test_additions_that_were_changed_since_are_kept_and_logged(adopted):

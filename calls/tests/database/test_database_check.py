@@ -59,4 +59,4 @@ def test_a_missing_enum_value_is_reported_with_the_statement_that_adds_it(adopte
     code, output = adopted.manage("check", "--database", "default")
 
     assert code == 1
-    assert "ALTER TYPE call_batch_status ADD VALUE 'scheduled';" in output
+    assert "ALTER TYPE call_batch_status ADD VALUE IF NOT EXISTS 'scheduled';" in output

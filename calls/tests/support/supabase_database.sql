@@ -24,8 +24,10 @@ CREATE FUNCTION fill_timestamps() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         NEW.created_at := coalesce(NEW.created_at, now());
+        NEW.updated_at := coalesce(NEW.updated_at, now());
+    ELSE
+        NEW.updated_at := now();
     END IF;
-    NEW.updated_at := now();
     RETURN NEW;
 END;
 $$;

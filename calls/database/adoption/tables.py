@@ -1,0 +1,34 @@
+"""What the app needs of each adopted table."""
+
+from __future__ import annotations
+
+# Tables of other services that the app reads. It adds columns to them, all nullable, and writes no other column. A
+# default there could disarm a trigger that fills in NULL.
+READ_ONLY = {"agencies", "users", "campaigns", "agent_mappings", "agency_phone_numbers"}
+
+# Tables without which batches can be cancelled and paused, with what does not work while one of them is empty.
+NOT_NEEDED_TO_CANCEL = {
+    "agent_mappings": "no batch can be created, and no call is placed",
+    "agency_phone_numbers": "no batch can be created",
+    "calls": "events of calls that were placed before are stored without effect",
+}
+
+# The columns whose values only a person can decide. NULL would be wrong there, or would leave a batch undialled.
+REQUIRED = {
+    "agencies": ["id"],
+    "users": ["id", "agency_id", "role"],
+    "campaigns": ["id", "agency_id"],
+    "agent_mappings": ["id", "agency_id", "ultravox_agent_id"],
+    "agency_phone_numbers": ["id", "agency_id", "phone_number"],
+    "call_batches": ["id", "agency_id", "campaign_id", "status"],
+    "campaign_contacts": ["id", "agency_id", "campaign_id", "batch_id", "phone_number", "status"],
+    "calls": ["id", "agency_id", "ultravox_call_id"],
+}
+
+# Columns that can be derived: for each, the tables that have the same column, and the column that refers to them.
+DERIVED = {
+    ("call_batches", "agency_id"): [("campaigns", "campaign_id")],
+    ("campaign_contacts", "agency_id"): [("call_batches", "batch_id"), ("campaigns", "campaign_id")],
+    ("campaign_contacts", "campaign_id"): [("call_batches", "batch_id")],
+    ("calls", "agency_id"): [("campaigns", "campaign_id")],
+}

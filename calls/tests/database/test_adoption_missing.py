@@ -1,0 +1,178 @@
+"""Missing tables and columns: what an adoption adds, what it leaves to a person, and the script that is printed."""
+
+import re
+
+import pytest
+
+from calls.tests.support.legacy_database import SCHEMAS, SUPABASE_SCHEMA, legacy_database
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.not_adopted]
+
+COLUMN = "SELECT is_nullable, column_default FROM information_schema.columns WHERE table_name = %s AND column_name = %s"
+
+
+def first_batch(database):
+    return database.query("SELECT id::text FROM call_batches WHERE status = 'processing' ORDER BY id LIMIT 1")[0][0]
+
+
+def run_script(database):
+    """Run the script that ``check_database --sql`` prints, one statement after the other, as psql does."""
+    script = database.manage("check_database", "--sql")[1]
+    statements = re.sub("^--.*$", "", script, flags=re.MULTILINE).split(";\n")
+    for statement in filter(None, map(str.strip, statements)):
+        database.query(statement)
+    return script
+
+
+def test_calls_get_the_columns_that_link_them_to_contacts(supabase):
+    supabase.adopt()
+
+    assert supabase.query(COLUMN, "calls", "batch_id") == [("YES", None)]
+    assert supabase.query(COLUMN, "calls", "contact_id") == [("YES", None)]
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("agencies", "webhook_signing_secret"),
+        ("campaign_contacts", "do_not_call"),
+        ("campaign_contacts", "outcome_notes"),
+        ("call_batches", "agent_mapping_id"),
+        ("call_batches", "from_number"),
+    ],
+)
+def test_a_missing_column_is_added(foreign, table, column):
+    foreign.query(f"ALTER TABLE {table} DROP COLUMN IF EXISTS {column}")
+
+    foreign.adopt()
+
+    assert len(foreign.query(COLUMN, table, column)) == 1
+    assert foreign.manage("cancel_batch", first_batch(foreign))[0] == 0
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_an_agency_that_can_be_derived_is_filled_in_by_the_script(schema):
+    change = """
+        DROP POLICY IF EXISTS own_agency ON call_batches; DROP POLICY IF EXISTS own_agency ON campaign_contacts;
+        DROP VIEW IF EXISTS call_batch_overview;
+        ALTER TABLE call_batches RENAME agency_id TO old_agency; ALTER TABLE call_batches ALTER old_agency DROP NOT NULL;
+        ALTER TABLE campaign_contacts RENAME agency_id TO old_agency
+    """
+    with legacy_database(change, schema=SCHEMAS[schema]) as database:
+        code, output = database.manage("migrate", "--fake-initial")
+        assert code == 1
+        assert "ALTER TABLE campaign_contacts ADD COLUMN agency_id uuid;" in output
+
+        run_script(database)
+        database.adopt()
+
+        for table in ("call_batches", "campaign_contacts"):
+            assert database.query(f"SELECT count(*) FROM {table} WHERE agency_id <> old_agency") == [(0,)]
+            assert database.query(COLUMN, table, "agency_id") == [("NO", None)]
+
+
+def test_an_agency_that_a_person_has_to_decide_is_a_comment_in_the_script(legacy):
+    legacy.query("ALTER TABLE campaigns DROP agency_id")
+
+    script = run_script(legacy)
+
+    assert "-- ALTER TABLE campaigns ADD COLUMN agency_id uuid;" in script
+    assert "-- UPDATE campaigns SET agency_id = …;" in script
+    assert "-- ALTER TABLE campaigns ALTER COLUMN agency_id SET NOT NULL;" in script
+    assert legacy.manage("check_database")[0] == 1
+
+
+def test_the_script_adds_a_status_that_an_enum_lacks():
+    with legacy_database(
+        schema=SUPABASE_SCHEMA.replace("'completed', 'cancelled', 'failed'", "'completed'")
+    ) as database:
+        assert database.manage("migrate", "--fake-initial")[0] == 1
+
+        script = run_script(database)
+        database.adopt()
+
+        assert "ALTER TYPE batch_status ADD VALUE IF NOT EXISTS 'cancelled';" in script.splitlines()
+        assert database.manage("cancel_batch", first_batch(database))[0] == 0
+
+
+def test_the_script_of_a_database_that_lacks_nothing_is_a_comment(supabase):
+    assert supabase.manage("check_database", "--sql") == (0, "-- Nothing is lacking.\n")
+
+
+MISSING = "DROP TABLE calls, agent_mappings, agency_phone_numbers CASCADE"
+
+
+@pytest.fixture(scope="module", params=SCHEMAS)
+def without_tables(request, django_db_setup, django_db_blocker):
+    """An adopted database, of each schema, that had no calls, agent mappings and phone numbers."""
+    with legacy_database(MISSING, schema=SCHEMAS[request.param]) as database:
+        database.checked = database.manage("check_database")
+        database.adopt()
+        yield database
+
+
+def test_tables_that_a_cancel_does_not_need_are_added_empty(without_tables):
+    code, output = without_tables.checked
+
+    assert code == 0
+    assert "warning: the table is missing" in output
+    assert "will be added: the table, empty" in output
+    for table in ("calls", "agent_mappings", "agency_phone_numbers"):
+        assert without_tables.query(f"SELECT count(*) FROM {table}") == [(0,)]
+    assert without_tables.query(
+        "SELECT count(*) FROM pg_constraint WHERE conrelid = 'calls'::regclass AND contype = 'f'"
+    ) == [(0,)]
+    assert without_tables.query("SELECT relrowsecurity FROM pg_class WHERE oid = 'calls'::regclass") == [(True,)]
+
+
+def test_without_those_tables_batches_are_paused_and_cancelled(without_tables):
+    batch = first_batch(without_tables)
+
+    assert without_tables.manage("pause_batch", batch)[0] == 0
+    assert without_tables.manage("cancel_batch", batch)[0] == 0
+
+
+def test_a_check_warns_of_what_does_not_work_without_those_tables(without_tables):
+    code, output = without_tables.manage("check", "--database", "default")
+
+    assert code == 0
+    assert (
+        "(calls.W028) agent_mappings: it was added by the adoption and has no rows, so no batch can be created"
+        in output
+    )
+    assert "(calls.W028) agency_phone_numbers: " in output
+    assert "(calls.W028) calls: " not in output
+
+
+def test_the_dialler_places_no_call_without_agents(without_tables):
+    code, output = without_tables.manage("process_batches")
+
+    assert code == 0, output
+    assert without_tables.query("SELECT count(*) FROM calls") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("ALTER TABLE calls RENAME TO old; CREATE VIEW calls AS SELECT * FROM old", "it is a view"),
+        ("ALTER TABLE calls DROP CONSTRAINT calls_pkey", "id is not the primary key"),
+        ("ALTER TABLE calls DROP agency_id", "the column agency_id is missing"),
+        ("ALTER TABLE calls ALTER agency_id DROP NOT NULL; UPDATE calls SET agency_id = NULL", "agency_id is NULL in"),
+        ("UPDATE calls SET ultravox_call_id = 'same'", "values of ultravox_call_id occur in more than one row"),
+        ("ALTER TABLE calls ALTER started_at TYPE timestamp", "started_at has the type timestamp without time zone"),
+        (
+            "CREATE TYPE progress AS ENUM ('ringing'); ALTER TABLE calls DROP status; ALTER TABLE calls ADD status progress",
+            "status has the enum type progress, which does not have the value 'joined'",
+        ),
+        ("ALTER TABLE agent_mappings DROP ultravox_agent_id", "the column ultravox_agent_id is missing"),
+        ("ALTER TABLE agency_phone_numbers ALTER is_active TYPE text", "is_active has the type text"),
+    ],
+)
+def test_an_obstacle_on_a_table_that_a_cancel_does_not_need_is_a_warning(supabase, change, problem):
+    supabase.query(change)
+
+    code, output = supabase.manage("migrate", "--fake-initial")
+
+    assert code == 0, output
+    assert problem in supabase.manage("check", "--database", "default")[1]
+    assert supabase.manage("cancel_batch", first_batch(supabase))[0] == 0
