@@ -248,12 +248,12 @@ def check_stored_keys(databases: Collection[str] | None = None, **kwargs: Any) -
 
 def _agencies_with_unusable_keys() -> Iterator[tuple[str, CredentialsUnusable]]:
     stored = Agency.objects.filter(ultravox_api_key_encrypted__isnull=False).order_by("slug")
-    for slug, token in stored.values_list("slug", "ultravox_api_key_encrypted"):
+    for pk, slug, token in stored.values_list("pk", "slug", "ultravox_api_key_encrypted"):
         try:
             if token:
                 decrypt(bytes(token))
         except CredentialsUnusable as unusable:
-            yield slug, unusable
+            yield slug or str(pk), unusable
 
 
 def _undecryptable(slug: str, unusable: CredentialsUnusable) -> CheckMessage:

@@ -45,7 +45,9 @@ class AgencyFilter(OfferedFilter):
     title = parameter_name = "agency"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:
-        return Agency.objects.order_by("name").values_list("slug", "name")
+        # Both may be NULL in an adopted table.
+        agencies = Agency.objects.order_by("name").values_list("slug", "name")
+        return [(slug, name or slug) for slug, name in agencies if slug]
 
     def narrow(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
         return queryset.filter(agency__slug=value)

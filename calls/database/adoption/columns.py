@@ -127,10 +127,15 @@ def _survey_type(report: Report, field: Any, column: Column) -> bool:
 
 
 def _survey_nulls(report: Report, field: Any, columns: dict[str, Column]) -> None:
-    """Report NULL in a column that needs a value. What is NULL in a table that the app only reads is not found."""
-    if columns[field.column].not_null or field.null or not (field.is_relation or field.choices):
+    """Report NULL where a value is needed. A user or campaign without an agency is found by no agency."""
+    is_required = field.column in REQUIRED[report.name] and not field.null
+    if not is_required or columns[field.column].not_null:
         return
-    if field.column not in REQUIRED[report.name] or report.name in READ_ONLY - NOT_NEEDED_TO_CANCEL.keys():
+    if report.name in READ_ONLY:
+        is_checked = report.name in NOT_NEEDED_TO_CANCEL
+    else:
+        is_checked = field.is_relation or bool(field.choices)
+    if not is_checked:
         return
     nulls = fetch_count(f"SELECT count(*) FROM {report.name} WHERE {field.column} IS NULL")
     if nulls:

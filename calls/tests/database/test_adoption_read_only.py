@@ -49,16 +49,23 @@ def test_an_agency_that_is_inserted_later_gets_its_secret_from_the_trigger(supab
 @pytest.mark.parametrize(
     "change",
     [
-        "ALTER TABLE users DROP email",
-        "ALTER TABLE agencies DROP slug, DROP name, DROP webhook_secret, DROP settings",
-        "ALTER TABLE campaigns DROP name, DROP created_at",
-        "UPDATE agencies SET slug = 'the-same'",
-        "ALTER TABLE users ALTER role DROP NOT NULL; UPDATE users SET role = NULL",
-        "ALTER TABLE users ALTER role TYPE text; ALTER TABLE agencies ALTER slug TYPE char(80)",
-        "CREATE TYPE level AS ENUM ('reader'); ALTER TABLE users DROP role; ALTER TABLE users ADD role level",
+        """
+        ALTER TABLE users DROP email;
+        ALTER TABLE agencies DROP slug, DROP name, DROP webhook_secret, DROP settings;
+        ALTER TABLE campaigns DROP name, DROP created_at;
+        ALTER TABLE users ALTER role DROP NOT NULL;
+        UPDATE users SET role = NULL
+        """,
+        """
+        CREATE TYPE level AS ENUM ('reader');
+        ALTER TABLE users DROP role; ALTER TABLE users ADD role level;
+        UPDATE agencies SET slug = 'the-same'; ALTER TABLE agencies ALTER slug TYPE char(80)
+        """,
     ],
+    ids=["missing", "different"],
 )
 def test_what_is_missing_or_different_there_does_not_prevent_an_adoption(supabase, change):
+    supabase.query("DROP TRIGGER agencies_secret ON agencies; DROP TRIGGER campaigns_timestamps ON campaigns")
     supabase.query(change)
 
     supabase.adopt()
