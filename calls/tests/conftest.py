@@ -19,6 +19,7 @@ from calls.tests.support.unlocked import unlocked
 # Modules whose tests share a server, a browser or a large database.
 SHARED_SETUP = {
     "calls/tests/admin/test_browser.py",
+    "calls/tests/database/test_adoption_missing_tables.py",
     "calls/tests/database/test_dialler_plans.py",
     "calls/tests/database/test_plans.py",
     "calls/tests/deployment/test_broken_requests.py",

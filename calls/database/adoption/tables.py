@@ -19,7 +19,7 @@ REQUIRED = {
     "users": ["id", "agency_id", "role"],
     "campaigns": ["id", "agency_id"],
     "agent_mappings": ["id", "agency_id", "ultravox_agent_id"],
-    "agency_phone_numbers": ["id", "agency_id", "phone_number"],
+    "agency_phone_numbers": ["id", "agency_id", "phone_number", "status", "is_active"],
     "call_batches": ["id", "agency_id", "campaign_id", "status"],
     "campaign_contacts": ["id", "agency_id", "campaign_id", "batch_id", "phone_number", "status"],
     "calls": ["id", "agency_id", "ultravox_call_id"],

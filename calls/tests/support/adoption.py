@@ -33,6 +33,11 @@ def snapshot(database):
     return catalog + [database.query(f"SELECT * FROM {table} ORDER BY id") for table in sorted(LEGACY_TABLES)]
 
 
+def first_batch(database):
+    """Return the id of a batch of the legacy tables that can be cancelled."""
+    return database.query("SELECT id::text FROM call_batches WHERE status = 'processing' ORDER BY id LIMIT 1")[0][0]
+
+
 class Writer(threading.Thread):
     """
     Another service that writes one row after another and waits for a lock for at most a second.
