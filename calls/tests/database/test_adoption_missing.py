@@ -101,7 +101,7 @@ def test_a_missing_column_of_phone_numbers_is_added_and_has_to_be_filled_in(supa
     assert "warning: the column is_active is missing" in output
 
     supabase.adopt()
-    assert "agency_phone_numbers: is_active is NULL in 2 rows" in supabase.manage("check_database")[1]
+    assert "warning: is_active is NULL in 2 rows" in supabase.manage("check_database")[1]
 
 
 def test_the_script_of_a_database_that_lacks_nothing_is_a_comment(supabase):
