@@ -36,6 +36,19 @@ def test_undo_drops_the_tables_that_the_adoption_added(supabase):
     ]
 
 
+def test_undo_keeps_a_table_that_the_adoption_added_once_it_has_rows(supabase):
+    supabase.query("DROP TABLE calls, agent_mappings CASCADE")
+    supabase.adopt()
+    supabase.query("INSERT INTO agent_mappings (agency_id, ultravox_agent_id) SELECT id, 'agent' FROM agencies LIMIT 1")
+
+    code, output = supabase.manage("migrate", "calls", "0001", "--skip-checks")
+
+    assert code == 0, output
+    assert "not undone: agent_mappings: the table, empty" in output
+    assert supabase.query("SELECT ultravox_agent_id FROM agent_mappings") == [("agent",)]
+    assert supabase.query("SELECT to_regclass('calls')") == [(None,)]
+
+
 def test_additions_that_were_changed_since_are_kept_and_logged(adopted):
     adopted.query("ALTER TABLE call_batches ALTER skipped SET DEFAULT 7")
     adopted.query("ALTER TABLE calls DROP direction")
