@@ -29,10 +29,10 @@ test-acceptance: .venv/installed
 	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto -m acceptance
 
 # The tests on an adopted database, whose tables another service created. Those of a cancel also on a Supabase project's.
-CANCEL_TESTS := calls/tests/models/test_cancel.py calls/tests/concurrency/test_cancel_races.py
+CANCEL_TESTS := calls/tests/models calls/tests/concurrency/test_cancel_races.py
 test-adopted: .venv/installed
 	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto --adopted --ignore calls/tests/deployment
-	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto --adopted=supabase -k cancel $(CANCEL_TESTS)
+	@$(EMBEDDED) --temporary -- $(BIN)/python -m pytest --numprocesses auto --adopted=supabase -k cancel -m "not acceptance" $(CANCEL_TESTS)
 
 demo: .venv/installed
 	@DJANGO_SETTINGS_MODULE=calls.tests.settings LOG_LEVEL=ERROR $(EMBEDDED) --temporary -- $(BIN)/python -m calls.tests.demo
