@@ -10,6 +10,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from calls.database.adoption.catalog import Column, columns_of, fetch_column, fetch_count, multi_column_checks
 from calls.database.adoption.columns import WRITTEN_BY_CANCEL, survey_columns, survey_values
 from calls.database.adoption.constraints import survey_constraints
+from calls.database.adoption.costs import costs_of_cancel
 from calls.database.adoption.definitions import concrete_fields, create_table_sql
 from calls.database.adoption.indexes import survey_indexes
 from calls.database.adoption.report import DATABASE, Report, format_reports
@@ -198,3 +199,4 @@ def _note_unknown_objects(report: Report, model: type[models.Model], columns: di
     )
     if triggers:
         report.notes.append(f"triggers of other services: {', '.join(triggers)}")
+    report.notes += map(str, costs_of_cancel(report.name))

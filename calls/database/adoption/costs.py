@@ -1,0 +1,333 @@
+"""
+What makes a cancel slow in an adopted database: indexes, triggers, publications and full pages of the contacts' table.
+
+A cancel updates every dialable contact of a batch, and one row of ``call_batches``. So only the contacts' table is
+examined.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.db import DatabaseError, connection, transaction
+
+from calls.database.adoption.catalog import fetch_column, fetch_count
+from calls.database.adoption.storage import STORAGE
+from calls.database.sql import literals
+from calls.statuses import BatchStatus, ContactStatus, skip_note
+
+CONTACTS = "campaign_contacts"
+WRITTEN_COLUMNS = ["status", "outcome_notes", "updated_at"]
+
+# How many times as long a cancel takes with one of these. Measured by benchmarks/adopted.py with 100,000 contacts on a
+# table of the app (benchmarks/README.md, "Adopted databases"). A trigger's price is that of a function that does almost
+# nothing.
+PRICES = {"index": 3.0, "full pages": 3.0, "BEFORE": 1.4, "AFTER": 1.4}
+
+FILLFACTOR = int(STORAGE[CONTACTS]["fillfactor"])
+# With a larger fillfactor, the new versions of many rows do not fit into their page.
+MAX_FILLFACTOR = 50
+# The estimate from PostgreSQL's statistics is rough, so the table counts as full only above this part.
+MAX_FILL = 0.6
+# In a smaller table no cancel is slow.
+MIN_ROWS = 10_000
+ROW_OVERHEAD = 28
+PAGE = 8192
+
+SKIPPED = f'{{"status": "{ContactStatus.SKIPPED}", "outcome_notes": "{skip_note(BatchStatus.CANCELLED)}"}}'
+
+# The bits of pg_trigger.tgtype.
+FOR_EACH_ROW, BEFORE, DELETE, UPDATE = 1, 2, 8, 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Something that makes a cancel slower, and the statements that change that."""
+
+    problem: str
+    advice: str
+    statements: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return a note with each statement on a line of its own."""
+        return "\n        ".join([f"{self.problem}. {self.advice}", *self.statements])
+
+
+def costs_of_cancel(table: str) -> list[Cost]:
+    """Return what a cancel pays for in ``table``. Empty for every table but the contacts'."""
+    if table != CONTACTS:
+        return []
+    written = _written_columns()
+    return [*_indexes(written), *_triggers(written), *_publications(), *_full_pages()]
+
+
+def _written_columns() -> list[str]:
+    """Return the columns that change when a contact is skipped, including generated columns that depend on them."""
+    generated = fetch_column(
+        f"""
+        SELECT DISTINCT made.attname FROM pg_attribute made
+        JOIN pg_attrdef ON adrelid = made.attrelid AND adnum = made.attnum
+        JOIN pg_depend ON refclassid = 'pg_class'::regclass AND refobjid = adrelid AND (
+            (classid = 'pg_attrdef'::regclass AND objid = pg_attrdef.oid)
+            OR (classid = 'pg_class'::regclass AND objid = adrelid AND objsubid = adnum)
+        )
+        JOIN pg_attribute source ON source.attrelid = adrelid AND source.attnum = refobjsubid
+        WHERE made.attrelid = '{CONTACTS}'::regclass AND made.attgenerated <> '' AND source.attname = ANY (%s)
+        """,
+        WRITTEN_COLUMNS,
+    )
+    return [*WRITTEN_COLUMNS, *sorted(generated)]
+
+
+def _indexes(written: list[str]) -> Iterator[Cost]:
+    """
+    Yield the indexes that contain a written column as a key, in an expression or in their condition.
+
+    With one of them, PostgreSQL adds an entry for the new version of a row to every index. From version 16 on, BRIN
+    indexes are exempt.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT indexrelid::regclass::text, string_agg(DISTINCT attname, ', '), indisunique, (
+                SELECT quote_ident(conname) FROM pg_constraint
+                WHERE conindid = indexrelid AND conrelid = indrelid AND contype IN ('p', 'u', 'x')
+            )
+            FROM pg_index
+            JOIN pg_class index ON index.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
+            JOIN pg_attribute ON attrelid = indrelid AND (attnum = ANY (indkey) OR EXISTS (
+                SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = indexrelid
+                    AND refclassid = 'pg_class'::regclass AND refobjid = indrelid AND refobjsubid = attnum
+            ))
+            WHERE indrelid = '{CONTACTS}'::regclass AND attname = ANY (%s)
+                AND (amname <> 'brin' OR current_setting('server_version_num')::int < 160000)
+            GROUP BY indexrelid, indrelid, indisunique ORDER BY 1
+            """,
+            [written],
+        )
+        rows = cursor.fetchall()
+    for name, columns, is_unique, constraint in rows:
+        drop = f"DROP INDEX CONCURRENTLY {name};"
+        advice = "If no query needs it"
+        if constraint:
+            drop = f"ALTER TABLE {CONTACTS} DROP CONSTRAINT {constraint};"
+            advice = f"It belongs to a constraint. If the rule holds without {columns}, add one without it first, then"
+        elif is_unique:
+            advice = (
+                f"It keeps rows unique. If the rule holds without {columns}, create an index without it first, then"
+            )
+        yield Cost(
+            f"the index {name} contains {columns}, which a cancel writes: it makes a cancel about {PRICES['index']:g}"
+            " times as long",
+            f"{advice}:",
+            (drop,),
+        )
+
+
+def _triggers(written: list[str]) -> Iterator[Cost]:
+    """Yield the row triggers of other services that fire for a contact that a cancel skips."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT tgname, tgtype, pg_get_triggerdef(oid) FROM pg_trigger
+            WHERE tgrelid = '{CONTACTS}'::regclass AND NOT tgisinternal AND tgname NOT LIKE 'pgtrigger\\_%%'
+                AND tgtype & %s = %s AND tgenabled IN ('O', 'A') AND (tgattr::text = '' OR EXISTS (
+                    SELECT FROM pg_attribute
+                    WHERE attrelid = tgrelid AND attnum = ANY (tgattr) AND attname = ANY (%s)
+                ))
+            ORDER BY 1
+            """,
+            [FOR_EACH_ROW | UPDATE, FOR_EACH_ROW | UPDATE, written],
+        )
+        rows = cursor.fetchall()
+    for name, kind, definition in rows:
+        trigger = _Trigger.parse(definition)
+        if not trigger.fires_for_skipped():
+            continue
+        timing = "BEFORE" if kind & BEFORE else "AFTER"
+        yield Cost(
+            f"the trigger {name} is called {timing} the update of each contact that a cancel skips: it makes a cancel"
+            f" about {PRICES[timing]:g} times as long, or more if its function does much",
+            "If it has nothing to do for skipped contacts:",
+            trigger.without_skipped(has_delete=bool(kind & DELETE)),
+        )
+
+
+@dataclass(frozen=True)
+class _Trigger:
+    """A row trigger, as PostgreSQL prints its definition."""
+
+    create: str
+    """From CREATE to the name."""
+    timing: str
+    events: str
+    table: str
+    """From ON to FOR EACH ROW."""
+    condition: str
+    """Empty if it has none."""
+    function: str
+
+    @classmethod
+    def parse(cls, definition: str) -> _Trigger:
+        match = re.fullmatch(
+            r"(CREATE (?:CONSTRAINT )?TRIGGER (?:\"(?:[^\"]|\"\")+\"|\S+)) (BEFORE|AFTER) (.+?)"
+            r" (ON .+? FOR EACH ROW) (?:WHEN \((.+)\) )?EXECUTE FUNCTION (.+)",
+            definition,
+            re.DOTALL,
+        )
+        if match is None:
+            raise ValueError(definition)
+        return cls(*(part or "" for part in match.groups()))
+
+    def fires_for_skipped(self) -> bool:
+        """
+        Evaluate the condition for some of the contacts, each as if it was queued and a cancel skipped it now.
+
+        A row of NULLs stands for contacts that are not among them. A condition that fails counts as true.
+        """
+        if not self.condition:
+            return True
+        queued = f'jsonb_populate_record({{}}, \'{{{{"status": "{ContactStatus.QUEUED}"}}}}\')'
+        try:
+            with transaction.atomic():
+                return bool(
+                    fetch_count(
+                        f"""
+                        SELECT count(*) FROM (
+                            (SELECT {queued.format("contact")} AS record FROM {CONTACTS} AS contact LIMIT 100)
+                            UNION ALL SELECT {queued.format(f"NULL::{CONTACTS}")}
+                        ) AS sample,
+                        LATERAL (SELECT (record).*) AS old,
+                        LATERAL (SELECT (jsonb_populate_record(
+                            record, '{SKIPPED}' || jsonb_build_object('updated_at', clock_timestamp())
+                        )).*) AS new
+                        WHERE {self.condition}
+                        """
+                    )
+                )
+        except DatabaseError:
+            return True
+
+    def without_skipped(self, *, has_delete: bool) -> tuple[str, ...]:
+        """
+        Return the statements that exclude skipped contacts from the trigger.
+
+        A trigger that also fires on DELETE cannot have a condition on NEW. It becomes two triggers.
+        """
+        condition = f"NEW.status IS DISTINCT FROM {literals(ContactStatus.SKIPPED)[1:-1]}"
+        if self.condition:
+            condition = f"{condition} AND {self.condition}"
+        if not has_delete:
+            changed = self._statement(self.create, self.events, condition)
+            if not self.create.startswith("CREATE CONSTRAINT"):
+                return (changed.replace("CREATE", "CREATE OR REPLACE", 1),)
+            return ("BEGIN;", f"DROP TRIGGER {self._name} ON {CONTACTS};", changed, "COMMIT;")
+        events = self.events.split(" OR ")
+        others = [event for event in events if not event.startswith("UPDATE")]
+        updates = [event for event in events if event.startswith("UPDATE")]
+        quote = '"' if self._name.endswith('"') else ""
+        create_second = f"CREATE TRIGGER {self._name.removesuffix(quote)}_on_update{quote}"
+        return (
+            "BEGIN;",
+            f"DROP TRIGGER {self._name} ON {CONTACTS};",
+            self._statement(self.create, " OR ".join(others), self.condition),
+            self._statement(create_second, " OR ".join(updates), condition),
+            "COMMIT;",
+        )
+
+    @property
+    def _name(self) -> str:
+        return self.create.partition("TRIGGER ")[2]
+
+    def _statement(self, create: str, events: str, condition: str) -> str:
+        when = f"WHEN ({condition}) " if condition else ""
+        return f"{create} {self.timing} {events} {self.table} {when}EXECUTE FUNCTION {self.function};"
+
+
+def _publications() -> Iterator[Cost]:
+    """Yield the publications that send an event for each skipped contact, and a replica identity that sends more."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT quote_ident(pubname), puballtables, EXISTS (
+                SELECT FROM pg_publication_rel WHERE prpubid = pg_publication.oid AND prrelid = '{CONTACTS}'::regclass
+            ), concat_ws(
+                ', ', CASE WHEN pubinsert THEN 'insert' END, 'update', CASE WHEN pubdelete THEN 'delete' END,
+                CASE WHEN pubtruncate THEN 'truncate' END
+            ), (
+                SELECT string_agg(format('%I.%I', schemaname, tablename), ', ' ORDER BY schemaname, tablename)
+                FROM pg_publication_tables AS others
+                WHERE others.pubname = pg_publication.pubname AND (schemaname, tablename) <> ('public', '{CONTACTS}')
+            )
+            FROM pg_publication JOIN pg_publication_tables USING (pubname)
+            WHERE pubupdate AND (schemaname, tablename) = ('public', '{CONTACTS}') ORDER BY 1
+            """
+        )
+        rows = cursor.fetchall()
+        cursor.execute(f"SELECT relreplident = 'f' FROM pg_class WHERE oid = '{CONTACTS}'::regclass")
+        (has_full_identity,) = cursor.fetchone()
+    for name, has_all_tables, is_listed, operations, others in rows:
+        if is_listed:
+            statements: tuple[str, ...] = (f"ALTER PUBLICATION {name} DROP TABLE {CONTACTS};",)
+        elif has_all_tables or not others:
+            # No table can be taken out of such a publication.
+            create = f"CREATE PUBLICATION {name}{f' FOR TABLE {others}' if others else ''}"
+            statements = (
+                "BEGIN;",
+                f"DROP PUBLICATION {name};",
+                f"{create} WITH (publish = '{operations}');",
+                "COMMIT;",
+            )
+        else:
+            # It contains the whole schema. This names the tables instead.
+            statements = (f"ALTER PUBLICATION {name} SET TABLE {others};",)
+        yield Cost(
+            f"the publication {name} sends an event for each contact that a cancel skips, such as a million for one"
+            " cancel",
+            "Send one event for each batch instead (docs/adopt.md), and remove the contacts:",
+            statements,
+        )
+    if rows and has_full_identity:
+        yield Cost(
+            "REPLICA IDENTITY FULL writes and sends the old version of each contact that a cancel skips as well",
+            "If no subscriber needs it:",
+            (f"ALTER TABLE {CONTACTS} REPLICA IDENTITY DEFAULT;",),
+        )
+
+
+def _full_pages() -> Iterator[Cost]:
+    """Yield the storage of the table, if skipped contacts do not fit into the page of their old version."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT coalesce((
+                SELECT option_value::int FROM pg_options_to_table(reloptions) WHERE option_name = 'fillfactor'
+            ), 0), reltuples, coalesce(reltuples * (%s + (
+                SELECT sum(avg_width * (1 - null_frac)) FROM pg_stats
+                WHERE schemaname = 'public' AND tablename = relname
+            )) / nullif(relpages::float * %s, 0), 0), (SELECT count(*) FROM pg_index WHERE indrelid = pg_class.oid)
+            FROM pg_class WHERE oid = '{CONTACTS}'::regclass
+            """,
+            [ROW_OVERHEAD, PAGE],
+        )
+        fillfactor, rows, fill, indexes = cursor.fetchone()
+    price = (
+        f"needs an entry in each of the {indexes} indexes, which makes its cancel about {PRICES['full pages']:g} times"
+        " as long"
+    )
+    set_fillfactor = (f"ALTER TABLE {CONTACTS} SET (fillfactor = {FILLFACTOR});",)
+    if rows >= MIN_ROWS and fill > MAX_FILL:
+        yield Cost(
+            f"its pages are about {min(fill, 1):.0%} full, so each contact that is stored already and skipped {price}",
+            "If large batches with such contacts may be cancelled, rewrite the table, which locks it meanwhile."
+            " pg_repack does the same without the lock:",
+            (*(() if 0 < fillfactor <= MAX_FILLFACTOR else set_fillfactor), f"VACUUM FULL {CONTACTS};"),
+        )
+    elif fillfactor > MAX_FILLFACTOR:
+        yield Cost(
+            f"its fillfactor is {fillfactor}, so each new contact that is skipped {price}",
+            "For contacts that are added from now on:",
+            set_fillfactor,
+        )
