@@ -15,7 +15,6 @@ from django.db import DatabaseError, connection, transaction
 
 from calls.database.adoption.catalog import fetch_column, fetch_count
 from calls.database.adoption.storage import STORAGE
-from calls.database.sql import literals
 from calls.statuses import BatchStatus, ContactStatus, skip_note
 
 CONTACTS = "campaign_contacts"
@@ -39,7 +38,7 @@ PAGE = 8192
 SKIPPED = f'{{"status": "{ContactStatus.SKIPPED}", "outcome_notes": "{skip_note(BatchStatus.CANCELLED)}"}}'
 
 # The bits of pg_trigger.tgtype.
-FOR_EACH_ROW, BEFORE, DELETE, UPDATE = 1, 2, 8, 16
+FOR_EACH_ROW, UPDATE = 1, 16
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _triggers(written: list[str]) -> Iterator[Cost]:
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT tgname, tgtype, pg_get_triggerdef(oid) FROM pg_trigger
+            SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger
             WHERE tgrelid = '{CONTACTS}'::regclass AND NOT tgisinternal AND tgname NOT LIKE 'pgtrigger\\_%%'
                 AND tgtype & %s = %s AND tgenabled IN ('O', 'A') AND (tgattr::text = '' OR EXISTS (
                     SELECT FROM pg_attribute
@@ -142,16 +141,15 @@ def _triggers(written: list[str]) -> Iterator[Cost]:
             [FOR_EACH_ROW | UPDATE, FOR_EACH_ROW | UPDATE, written],
         )
         rows = cursor.fetchall()
-    for name, kind, definition in rows:
+    for name, definition in rows:
         trigger = _Trigger.parse(definition)
         if not trigger.fires_for_skipped():
             continue
-        timing = "BEFORE" if kind & BEFORE else "AFTER"
         yield Cost(
-            f"the trigger {name} is called {timing} the update of each contact that a cancel skips: it makes a cancel"
-            f" about {PRICES[timing]:g} times as long, or more if its function does much",
+            f"the trigger {name} is called {trigger.timing} the update of each contact that a cancel skips: it makes a"
+            f" cancel about {PRICES[trigger.timing]:g} times as long, or more if its function does much",
             "If it has nothing to do for skipped contacts:",
-            trigger.without_skipped(has_delete=bool(kind & DELETE)),
+            trigger.without_skipped(),
         )
 
 
@@ -210,36 +208,37 @@ class _Trigger:
         except DatabaseError:
             return True
 
-    def without_skipped(self, *, has_delete: bool) -> tuple[str, ...]:
+    def without_skipped(self) -> tuple[str, ...]:
         """
         Return the statements that exclude skipped contacts from the trigger.
 
-        A trigger that also fires on DELETE cannot have a condition on NEW. It becomes two triggers.
+        If it also fires on INSERT or DELETE, it becomes two triggers, so that nothing changes for these.
         """
-        condition = f"NEW.status IS DISTINCT FROM {literals(ContactStatus.SKIPPED)[1:-1]}"
+        condition = f"NEW.status IS DISTINCT FROM '{ContactStatus.SKIPPED}'"
         if self.condition:
             condition = f"{condition} AND {self.condition}"
-        if not has_delete:
-            changed = self._statement(self.create, self.events, condition)
-            if not self.create.startswith("CREATE CONSTRAINT"):
-                return (changed.replace("CREATE", "CREATE OR REPLACE", 1),)
-            return ("BEGIN;", f"DROP TRIGGER {self._name} ON {CONTACTS};", changed, "COMMIT;")
         events = self.events.split(" OR ")
         others = [event for event in events if not event.startswith("UPDATE")]
-        updates = [event for event in events if event.startswith("UPDATE")]
+        (update,) = (event for event in events if event.startswith("UPDATE"))
+        if not others:
+            statements = self._replace(update, condition)
+            return statements if len(statements) == 1 else ("BEGIN;", *statements, "COMMIT;")
         quote = '"' if self._name.endswith('"') else ""
-        create_second = f"CREATE TRIGGER {self._name.removesuffix(quote)}_on_update{quote}"
         return (
             "BEGIN;",
-            f"DROP TRIGGER {self._name} ON {CONTACTS};",
-            self._statement(self.create, " OR ".join(others), self.condition),
-            self._statement(create_second, " OR ".join(updates), condition),
+            *self._replace(" OR ".join(others), self.condition),
+            self._statement(f"{self.create.removesuffix(quote)}_on_update{quote}", update, condition),
             "COMMIT;",
         )
 
     @property
     def _name(self) -> str:
         return self.create.partition("TRIGGER ")[2]
+
+    def _replace(self, events: str, condition: str) -> tuple[str, ...]:
+        if self.create.startswith("CREATE CONSTRAINT"):
+            return (f"DROP TRIGGER {self._name} ON {CONTACTS};", self._statement(self.create, events, condition))
+        return (self._statement(self.create.replace("CREATE", "CREATE OR REPLACE", 1), events, condition),)
 
     def _statement(self, create: str, events: str, condition: str) -> str:
         when = f"WHEN ({condition}) " if condition else ""
