@@ -218,7 +218,7 @@ def test_a_condition_that_fails_counts_as_true(adopted):
 
 def test_the_documented_broadcast_sends_one_event_for_a_cancelled_batch(adopted):
     adopted.query(
-        "DO $$ BEGIN CREATE ROLE authenticated NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$;"
+        "DO $$ BEGIN CREATE ROLE authenticated; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$;"
         "CREATE SCHEMA realtime; CREATE TABLE realtime.sent (payload jsonb, event text, topic text, private boolean);"
         "CREATE TABLE realtime.messages (); CREATE SCHEMA auth;"
         "CREATE FUNCTION realtime.topic() RETURNS text LANGUAGE sql RETURN '';"
