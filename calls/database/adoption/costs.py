@@ -21,10 +21,16 @@ from calls.statuses import BatchStatus, ContactStatus, skip_note
 CONTACTS = "campaign_contacts"
 WRITTEN_COLUMNS = ["status", "outcome_notes", "updated_at"]
 
-# How many times as long a cancel takes with one of these. Measured by benchmarks/adopted.py with 100,000 contacts on a
-# table of the app (benchmarks/README.md, "Adopted databases"). A trigger's price is that of a function that does almost
-# nothing.
-PRICES = {"index": 5, "full pages": 5, "BEFORE": 1.5, "AFTER": 1.1}
+# Measured by benchmarks/adopted.py on the app's own table with 100,000 contacts and one of these (benchmarks/README.md,
+# "Adopted databases"). The BEFORE trigger sets updated_at, the AFTER trigger does nothing.
+PRICES = {
+    "index": "about 5 times as long",
+    "full pages": "about 5 times as long",
+    "BEFORE": "about 1.5 times as long",
+    "AFTER": "about 1.1 times as long",
+    "publication": "about 400 MB for a million",
+    "replica identity": "about twice as much",
+}
 
 FILLFACTOR = int(STORAGE[CONTACTS]["fillfactor"])
 # With a larger fillfactor, the new versions of many rows do not fit into their page.
@@ -127,7 +133,7 @@ def _indexes(written: list[str]) -> Iterator[Cost]:
             )
         yield Cost(
             f"the index {name} contains {columns}, which a cancel writes: with one or more such indexes, a cancel takes"
-            f" about {PRICES['index']:g} times as long",
+            f" {PRICES['index']}",
             f"{advice}:",
             (drop,),
         )
@@ -154,8 +160,8 @@ def _triggers(written: list[str]) -> Iterator[Cost]:
         if not trigger.fires_for_skipped():
             continue
         yield Cost(
-            f"the trigger {name} is called {trigger.timing} the update of each contact that a cancel skips: it makes a"
-            f" cancel about {PRICES[trigger.timing]:g} times as long, or more if its function does much",
+            f"the trigger {name} is called {trigger.timing} the update of each contact that a cancel skips: a"
+            f" cancel takes {PRICES[trigger.timing]}, or more if its function does much",
             "If it has nothing to do when a contact is skipped:",
             trigger.without_skipped(),
         )
@@ -289,14 +295,14 @@ def _publications() -> Iterator[Cost]:
             # It contains the whole schema. This names the tables instead.
             statements = (f"ALTER PUBLICATION {name} SET TABLE {others};",)
         yield Cost(
-            f"the publication {name} sends an event for each contact that a cancel skips, such as a million for one"
-            " cancel",
+            f"the publication {name} sends an event for each contact that a cancel skips: {PRICES['publication']}",
             "Send one event for each batch instead (docs/adopt.md), and remove the contacts:",
             statements,
         )
     if rows and has_full_identity:
         yield Cost(
-            "REPLICA IDENTITY FULL writes and sends the old version of each contact that a cancel skips as well",
+            "REPLICA IDENTITY FULL makes the publication send the old version of each contact that a cancel skips as"
+            f" well: {PRICES['replica identity']}",
             "If no subscriber needs it:",
             (f"ALTER TABLE {CONTACTS} REPLICA IDENTITY DEFAULT;",),
         )
@@ -318,10 +324,7 @@ def _full_pages() -> Iterator[Cost]:
             [ROW_OVERHEAD, PAGE],
         )
         fillfactor, rows, fill, indexes = cursor.fetchone()
-    price = (
-        f"needs an entry in each of the {indexes} indexes, which makes its cancel about {PRICES['full pages']:g} times"
-        " as long"
-    )
+    price = f"needs an entry in each of the {indexes} indexes: a cancel takes {PRICES['full pages']}"
     set_fillfactor = (f"ALTER TABLE {CONTACTS} SET (fillfactor = {FILLFACTOR});",)
     if rows >= MIN_ROWS and fill > MAX_FILL:
         yield Cost(
