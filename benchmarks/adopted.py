@@ -14,7 +14,7 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -51,8 +51,10 @@ INSERT_CONTACTS = """
     FROM call_batches, generate_series(1, %s) AS number WHERE id = %s
 """
 OWN, AS_IT_COMES, ADVISED = "the app's own", "adopted", "adopted, advice followed"
+BEFORE, AFTER = "before the adoption", "after the adoption"
 # Contacts of a batch, and rounds: each of the three databases comes first once.
-RUNS = [(100_000, 3), (1_000_000, 1)]
+SIZE, ROUNDS = 100_000, 3
+LARGE_SIZE = 1_000_000
 REQUIRED = 1.2
 
 CREATE_COPY = [
@@ -130,14 +132,8 @@ def follow_advice(database: Database) -> None:
 
 
 @contextmanager
-def filled_databases(
-    contacts: int, rounds: int
-) -> Iterator[tuple[dict[str, Database], dict[str, dict[str, list[str]]]]]:
-    """
-    Create the three databases.
-
-    :return: the databases, and the batches of each, by when their contacts were stored.
-    """
+def filled_databases(contacts: int, rounds: int) -> Iterator[tuple[dict[str, Database], dict[str, list[str]]]]:
+    """Create the three databases, and return them and their batches. Each name has ``rounds`` batches."""
     with legacy_database(schema="") as own, legacy_database(schema=ADOPTED_SCHEMA) as adopted:
         migrate(own)
         with own.as_default():
@@ -147,38 +143,54 @@ def filled_databases(
         migrate(adopted)
         with legacy_database(schema="", template=adopted.name) as advised:
             follow_advice(advised)
-            databases = {OWN: own, AS_IT_COMES: adopted, ADVISED: advised}
-            batches = {
-                "before": dict.fromkeys((AS_IT_COMES, ADVISED), before)
-                | {OWN: [add_batch(own, contacts) for _ in range(rounds)]},
-                "after": {
-                    name: [add_batch(database, contacts) for _ in range(rounds)] for name, database in databases.items()
-                },
-            }
-            yield databases, batches
+            batches = [add_batch(own, contacts) for _ in range(rounds)]
+            yield (
+                {OWN: own, AS_IT_COMES: adopted, ADVISED: advised},
+                {OWN: batches, AS_IT_COMES: before, ADVISED: before},
+            )
 
 
-def compare_databases(contacts: int, rounds: int) -> None:
+def compare_databases(contacts: int, rounds: int, *, add_new: bool) -> None:
+    """
+    Print the table of the three databases.
+
+    :param add_new: compare contacts that are stored after the adoption, too.
+    """
     with filled_databases(contacts, rounds) as (databases, batches):
         print_row = start_table("database", "contacts", "stored", "cancel", "ratio", "required")
-        for stored, batches_of in batches.items():
-            seconds: dict[str, list[float]] = {name: [] for name in databases}
-            for number in range(rounds):
-                for database in databases.values():
-                    database.query(f"VACUUM ANALYZE {CONTACTS}")
-                next(iter(databases.values())).query("CHECKPOINT")
-                names = list(databases)
-                for name in names[number:] + names[:number]:
-                    seconds[name].append(seconds_of_cancel(databases[name], batches_of[name][number]))
-            for name, measured in seconds.items():
-                print_row(
-                    name,
-                    f"{contacts:,}",
-                    "" if name == OWN else f"{stored} the adoption",
-                    f"{statistics.median(measured) * 1000:,.0f} ms",
-                    f"{median_ratio(measured, seconds[OWN]):.2f}",
-                    f"≤ {REQUIRED:.1f}" if name == ADVISED else "",
-                )
+        compare_cancels(print_row, BEFORE, contacts, databases, batches)
+        if add_new:
+            added = {
+                name: [add_batch(database, contacts) for _ in range(rounds)] for name, database in databases.items()
+            }
+            compare_cancels(print_row, AFTER, contacts, databases, added)
+
+
+def compare_cancels(
+    print_row: Callable[..., None],
+    stored: str,
+    contacts: int,
+    databases: dict[str, Database],
+    batches: dict[str, list[str]],
+) -> None:
+    """Cancel all batches in turns, and print one row for each database."""
+    seconds: dict[str, list[float]] = {name: [] for name in databases}
+    names = list(databases)
+    for number in range(len(batches[OWN])):
+        for database in databases.values():
+            database.query(f"VACUUM ANALYZE {CONTACTS}")
+        databases[OWN].query("CHECKPOINT")
+        for name in names[number:] + names[:number]:
+            seconds[name].append(seconds_of_cancel(databases[name], batches[name][number]))
+    for name, measured in seconds.items():
+        print_row(
+            name,
+            f"{contacts:,}",
+            "" if name == OWN else stored,
+            f"{statistics.median(measured) * 1000:,.0f} ms",
+            f"{median_ratio(measured, seconds[OWN]):.2f}",
+            f"≤ {REQUIRED:.1f}" if name == ADVISED else "",
+        )
 
 
 def compare_objects(tenant: Tenant, contacts: int, rounds: int) -> None:
@@ -277,10 +289,10 @@ def publish_cancel(plain: psycopg.Connection[Any], contacts: int) -> tuple[float
 def main() -> None:
     logging.disable(logging.INFO)
     tenant = create_tenant()
-    for contacts, rounds in RUNS:
-        compare_databases(contacts, rounds)
-    compare_objects(tenant, *RUNS[0])
-    compare_publications(*RUNS[0])
+    compare_databases(SIZE, ROUNDS, add_new=True)
+    compare_objects(tenant, SIZE, ROUNDS)
+    compare_publications(SIZE, ROUNDS)
+    compare_databases(LARGE_SIZE, 1, add_new=False)
 
 
 if __name__ == "__main__":
