@@ -67,7 +67,7 @@ def check_tokens(**kwargs: Any) -> list[CheckMessage]:
     if url and issuer != f"{url}/auth/v1" and not issuer.endswith(".supabase.co/auth/v1"):
         messages.append(
             Warning(
-                "SUPABASE_JWT_ISSUER is neither the issuer of SUPABASE_URL nor one of Supabase.",
+                "SUPABASE_JWT_ISSUER is neither the issuer of SUPABASE_URL nor an address at supabase.co.",
                 hint="Leave it unset. With a custom domain, set it to https://<reference>.supabase.co/auth/v1.",
                 id="calls.W004",
             )

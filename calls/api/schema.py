@@ -112,8 +112,8 @@ _WRITERS_ONLY = f"\n\nRequires the role {' or '.join(f'`{role}`' for role in WRI
 _ANY_AGENCY_USER = (
     "\n\nAvailable to every user with an agency. A user with the role "
     f"{' or '.join(f'`{role}`' for role in Role if is_client_role(role))} sees only the batches of campaigns with the "
-    "user's own `client_id`, and none if the user has no `client_id`. A batch that the user may not see is not found, "
-    "and is in no total."
+    "user's own `client_id`, and none if the user has no `client_id`. A batch that the user may not see gets 404, "
+    "and is not counted in `total`."
 )
 
 

@@ -27,7 +27,8 @@ def insert_with_additional_columns(call: models.Model, *, batch_id: UUID) -> boo
 
     Call this inside a transaction.
 
-    :returns: False if there are no such columns, or if the database refuses their values. Nothing was inserted.
+    :returns: False if there are no such columns, or if the database refuses their values. Nothing was inserted
+        then, and the caller inserts the call without them.
     """
     try:
         additional = additional_columns()
@@ -66,8 +67,9 @@ def additional_columns() -> dict[str, str]:
     """
     Return the additional columns that the app can fill, each with the SQL of its value. ``%(batch)s`` is the batch.
 
-    The catalog is read once per process. A column of another type is left out, and so is one with a foreign key to a
-    table that the value does not come from. ``agent_id`` may be the id of anything, so it needs a foreign key.
+    The result is cached until the database refuses a value. A column of another type is left out, and so is one with a
+    foreign key to a table that the value does not come from. ``agent_id`` may be the id of anything, so it needs a
+    foreign key.
     """
     columns, agents, campaigns = columns_of("calls"), {"agent_mappings"}, {"campaigns"}
     found = {}

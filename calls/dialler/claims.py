@@ -157,7 +157,7 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
             if choice is None:
                 locked.complete_if_finished()
                 return None
-            if choice.is_agency_on_hold or not choice.is_number_locked or _has_reached_limit(locked, choice):
+            if choice.is_agency_on_hold or not choice.is_number_locked or _may_exceed_limit(locked, choice):
                 return None
             if choice.do_not_call:
                 _end_uncalled(choice, locked, ContactStatus.SKIPPED, "Do not call")
@@ -193,7 +193,8 @@ def _choose(batch: CallBatch, called_before: datetime | None) -> _Choice | None:
     return _Choice(*row) if row else None
 
 
-def _has_reached_limit(batch: CallBatch, choice: _Choice) -> bool:
+def _may_exceed_limit(batch: CallBatch, choice: _Choice) -> bool:
+    """Return whether one more call could exceed a limit."""
     return (
         choice.in_progress >= max_concurrent(batch)
         or choice.started >= calls_per_minute(batch)

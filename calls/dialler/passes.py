@@ -64,8 +64,8 @@ def run_pass() -> PassResult:
             most = max((turn.calls for turn in current.turns), default=0)
             calls = [turn for number in range(most) for turn in current.turns if turn.calls > number]
             # A batch that is locked keeps a thread waiting for seconds, so it gets one try in a round.
-            locked: set[UUID] = set()
-            placed = list(threads.map(partial(_place, called_before=began, deadline=deadline, locked=locked), calls))
+            failed: set[UUID] = set()
+            placed = list(threads.map(partial(_place, called_before=began, deadline=deadline, failed=failed), calls))
             outcomes += Counter(placed)
             claimed = {
                 turn.batch_id
@@ -98,15 +98,15 @@ def _start(turn: Turn) -> None:
         connection.close()
 
 
-def _place(turn: Turn, *, called_before: datetime | None, deadline: float, locked: set[UUID]) -> DialOutcome:
-    """Place a call, unless the time is over or the batch is in ``locked``. Add the batch to it if it is locked."""
+def _place(turn: Turn, *, called_before: datetime | None, deadline: float, failed: set[UUID]) -> DialOutcome:
+    """Place a call, unless the time is over or the batch is in ``failed``. Add the batch to it if it fails."""
     try:
-        if time.monotonic() > deadline or turn.batch_id in locked:
+        if time.monotonic() > deadline or turn.batch_id in failed:
             return DialOutcome.NOTHING_CLAIMED
         return place_next_call(turn.batch, called_before=called_before)
-    except CallsError as failed:
-        logger.warning("dial batch=%s outcome=%s", turn.batch_id, failed.code)
-        locked.add(turn.batch_id)
+    except CallsError as error:
+        logger.warning("dial batch=%s outcome=%s", turn.batch_id, error.code)
+        failed.add(turn.batch_id)
         return DialOutcome.NOTHING_CLAIMED
     except Exception:
         # An unexpected error in one batch must not stop the others.

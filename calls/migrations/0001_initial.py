@@ -37,7 +37,7 @@ def refuse_to_drop_tables(apps, schema_editor):
     )
 
 
-def can_be_missing(create):
+def hide_from_fake_initial(create):
     """
     Create the table, but let ``--fake-initial`` adopt a database that does not have it.
 
@@ -89,7 +89,7 @@ class Migration(migrations.Migration):
                 "db_table": "agencies",
             },
         ),
-        can_be_missing(
+        hide_from_fake_initial(
             migrations.CreateModel(
                 name="AgencyPhoneNumber",
                 fields=[
@@ -168,7 +168,7 @@ class Migration(migrations.Migration):
                 "db_table": "users",
             },
         ),
-        can_be_missing(
+        hide_from_fake_initial(
             migrations.CreateModel(
                 name="AgentMapping",
                 fields=[
@@ -449,7 +449,7 @@ class Migration(migrations.Migration):
                 "db_table": "campaign_contacts",
             },
         ),
-        can_be_missing(
+        hide_from_fake_initial(
             migrations.CreateModel(
                 name="Call",
                 fields=[

@@ -86,7 +86,7 @@ class Call(BaseModel):
             if (
                 call.contact_id is None
                 and call.agency_id == batch.agency_id
-                and not call._contacts_that_name_it.exclude(pk=contact.pk).exists()
+                and not call._contacts_in_progress.exclude(pk=contact.pk).exists()
             ):
                 # Another service stored the call from an event, without its contact.
                 call.batch, call.contact = batch, contact
@@ -111,7 +111,7 @@ class Call(BaseModel):
         Store a provider's event and apply it, all or nothing. An event that was delivered before has no effect.
 
         The event belongs to the stored call with its agency and provider's id. The call belongs to the contact that
-        its row names or, if it names none, to the contact in progress whose ``call_id`` names the call. The event's
+        its row names or, if it names none, to the contact in progress whose ``call_id`` refers to the call. The event's
         metadata is not used. An event may arrive before its call is stored: :meth:`record_placed` applies it. After
         another service has stored the call, its next event or the sweep does.
 
@@ -185,30 +185,35 @@ class Call(BaseModel):
         return contacts.first()
 
     @property
-    def _contacts_that_name_it(self) -> CampaignContactQuerySet:
+    def _contacts_in_progress(self) -> CampaignContactQuerySet:
         """
-        The contacts in progress whose ``call_id`` names this call.
+        The contacts in progress whose ``call_id`` refers to this call.
 
-        Another service may link a call that it places only there. A contact of another agency does not count.
+        Another service may store the link only there, and not in ``calls.contact``. A contact of another agency does
+        not count.
         """
         return CampaignContact.objects.with_call_in_progress_of_agency(self.agency_id).filter(call_id=self.pk)
 
     def _find_contact(self) -> CampaignContact | None:
-        """Return the contact in progress whose ``call_id`` names this call. If there are several, log it."""
-        contacts = list(self._contacts_that_name_it[:2])
+        """Return the contact in progress whose ``call_id`` refers to this call. If there are several, log it."""
+        contacts = list(self._contacts_in_progress[:2])
         if len(contacts) > 1:
             # After a day the sweep gives one of them up, so its slot becomes free.
-            logger.error("call=%s: several contacts name it, so none of them is changed", self.ultravox_call_id)
+            logger.error("call=%s: several contacts refer to it, so none of them is changed", self.ultravox_call_id)
         return contacts[0] if len(contacts) == 1 else None
 
     def _find_batch_id(self) -> UUID | None:
-        """Return the batch to lock before this call's events are applied: that of its contact."""
-        contact = self._find_contact() if self.contact_id is None else None
+        """Return the id of the batch to lock first: that of the call's contact, or else the one in the call's row."""
+        if self.contact_id is not None and self.batch_id is not None:
+            return self.batch_id
+        contact = (
+            CampaignContact.objects.filter(pk=self.contact_id).first() if self.contact_id else self._find_contact()
+        )
         return contact.batch_id if contact else self.batch_id
 
     def _link_contact(self, batch: CallBatch) -> None:
         """
-        Write the contact whose ``call_id`` names this call, and its batch, into this row.
+        Write the contact whose ``call_id`` refers to this call and, if the row has none, its batch into this row.
 
         Later events then find the contact although it is no longer in progress. A contact of another batch than the
         locked one is left alone: it was moved, or linked, a moment ago.

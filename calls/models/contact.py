@@ -215,10 +215,10 @@ class CampaignContact(BaseModel):
             else:
                 status, note = self._status_after_failure(batch), reason
                 if not is_about_number:
-                    row = streak_before(latest_results(batch, excluding=self), note)
+                    streak = streak_before(latest_results(batch, excluding=self), note)
                     # A rejection may arrive after the ones before it have paused the batch.
-                    if row or was_paused_for(batch, note):
-                        return self._give_back_streak(batch, row, streak_reason(note))
+                    if streak or was_paused_for(batch, note):
+                        return self._give_back_streak(batch, streak, streak_reason(note))
             return self._end_attempt(
                 batch, status, unless_call_recorded=True, outcome=Outcome.NOT_PLACED, outcome_notes=note
             )

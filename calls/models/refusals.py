@@ -20,11 +20,12 @@ _WORD_WITH_DIGIT = re.compile(r"\S*\d\S*")
 
 # After this many rejections in a row for the same reason, the contacts are not the cause.
 STREAK_LENGTH = 5
+_STREAK_PREFIX = f"{STREAK_LENGTH} calls in a row failed. "
 
 
 def streak_reason(note: str) -> str:
     """Return why the batch is paused after several rejections in a row with ``note``."""
-    return f"{STREAK_LENGTH} calls in a row failed. {note}"
+    return f"{_STREAK_PREFIX}{note}"
 
 
 def latest_results(batch: CallBatch, *, excluding: CampaignContact) -> list[CampaignContact]:
@@ -49,9 +50,9 @@ def was_paused_for(batch: CallBatch, note: str) -> bool:
     reason = batch.dialler_pause_reason
     if reason is None:
         return False
-    return any(
-        _is_same_reason(each, note) for each in (reason.removeprefix(streak_reason("")), not_placed_note(reason))
-    )
+    # After a streak the reason has the note of its rejections. After a refusal of all calls it has the bare words.
+    notes = (reason.removeprefix(_STREAK_PREFIX), not_placed_note(reason))
+    return any(_is_same_reason(each, note) for each in notes)
 
 
 def has_accepted(results: Sequence[CampaignContact]) -> bool:

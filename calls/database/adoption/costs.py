@@ -22,8 +22,9 @@ CONTACTS = "campaign_contacts"
 WRITTEN_COLUMNS = ["status", "outcome_notes", "updated_at"]
 
 # Measured by benchmarks/adopted.py on the app's own table with 100,000 contacts and one of these (benchmarks/README.md,
-# "Adopted databases"). The BEFORE trigger sets updated_at, the AFTER trigger does nothing. With a million
-# contacts it is more: an adopted schema with an index took 12 times as long.
+# "Adopted databases"). The BEFORE trigger sets updated_at, the AFTER trigger does nothing. With a million contacts it
+# is more: an adopted schema with an index, a trigger and full pages took 12 times as long. docs/adopt.md has these
+# figures too.
 PRICES = {
     "index": "about 5 times as long",
     "full pages": "about 5 times as long",
@@ -58,7 +59,7 @@ FOR_EACH_ROW, UPDATE = 1, 16
 
 @dataclass(frozen=True)
 class Cost:
-    """Something that makes a cancel slower, and the statements that change that."""
+    """Something that makes a cancel slower, or makes it send an event for each contact, and how to change that."""
 
     problem: str
     advice: str
@@ -74,7 +75,7 @@ def costs_of_cancel(table: str) -> list[Cost]:
     if table != CONTACTS:
         return []
     written = _written_columns()
-    return [*_indexes(written), *_triggers(written), *_publications(), *_full_pages()]
+    return [*_index_costs(written), *_trigger_costs(written), *_publication_costs(), *_full_page_costs()]
 
 
 def _written_columns() -> list[str]:
@@ -95,7 +96,7 @@ def _written_columns() -> list[str]:
     return [*WRITTEN_COLUMNS, *sorted(generated)]
 
 
-def _indexes(written: list[str]) -> Iterator[Cost]:
+def _index_costs(written: list[str]) -> Iterator[Cost]:
     """
     Yield the indexes that contain a written column as a key, in an expression or in their condition.
 
@@ -140,7 +141,7 @@ def _indexes(written: list[str]) -> Iterator[Cost]:
         )
 
 
-def _triggers(written: list[str]) -> Iterator[Cost]:
+def _trigger_costs(written: list[str]) -> Iterator[Cost]:
     """Yield the row triggers of other services that fire for a contact that a cancel skips."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -164,7 +165,7 @@ def _triggers(written: list[str]) -> Iterator[Cost]:
             f"the trigger {name} is called {trigger.timing} the update of each contact that a cancel skips: a"
             f" cancel takes {PRICES[trigger.timing]}, or more if its function does much",
             "If it has nothing to do when a contact is skipped:",
-            trigger.without_skipped(),
+            trigger.statements_excluding_skips(),
         )
 
 
@@ -196,9 +197,9 @@ class _Trigger:
 
     def fires_for_skipped(self) -> bool:
         """
-        Evaluate the condition for some of the contacts, each as if it was queued and a cancel skipped it now.
+        Return whether the condition is true for some contact, as if it was queued and a cancel skipped it now.
 
-        A row of NULLs stands for contacts that are not among them. A condition that fails counts as true.
+        Up to 100 contacts are tried. A row of NULLs stands for the others. A condition that fails counts as true.
         """
         if not self.condition:
             return True
@@ -221,7 +222,7 @@ class _Trigger:
         except DatabaseError:
             return True
 
-    def without_skipped(self) -> tuple[str, ...]:
+    def statements_excluding_skips(self) -> tuple[str, ...]:
         """
         Return the statements that exclude the updates which skip a contact from the trigger.
 
@@ -234,13 +235,13 @@ class _Trigger:
         others = [event for event in events if not event.startswith("UPDATE")]
         (update,) = (event for event in events if event.startswith("UPDATE"))
         if not others:
-            statements = self._replace(update, condition)
+            statements = self._replace_statements(update, condition)
             return statements if len(statements) == 1 else ("BEGIN;", *statements, "COMMIT;")
         quote = '"' if self._name.endswith('"') else ""
         return (
             "BEGIN;",
-            *self._replace(" OR ".join(others), self.condition),
-            self._statement(f"{self.create.removesuffix(quote)}_on_update{quote}", update, condition),
+            *self._replace_statements(" OR ".join(others), self.condition),
+            self._create_statement(f"{self.create.removesuffix(quote)}_on_update{quote}", update, condition),
             "COMMIT;",
         )
 
@@ -248,17 +249,17 @@ class _Trigger:
     def _name(self) -> str:
         return self.create.partition("TRIGGER ")[2]
 
-    def _replace(self, events: str, condition: str) -> tuple[str, ...]:
+    def _replace_statements(self, events: str, condition: str) -> tuple[str, ...]:
         if self.create.startswith("CREATE CONSTRAINT"):
-            return (f"DROP TRIGGER {self._name} ON {CONTACTS};", self._statement(self.create, events, condition))
-        return (self._statement(self.create.replace("CREATE", "CREATE OR REPLACE", 1), events, condition),)
+            return (f"DROP TRIGGER {self._name} ON {CONTACTS};", self._create_statement(self.create, events, condition))
+        return (self._create_statement(self.create.replace("CREATE", "CREATE OR REPLACE", 1), events, condition),)
 
-    def _statement(self, create: str, events: str, condition: str) -> str:
+    def _create_statement(self, create: str, events: str, condition: str) -> str:
         when = f"WHEN ({condition}) " if condition else ""
         return f"{create} {self.timing} {events} {self.table} {when}EXECUTE FUNCTION {self.function};"
 
 
-def _publications() -> Iterator[Cost]:
+def _publication_costs() -> Iterator[Cost]:
     """Yield the publications that send an event for each skipped contact, and a replica identity that sends more."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -309,8 +310,8 @@ def _publications() -> Iterator[Cost]:
         )
 
 
-def _full_pages() -> Iterator[Cost]:
-    """Yield the storage of the table, if skipped contacts do not fit into the page of their old version."""
+def _full_page_costs() -> Iterator[Cost]:
+    """Yield the cost of full pages, if skipped contacts do not fit into the page of their old version."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"""

@@ -73,7 +73,7 @@ def _survey_unique_column(report: Report, column: str, *, exists: bool) -> None:
         f" AND {column} IS NOT NULL) AS duplicates"
     )
     if duplicates:
-        report.add_obstacle(f"{duplicates} values of {column} occur in more than one row", "Make them unique.")
+        report.add_problem(f"{duplicates} values of {column} occur in more than one row", "Make them unique.")
         return
     name = f"{report.name}_{column}_unique"
     create = f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {report.name} ({column})"
@@ -87,7 +87,7 @@ def _add_index(report: Report, name: str, columns: list[str], create: str) -> No
         f" AND (indrelid IS DISTINCT FROM '{report.name}'::regclass OR indisvalid)"
     )
     if name_is_taken:
-        report.add_obstacle(
+        report.add_problem(
             f"the name {name}, which an index of the app needs, is taken",
             sql=f"ALTER INDEX {name} RENAME TO {name}_legacy;",
         )

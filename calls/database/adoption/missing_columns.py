@@ -35,7 +35,7 @@ def survey_missing_column(report: Report, model: type[models.Model], field: Any,
 def _survey_missing_required_column(
     report: Report, model: type[models.Model], field: Any, columns: Collection[str]
 ) -> None:
-    """Report a missing column whose values a person has to decide, with the statements that add it."""
+    """Report a missing column that needs a value in every row, with the statements that add it."""
     table, column = report.name, field.column
     fill_in = fill_in_sql(table, column, columns)
     statements = [
@@ -45,9 +45,9 @@ def _survey_missing_required_column(
     ]
     problem, sql = f"the column {column} is missing", "\n".join(filter(None, statements))
     if fill_in:
-        report.add_obstacle(problem, sql=sql)
+        report.add_problem(problem, sql=sql)
     else:
-        report.add_obstacle(problem, f"Add it, and decide the value of each row:\n{sql}")
+        report.add_problem(problem, f"Add it, and decide the value of each row:\n{sql}")
 
 
 def fill_in_sql(table: str, column: str, columns: Collection[str]) -> str:

@@ -11,8 +11,8 @@ DATABASE = "database"
 
 
 @dataclass(frozen=True)
-class Obstacle:
-    """A problem that prevents adoption, and how to solve it: by statements, or by what a person has to decide."""
+class Problem:
+    """A problem of a table, advice for the operator, and the SQL that solves it, if there is any."""
 
     problem: str
     advice: str
@@ -32,16 +32,16 @@ class Report:
     """PostgreSQL's estimate. None if the table does not exist."""
     missing_steps: list[Step] = field(default_factory=list)
     """The steps that add what is missing."""
-    obstacles: list[Obstacle] = field(default_factory=list)
-    warnings: list[Obstacle] = field(default_factory=list)
+    obstacles: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
     """Problems of a table without which batches can be cancelled. They do not prevent adoption."""
     notes: list[str] = field(default_factory=list)
     """What the operator should know. Adoption does not change it."""
 
-    def add_obstacle(self, problem: str, advice: str = "", *, sql: str = "") -> None:
+    def add_problem(self, problem: str, advice: str = "", *, sql: str = "") -> None:
         """Add an obstacle, or a warning if the table is not needed to cancel a batch."""
         problems = self.warnings if self.name in NOT_NEEDED_TO_CANCEL else self.obstacles
-        problems.append(Obstacle(problem, advice, sql))
+        problems.append(Problem(problem, advice, sql))
 
 
 def format_script(reports: list[Report]) -> str:
@@ -51,7 +51,7 @@ def format_script(reports: list[Report]) -> str:
         for each in (*report.obstacles, *report.warnings):
             comments = [f"{report.name}: {each.problem}.", *each.advice.splitlines()]
             parts.append("\n".join([*(f"-- {line}" for line in comments), *each.sql.splitlines()]))
-    return "\n\n".join(parts or ["-- Nothing is lacking."])
+    return "\n\n".join(parts or ["-- No obstacles or warnings."])
 
 
 def format_reports(reports: list[Report]) -> str:

@@ -34,7 +34,7 @@ OWN_TABLES = {
 
 
 # The description of the step that adds a whole table.
-WHOLE_TABLE = "the table, empty"
+WHOLE_TABLE = "table without rows"
 
 
 def survey(apps: Apps) -> list[Report]:
@@ -75,19 +75,19 @@ def _survey_database() -> Report:
         cursor.execute("SELECT current_schema(), has_schema_privilege('public', 'CREATE'), current_user")
         schema, may_create, user = cursor.fetchone()
     if schema != "public":
-        report.add_obstacle(
+        report.add_problem(
             f"the current schema of {user} is {schema}",
-            "Connect again afterwards.",
+            "With the new search_path, connect again.",
             sql=f"ALTER ROLE {user} SET search_path = public;",
         )
     if not may_create:
-        report.add_obstacle(f"{user} may not create tables", sql=f"GRANT CREATE ON SCHEMA public TO {user};")
+        report.add_problem(f"{user} may not create tables", sql=f"GRANT CREATE ON SCHEMA public TO {user};")
     for table, migration in OWN_TABLES.items():
         if migration not in applied and fetch_count(f"SELECT count(to_regclass('public.{table}'))"):
             # An interrupted adoption leaves this table, although the migration is not recorded as applied.
             if table == "call_adoption" and columns_of(table).keys() == {"id", "what", "undo", "probe", "stood_as"}:
                 continue
-            report.add_obstacle(
+            report.add_problem(
                 f"the table {table} exists, and the app did not create it",
                 sql=f"ALTER TABLE {table} RENAME TO {table}_legacy;",
             )
@@ -106,7 +106,7 @@ def _survey_table(model: type[models.Model]) -> Report:
         survey_constraints(report, model, columns)
         report.missing_steps += missing_storage_parameters(report.name)
     if _was_added_empty(report.name):
-        report.add_obstacle(
+        report.add_problem(
             f"it was added by the adoption and has no rows, so {NOT_NEEDED_TO_CANCEL[report.name]}",
             "Add rows if batches are to be created and dialled here.",
         )
@@ -115,14 +115,14 @@ def _survey_table(model: type[models.Model]) -> Report:
 
 
 def _survey_missing_table(report: Report, model: type[models.Model]) -> None:
-    """Add a table that a cancel does not need, empty. Any other has to be created by the operator."""
+    """Report a missing table. If a cancel does not need it, it will be added without rows."""
     table = report.name
     if table not in NOT_NEEDED_TO_CANCEL:
-        report.add_obstacle(
+        report.add_problem(
             "the table is missing, but other tables of the app exist", "Create it, or rename the other tables."
         )
         return
-    report.add_obstacle("the table is missing", f"It is added without rows: {NOT_NEEDED_TO_CANCEL[table]}.")
+    report.add_problem("the table is missing", f"It is added without rows: {NOT_NEEDED_TO_CANCEL[table]}.")
     report.missing_steps.append(
         Step(
             table,
@@ -162,20 +162,20 @@ def _survey_ownership(report: Report) -> bool:
         return False
     kind, report.rows, has_rls, forces_rls, is_owner, owner, user, bypasses_rls, inherits = row
     if kind != "r" or inherits:
-        report.add_obstacle(
+        report.add_problem(
             "it is a view, a partitioned table, or a table with inheritance",
             "The app needs an ordinary table of this name.",
         )
         return False
     if not is_owner:
-        report.add_obstacle(
+        report.add_problem(
             f"its owner is {owner}, but this connection is {user}",
-            f"Or connect as {owner}.",
+            f"Run this as a role that may grant it, or connect as {owner} instead.",
             sql=f"GRANT {owner} TO {user};",
         )
         return False
     if forces_rls and not bypasses_rls:
-        report.add_obstacle(
+        report.add_problem(
             "row level security applies to its owner too", sql=f"ALTER TABLE {report.name} NO FORCE ROW LEVEL SECURITY;"
         )
     if not has_rls:

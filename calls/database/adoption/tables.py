@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# Tables of other services that the app reads. It adds columns to them, all nullable, and writes no other column. A
-# default there could disarm a trigger that fills in NULL.
+# Tables of other services, where the app writes only columns that it has added. Adoption adds nullable columns and
+# nothing else: with a default, a trigger that fills in NULL would find no NULL.
 READ_ONLY = {"agencies", "users", "campaigns", "agent_mappings", "agency_phone_numbers"}
 
 # Tables without which batches can be cancelled and paused, with what does not work while one of them is empty.
@@ -13,7 +13,8 @@ NOT_NEEDED_TO_CANCEL = {
     "calls": "events of calls that were placed before are stored without effect",
 }
 
-# The columns whose values only a person can decide. NULL would be wrong there, or would leave a batch undialled.
+# Columns that need a value in existing rows: NULL would be wrong, or would keep a batch from being dialled. Some values
+# can be derived (DERIVED). The operator decides the others.
 REQUIRED = {
     "agencies": ["id"],
     "users": ["id", "agency_id", "role"],

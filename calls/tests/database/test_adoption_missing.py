@@ -105,7 +105,7 @@ def test_a_missing_column_of_phone_numbers_is_added_and_has_to_be_filled_in(supa
 
 
 def test_the_script_of_a_database_that_lacks_nothing_is_a_comment(supabase):
-    assert supabase.manage("check_database", "--sql") == (0, "-- Nothing is lacking.\n")
+    assert supabase.manage("check_database", "--sql") == (0, "-- No obstacles or warnings.\n")
 
 
 PROBLEMS = {

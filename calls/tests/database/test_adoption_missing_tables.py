@@ -24,7 +24,7 @@ def test_tables_that_a_cancel_does_not_need_are_added_empty(without_tables):
 
     assert code == 0
     assert "warning: the table is missing" in output
-    assert "will be added: the table, empty" in output
+    assert "will be added: table without rows" in output
     for table in ("calls", "agent_mappings", "agency_phone_numbers"):
         assert without_tables.query(f"SELECT count(*) FROM {table}") == [(0,)]
     assert without_tables.query(

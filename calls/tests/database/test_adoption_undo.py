@@ -44,7 +44,7 @@ def test_undo_keeps_a_table_that_the_adoption_added_once_it_has_rows(supabase):
     code, output = supabase.manage("migrate", "calls", "0001", "--skip-checks")
 
     assert code == 0, output
-    assert "not undone: agent_mappings: the table, empty" in output
+    assert "not undone: agent_mappings: table without rows" in output
     assert supabase.query("SELECT ultravox_agent_id FROM agent_mappings") == [("agent",)]
     assert supabase.query("SELECT to_regclass('calls')") == [(None,)]
 

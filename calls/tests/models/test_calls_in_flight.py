@@ -189,7 +189,7 @@ def test_of_two_contacts_that_name_the_same_call_none_is_changed(harbour, delive
 
     assert batch_snapshot(batch) == before
     assert [record.message for record in caplog.records if "several contacts" in record.message] == [
-        "call=their-call: several contacts name it, so none of them is changed"
+        "call=their-call: several contacts refer to it, so none of them is changed"
     ]
 
 
