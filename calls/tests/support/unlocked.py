@@ -5,7 +5,7 @@ from typing import Any
 
 from calls.dialler import claims
 
-ROW_LOCK = re.compile(r"\bFOR (NO KEY )?UPDATE( OF \S+)?( SKIP LOCKED)?\s*$")
+ROW_LOCK = re.compile(r"\bFOR (NO KEY )?UPDATE( OF \S+)?( SKIP LOCKED)?(?=\s*(\)|$))")
 
 
 def unlocked(sql: Any) -> Any:
