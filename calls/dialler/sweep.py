@@ -84,8 +84,8 @@ def run_sweep(batch_ids: Collection[UUID] | None = None) -> SweepResult:
     Settle contacts whose call has no recorded result, from stored events and from the provider.
 
     - No call was recorded within four times ``ULTRAVOX_TIMEOUT``, because a worker died or the provider's answer was
-      unclear: record the call if an event of it was delivered, or if the provider has it. If not, release the claim, or
-      count the attempt as rejected after an unclear answer.
+      unclear: record the call if another service has stored it, if an event of it was delivered, or if the provider has
+      it. If not, release the claim, or count the attempt as rejected after an unclear answer.
     - A call was recorded and its attempt began more than ``lookup_after()`` ago: record its end if it has ended.
     - The attempt began more than a day ago: give it up.
 
@@ -163,6 +163,8 @@ def _ask_safely(contact: CampaignContact, ask: Callable[[], SweepOutcome]) -> Sw
 def _find_call(contact: CampaignContact) -> SweepOutcome:
     attempt, since = contact.attempts or 0, cast(datetime, contact.last_attempt_at)
     batch = cast(CallBatch, contact.batch)
+    if Call.link_stored_call(contact):
+        return SweepOutcome.RECORDED
     find_unrecorded = partial(find_unrecorded_call, contact, attempt=attempt, agency_id=batch.agency_id)
     call_id = find_unrecorded()
     if call_id is None:

@@ -52,6 +52,10 @@ class Call(BaseModel):
 
     class Meta:
         db_table = "calls"
+        indexes = [
+            # For the sweep, which looks for a call that another service stored with its contact.
+            models.Index(name="call_of_contact", fields=["contact"]),
+        ]
 
     def __str__(self) -> str:
         return self.ultravox_call_id
@@ -100,6 +104,31 @@ class Call(BaseModel):
                 logger.warning(
                     "call=%s came late: contact=%s is no longer in this attempt", provider_call_id, contact.pk
                 )
+            call.apply_events(batch)
+            return True
+
+    @classmethod
+    @database_errors_as(BatchUpdateFailed)
+    @retry_on_deadlock
+    def link_stored_call(cls, contact: CampaignContact) -> bool:
+        """
+        Link a claimed contact to the call that another service has stored for it since the claim, if there is one.
+
+        The events of the call that are stored already take effect.
+
+        :returns: whether there is such a call.
+        :raises BatchNotFound: the batch is gone.
+        :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
+        """
+        with CallBatch(pk=contact.batch_id).locked() as batch:
+            stored = cls.objects.filter(contact=contact.pk, agency=batch.agency_id).exclude(metadata__has_key="attempt")
+            if contact.last_attempt_at is not None:
+                stored = stored.filter(created_at__gte=contact.last_attempt_at - CLOCK_DIFFERENCE)
+            call = stored.order_by("created_at").last()
+            if call is None:
+                return False
+            lock_call(call.ultravox_call_id)
+            contact.in_this_attempt().filter(call_id=None).update(call_id=call.pk, updated_at=TransactionNow())
             call.apply_events(batch)
             return True
 
@@ -174,15 +203,14 @@ class Call(BaseModel):
         if self.contact_id is None:
             return None
         # Another service that claims the contact again may leave this call's id in it.
-        contacts = CampaignContact.objects.filter(pk=self.contact_id, call_id=self.pk)
+        contacts = CampaignContact.objects.filter(pk=self.contact_id)
         attempt = self.metadata.get("attempt") if isinstance(self.metadata, dict) else None
         if isinstance(attempt, int):
-            contacts = contacts.filter(attempts__lte=attempt)
-        else:
-            # Another service placed the call.
-            claimed_at = models.F("last_attempt_at") - CLOCK_DIFFERENCE
-            contacts = contacts.alias(claimed_at=claimed_at).exclude(claimed_at__gt=ended_at)
-        return contacts.first()
+            return contacts.filter(call_id=self.pk, attempts__lte=attempt).first()
+        # Another service placed the call. It may have written the contact into this row alone.
+        is_linked = models.Q(call_id=self.pk) | models.Q(call_id=None, status=ContactStatus.IN_PROGRESS)
+        claimed_at = models.F("last_attempt_at") - CLOCK_DIFFERENCE
+        return contacts.filter(is_linked).alias(claimed_at=claimed_at).exclude(claimed_at__gt=ended_at).first()
 
     @property
     def _contacts_in_progress(self) -> CampaignContactQuerySet:

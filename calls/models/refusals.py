@@ -51,8 +51,8 @@ def was_paused_for(batch: CallBatch, note: str) -> bool:
     if reason is None:
         return False
     # After a streak the reason has the note of its rejections. After a refusal of all calls it has the bare words.
-    notes = (reason.removeprefix(_STREAK_PREFIX), not_placed_note(reason))
-    return any(_is_same_reason(each, note) for each in notes)
+    is_streak = reason.startswith(_STREAK_PREFIX)
+    return _is_same_reason(reason.removeprefix(_STREAK_PREFIX) if is_streak else not_placed_note(reason), note)
 
 
 def has_accepted(results: Sequence[CampaignContact]) -> bool:

@@ -51,7 +51,7 @@ def checks_refusing(table: str, column: str, type_: str, values: Collection[str]
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT conname, pg_get_expr(conbin, conrelid) FROM pg_constraint JOIN pg_attribute
+            SELECT quote_ident(conname), pg_get_expr(conbin, conrelid) FROM pg_constraint JOIN pg_attribute
                 ON attrelid = conrelid AND conkey = ARRAY[attnum]
             WHERE contype = 'c' AND conrelid = %s::regclass AND attname = %s
             """,

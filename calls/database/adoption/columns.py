@@ -32,6 +32,8 @@ READABLE_TEXT = {"character", "citext"}
 WRITTEN_BY_CANCEL = ["status", "outcome_notes", "error_message", "queued", "skipped", "completed_at"]
 # The longest value that the app must be able to store in a text column with a limit.
 MIN_LENGTH = 20
+# The most unknown values of a column that are listed.
+MAX_LISTED = 20
 # The values that the app writes to columns without choices. Other services may store other values there.
 WRITTEN_VALUES = {("calls", "status"): CallStatus.values, ("campaign_contacts", "outcome"): Outcome.values}
 
@@ -86,7 +88,8 @@ def survey_values(report: Report, model: type[models.Model], columns: dict[str, 
         )
         if unknown := [value for value in stored if value not in known]:
             report.add_problem(
-                f"{field.column} has an unknown value in some rows: {_quoted(unknown)}", f"Use one of {_quoted(known)}."
+                f"{field.column} has an unknown value in some rows: {_quoted(unknown[:MAX_LISTED])}",
+                f"Use one of {_quoted(known)}.",
             )
 
 

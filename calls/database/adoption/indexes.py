@@ -36,14 +36,14 @@ def survey_indexes(
     complete = [index for index in existing if not index.is_partial]
     column_of = {field.name: field.column for field in concrete_fields(model)}
     for index in model._meta.indexes:
-        columns = [column_of[name] for name, _ in index.fields_orders]
+        keys = [column_of[name] for name, _ in index.fields_orders]
         if index.condition or index.expressions:
             # Conditions and expressions are not compared, so only the app's own index will do.
             exists = any(each.name == index.name for each in existing)
         else:
-            exists = any(each.keys[: len(columns)] == columns for each in complete)
+            exists = any(each.keys[: len(keys)] == keys for each in complete)
         if not exists:
-            _add_index(report, index.name, columns, create_index_sql(model, index))
+            _add_index(report, index.name, keys, create_index_sql(model, index))
     unique = [index.keys for index in complete if index.is_unique]
     for field in concrete_fields(model):
         if field.unique and not field.primary_key and [field.column] not in unique and field.column not in unusable:

@@ -38,26 +38,39 @@ def _survey_missing_required_column(
     """Report a missing column that needs a value in every row, with the statements that add it."""
     table, column = report.name, field.column
     fill_in = fill_in_sql(table, column, columns)
-    statements = [
-        f"{add_nullable_column_sql(model, field)};",
-        fill_in or f"UPDATE {table} SET {column} = …;",
-        "" if field.null else f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL;",
-    ]
-    problem, sql = f"the column {column} is missing", "\n".join(filter(None, statements))
+    add, problem = f"{add_nullable_column_sql(model, field)};", f"the column {column} is missing"
     if fill_in:
-        report.add_problem(problem, sql=sql)
+        report.add_problem(problem, sql="\n".join([add, fill_in, _fill_in_new_rows_sql(table, column, columns)]))
     else:
-        report.add_problem(problem, f"Add it, and decide the value of each row:\n{sql}")
+        report.add_problem(
+            problem,
+            "Add it, decide the value of each row, and let every service that adds rows write it:\n"
+            f"{add}\nUPDATE {table} SET {column} = …;",
+        )
 
 
 def fill_in_sql(table: str, column: str, columns: Collection[str]) -> str:
     """Return the statement that fills in the column from the rows that a row refers to. Empty if there are none."""
+    value = _derived_value(table, column, columns, row=table)
+    return f"UPDATE {table} SET {column} = {value} WHERE {column} IS NULL;" if value else ""
+
+
+def _fill_in_new_rows_sql(table: str, column: str, columns: Collection[str]) -> str:
+    """Return the statements of a trigger that fills in the column for services that do not know it."""
+    value, function = _derived_value(table, column, columns, row="NEW"), f"fill_in_{table}_{column}"
+    return (
+        f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public"
+        f" AS $$ BEGIN NEW.{column} := {value}; RETURN NEW; END $$;\n"
+        f"CREATE TRIGGER fill_in_{column} BEFORE INSERT ON {table} FOR EACH ROW WHEN (NEW.{column} IS NULL)"
+        f" EXECUTE FUNCTION {function}();"
+    )
+
+
+def _derived_value(table: str, column: str, columns: Collection[str], *, row: str) -> str:
+    """Return the SQL that reads the value from the rows that ``row`` refers to. Empty if there are none."""
     sources = [
-        f"(SELECT {column} FROM {source} WHERE id = {table}.{reference})"
+        f"(SELECT {column} FROM {source} WHERE id = {row}.{reference})"
         for source, reference in DERIVED.get((table, column), [])
         if reference in columns
     ]
-    if not sources:
-        return ""
-    value = f"COALESCE({', '.join(sources)})" if len(sources) > 1 else sources[0]
-    return f"UPDATE {table} SET {column} = {value} WHERE {column} IS NULL;"
+    return f"COALESCE({', '.join(sources)})" if len(sources) > 1 else "".join(sources)

@@ -49,7 +49,8 @@ def format_script(reports: list[Report]) -> str:
     parts = []
     for report in reports:
         for each in (*report.obstacles, *report.warnings):
-            comments = [f"{report.name}: {each.problem}.", *each.advice.splitlines()]
+            # Each line needs its own comment sign: a problem may quote a value of a row.
+            comments = [*f"{report.name}: {each.problem}.".splitlines(), *each.advice.splitlines()]
             parts.append("\n".join([*(f"-- {line}" for line in comments), *each.sql.splitlines()]))
     return "\n\n".join(parts or ["-- No obstacles or warnings."])
 

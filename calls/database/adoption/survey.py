@@ -72,7 +72,7 @@ def _survey_database() -> Report:
     report = Report(DATABASE)
     applied = MigrationRecorder(connection).applied_migrations()
     with connection.cursor() as cursor:
-        cursor.execute("SELECT current_schema(), has_schema_privilege('public', 'CREATE'), current_user")
+        cursor.execute("SELECT current_schema(), has_schema_privilege('public', 'CREATE'), quote_ident(current_user)")
         schema, may_create, user = cursor.fetchone()
     if schema != "public":
         report.add_problem(
@@ -150,7 +150,7 @@ def _survey_ownership(report: Report) -> bool:
         cursor.execute(
             """
             SELECT relkind, greatest(reltuples, 0)::bigint, relrowsecurity, relforcerowsecurity,
-                pg_has_role(relowner, 'USAGE'), pg_get_userbyid(relowner), current_user,
+                pg_has_role(relowner, 'USAGE'), quote_ident(pg_get_userbyid(relowner)), quote_ident(current_user),
                 (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user),
                 EXISTS (SELECT FROM pg_inherits WHERE oid IN (inhparent, inhrelid))
             FROM pg_class WHERE oid = to_regclass(%s)

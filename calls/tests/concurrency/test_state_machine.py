@@ -32,7 +32,7 @@ from calls.dialler.starting import start_batch
 from calls.exceptions import BatchFinished, BatchNotPausable, BatchNotPaused, DatabaseFailed
 from calls.inputs import NewBatch
 from calls.models import Agency, CallBatch, CampaignContact
-from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus
+from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus, not_placed_note
 from calls.tests.support.accounts import expire, set_key
 from calls.tests.support.factories import STAFF_ACTOR, cancel, new_contacts, pause, resume
 
@@ -213,7 +213,7 @@ class Batches(RuleBasedStateMachine):
         finished = self.status_of(before.batch) in FINAL
         retry = released or before.attempts < before.max_attempts
         # A reason of its own, so that the rejection is not part of a row.
-        reason = f"rejected {uuid4()}"
+        reason = not_placed_note(f"HTTP {uuid4()}")
         assert (contact.release_claim() if released else contact.record_rejected(reason=reason)) is in_progress
         if in_progress:
             contact.refresh_from_db()
@@ -226,7 +226,7 @@ class Batches(RuleBasedStateMachine):
         """The fifth rejection in a row pauses the batch, and none of the five counts."""
         before, in_progress = CampaignContact.objects.get(pk=contact.pk), contact.in_this_attempt().exists()
         was_processing = self.status_of(before.batch) == BatchStatus.PROCESSING
-        assert contact.record_rejected(reason="the same") is in_progress
+        assert contact.record_rejected(reason=not_placed_note("HTTP 422")) is in_progress
         if was_processing and self.status_of(before.batch) == BatchStatus.PAUSED:
             assert CampaignContact.objects.get(pk=contact.pk).attempts == before.attempts - 1
 
@@ -347,7 +347,7 @@ def test_counters_are_correct_and_final_statuses_are_kept_after_any_sequence_of_
 
 @pytest.mark.parametrize(
     ("where", "name"),
-    [(CallBatch, "adjust_counters"), (CallBatch, "_refuse_if_ended"), (claims, "_has_reached_limit")],
+    [(CallBatch, "adjust_counters"), (CallBatch, "_refuse_if_ended"), (claims, "_may_exceed_limit")],
     ids=["when counters are not adjusted", "when the status is not checked", "when limits are not checked"],
 )
 def test_control_the_state_machine_fails(machine, monkeypatch, where, name):

@@ -37,6 +37,29 @@ def test_a_call_whose_end_was_never_delivered_is_ended(their_call, ultravox):
     assert run_sweep() == SweepResult()
 
 
+def test_a_call_whose_row_alone_names_the_contact_is_linked_and_ended_and_nobody_is_called_again(their_call, ultravox):
+    contact = contact_of(their_call)
+    Call.objects.update(contact=contact)
+    CampaignContact.objects.update(call_id=None)
+    # The other service stored it when it was placed.
+    Call.objects.update(created_at=contact.last_attempt_at)
+
+    assert run_sweep() == SweepResult(recorded=1)
+    contact.refresh_from_db()
+    assert (contact.status, contact.call_id) == (ContactStatus.IN_PROGRESS, their_call.pk)
+    ultravox.end_call(ultravox.calls[their_call.ultravox_call_id])
+    assert run_sweep() == SweepResult(ended=1)
+    assert checked_counters(contact.batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
+
+
+def test_a_call_that_was_stored_before_the_claim_is_not_linked(their_call):
+    contact = contact_of(their_call)
+    Call.objects.update(contact=contact, created_at=contact.last_attempt_at - timedelta(minutes=1))
+    CampaignContact.objects.update(call_id=None)
+
+    assert run_sweep() == SweepResult(given_back=1)
+
+
 def test_a_call_that_has_not_ended_stays_in_progress(their_call):
     assert run_sweep() == SweepResult()
     assert contact_of(their_call).status == ContactStatus.IN_PROGRESS

@@ -218,6 +218,31 @@ def test_a_contact_without_a_batch_is_not_changed(harbour, deliver):
     assert (contact_of(call).status, call.end_reason) == (ContactStatus.IN_PROGRESS, "hangup")
 
 
+def test_the_end_of_a_call_completes_the_contact_that_its_row_names(harbour, deliver):
+    batch = harbour.batch(queued=2)
+    stored = earlier_service.place_call(batch)
+    contact = CampaignContact.objects.get(call_id=stored.pk)
+    Call.objects.update(contact=contact)
+    CampaignContact.objects.update(call_id=None)
+
+    deliver(end_event())
+
+    contact.refresh_from_db()
+    assert contact.status == ContactStatus.COMPLETED
+    assert checked_counters(batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
+
+
+def test_the_late_end_of_a_call_does_not_end_a_claim_that_has_no_call_yet(harbour, deliver):
+    batch = harbour.batch(queued=1)
+    earlier_service.place_call(batch, ago=timedelta(hours=1))
+    Call.objects.update(contact=batch.contacts.get())
+    batch.contacts.update(call_id=None, last_attempt_at=timezone.now(), attempts=2)
+
+    deliver(end_event(ended=timezone.now() - timedelta(minutes=50)))
+
+    assert checked_counters(batch) == {"total_contacts": 1, "in_progress": 1}
+
+
 @pytest.mark.parametrize("linked", [False, True], ids=["the first event", "a later event"])
 def test_a_late_event_does_not_end_a_second_claim_of_the_other_service_that_keeps_the_call_id(harbour, deliver, linked):
     batch = harbour.batch(queued=2)
@@ -282,7 +307,7 @@ def test_the_contact_is_found_by_the_index_of_calls_in_progress(harbour):
     with connection.cursor() as cursor:
         vacuum_tables(cursor)
 
-    plan = call._contacts_that_name_it[:2].explain()
+    plan = call._contacts_in_progress[:2].explain()
 
     assert "contact_calling_number" in plan
     assert "Seq Scan" not in plan
