@@ -165,6 +165,8 @@ class ProcessViewSet(EdgeFunctionViewSet):
 
     authentication_classes = []
     permission_classes = [HasCronSecret]
+    # Not HEAD, which a monitor may send and which should change nothing.
+    http_method_names = ["get", "post", "options"]
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         if not settings.CRON_SECRET:

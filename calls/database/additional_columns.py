@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from functools import cache
 from uuid import UUID
 
@@ -25,24 +26,36 @@ def insert_with_additional_columns(call: models.Model, *, batch_id: UUID) -> boo
     """
     Insert a call together with the additional columns, unless its id at the provider is stored already.
 
-    Call this inside a transaction.
+    If the database refuses the values, only the columns that must have one are filled. Call this inside a transaction.
 
     :returns: False if there are no such columns, or if the database refuses their values. Nothing was inserted
         then, and the caller inserts the call without them.
     """
     try:
         additional = additional_columns()
-        if additional:
-            _insert(call, batch_id, additional)
-    except OperationalError:
-        # A deadlock or timeout says nothing about the columns.
-        raise
+    except DatabaseError as error:
+        _log_refusal(error)
+        return False
+    attempts = (additional.values_of_all, additional.values_of_required)
+    return any(_try_to_insert(call, batch_id, values) for values in attempts if values)
+
+
+def _try_to_insert(call: models.Model, batch_id: UUID, values: dict[str, str]) -> bool:
+    try:
+        _insert(call, batch_id, values)
     except DatabaseError as error:
         # The columns may have changed since they were read.
         additional_columns.cache_clear()
-        _warn_once(type(error).__name__)
+        _log_refusal(error)
         return False
-    return bool(additional)
+    return True
+
+
+def _log_refusal(error: DatabaseError) -> None:
+    """Log what the database refuses. Raise a deadlock or timeout, which says nothing about the columns."""
+    if isinstance(error, OperationalError):
+        raise error
+    _warn_once(type(error).__name__, str(getattr(error.__cause__, "sqlstate", None)))
 
 
 def _insert(call: models.Model, batch_id: UUID, additional: dict[str, str]) -> None:
@@ -61,11 +74,20 @@ def _insert(call: models.Model, batch_id: UUID, additional: dict[str, str]) -> N
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
+@dataclass(frozen=True)
+class AdditionalColumns:
+    """The additional columns that the app can fill, each with the SQL of its value. ``%(batch)s`` is the batch."""
+
+    values_of_all: dict[str, str]
+    values_of_required: dict[str, str]
+    """Those that do not allow NULL and have no default."""
+
+
 @cache
 @transaction.atomic
-def additional_columns() -> dict[str, str]:
+def additional_columns() -> AdditionalColumns:
     """
-    Return the additional columns that the app can fill, each with the SQL of its value. ``%(batch)s`` is the batch.
+    Return the additional columns that the app can fill.
 
     The result is cached until the database refuses a value. A column of another type is left out, and so is one with a
     foreign key to a table that the value does not come from. ``agent_id`` may be the id of anything, so it needs a
@@ -87,7 +109,10 @@ def additional_columns() -> dict[str, str]:
         found["client_id"] = _CLIENT
     if _can_be_source(columns.get("source")):
         found["source"] = f"'{SOURCE}'"
-    return found
+    required = {
+        name: value for name, value in found.items() if columns[name].not_null and not columns[name].has_default
+    }
+    return AdditionalColumns(found, required)
 
 
 def _is_id(column: Column | None) -> bool:
@@ -116,5 +141,5 @@ def _tables_referenced_by(table: str, column: str) -> set[str]:
 
 
 @cache
-def _warn_once(error: str) -> None:
-    logger.warning("calls are stored without the additional columns of the table calls: %s", error)
+def _warn_once(error: str, sqlstate: str) -> None:
+    logger.warning("the table calls refuses a value for its additional columns: %s %s", error, sqlstate)

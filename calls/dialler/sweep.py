@@ -27,6 +27,7 @@ from calls.exceptions import BatchReadFailed, CallsError
 from calls.models import Call, CallBatch, CampaignContact, WebhookEvent
 from calls.models.querysets import CampaignContactQuerySet
 from calls.providers.base import LONGEST_PAUSE, ProviderUnavailable
+from calls.statuses import UNCLEAR
 
 logger = logging.getLogger(__name__)
 
@@ -135,9 +136,10 @@ def _without_end(batch_ids: Collection[UUID] | None = None) -> CampaignContactQu
 
 def _in_progress(batch_ids: Collection[UUID] | None) -> CampaignContactQuerySet:
     # A batch with a hold longer than any Retry-After belongs to another dialler. Its contacts are left alone, except
-    # for calls that we placed.
+    # for calls that we placed, or whose placement was unclear.
     placed_by_us = Exists(Call.objects.filter(pk=OuterRef("call_id"), metadata__has_key="attempt"))
-    of_other_diallers = Q(batch__dial_after__gt=Now() + LONGEST_PAUSE) & ~placed_by_us
+    is_unclear = Q(call_id=None, outcome_notes__startswith=UNCLEAR)
+    of_other_diallers = Q(batch__dial_after__gt=Now() + LONGEST_PAUSE) & ~placed_by_us & ~is_unclear
     return CampaignContact.objects.with_call_in_progress(batch_ids).exclude(of_other_diallers).order_by("?")
 
 

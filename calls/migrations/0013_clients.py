@@ -1,9 +1,10 @@
 """Add the client that a user works for, and the client that a campaign is for."""
 
-from django.db import migrations, models
+from django.db import migrations
 
 from calls.database.adoption import steps
 from calls.database.adoption.survey import missing_steps
+from calls.models.fields import ForeignIdField
 
 
 def add_missing(apps, schema_editor):
@@ -25,8 +26,8 @@ class Migration(migrations.Migration):
     operations = [
         migrations.SeparateDatabaseAndState(
             state_operations=[
-                migrations.AddField("agencyuser", "client_id", models.UUIDField(blank=True, null=True)),
-                migrations.AddField("campaign", "client_id", models.UUIDField(blank=True, null=True)),
+                migrations.AddField("agencyuser", "client_id", ForeignIdField(blank=True, null=True)),
+                migrations.AddField("campaign", "client_id", ForeignIdField(blank=True, null=True)),
             ]
         ),
         migrations.RunPython(add_missing, undo),

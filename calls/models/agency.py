@@ -14,7 +14,7 @@ from calls.credentials import encrypt
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import AgencyNotFound, AgencyUpdateFailed, FieldInvalid
 from calls.models.base import BaseModel
-from calls.models.fields import EnumTextField
+from calls.models.fields import EnumTextField, ForeignIdField
 from calls.parsing import API_KEY_RULE, is_api_key
 from calls.roles import Role
 
@@ -97,7 +97,7 @@ class AgencyUser(models.Model):
     )
     role = EnumTextField(choices=Role)
     # The client of the agency that the user belongs to. See CallBatchQuerySet.visible_to.
-    client_id = models.UUIDField(null=True, blank=True)
+    client_id = ForeignIdField(null=True, blank=True)
     email = models.TextField()
 
     # Not a column: the third-party OAuth client that sends the request for this user.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -94,6 +95,8 @@ class Call(BaseModel):
             ):
                 # Another service stored the call from an event, without its contact.
                 call.batch, call.contact = batch, contact
+                if call.metadata is None:
+                    call.metadata = {}
                 if isinstance(call.metadata, dict):
                     call.metadata |= {"attempt": contact.attempts}
                 call.save(update_fields=["batch", "contact", "metadata", "updated_at"])
@@ -149,8 +152,7 @@ class Call(BaseModel):
         known = cls.objects.filter(ultravox_call_id=event.ultravox_call_id or None, agency=event.agency_id)
         with transaction_with_timeouts():
             call = known.first()
-            batch_id = call._find_batch_id() if call else None
-            with CallBatch(pk=batch_id).locked() if batch_id else nullcontext() as batch:
+            with _lock_batch(call._find_batch_id() if call else None) as batch:
                 lock_call(event.ultravox_call_id)
                 event.store()
                 if call is None or call.contact_id is None:
@@ -252,6 +254,19 @@ class Call(BaseModel):
         unlinked = Call.objects.filter(pk=self.pk, contact=None)
         if unlinked.update(contact=contact, batch=self.batch_id or batch.pk, updated_at=TransactionNow()):
             self.contact = contact
+
+
+@contextmanager
+def _lock_batch(batch_id: UUID | None) -> Iterator[CallBatch | None]:
+    """Lock the batch and yield it, or yield None if there is none. Another service may have deleted it."""
+    with ExitStack() as stack:
+        batch = None
+        if batch_id is not None:
+            try:
+                batch = stack.enter_context(CallBatch(pk=batch_id).locked())
+            except BatchNotFound:
+                logger.warning("batch=%s of a call does not exist", batch_id)
+        yield batch
 
 
 def lock_call(provider_call_id: str) -> None:

@@ -8,13 +8,14 @@ from django.db import models
 
 from calls.models.agency import Agency
 from calls.models.base import BaseModel
+from calls.models.fields import ForeignIdField
 
 
 class Campaign(BaseModel):
     agency = models.ForeignKey(Agency, on_delete=models.PROTECT, related_name="campaigns", db_index=False)
     name = models.TextField()
     # The client of the agency that the campaign is for. See CallBatchQuerySet.visible_to.
-    client_id = models.UUIDField(null=True, blank=True)
+    client_id = ForeignIdField(null=True, blank=True)
 
     class Meta:
         db_table = "campaigns"

@@ -22,6 +22,20 @@ class EnumTextField(models.TextField):  # type: ignore[type-arg]
         return "%s"
 
 
+class ForeignIdField(models.UUIDField):  # type: ignore[type-arg]
+    """The id of a row of another service. In adopted tables its column may be of any type, which is not converted."""
+
+    # For the survey of an adoption.
+    takes_any_column_type = True
+
+    def to_python(self, value: Any) -> Any:
+        return value
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        # As a literal without a type, so that PostgreSQL takes the column's.
+        return None if value is None else str(value)
+
+
 class LenientJSONDecoder(json.JSONDecoder):
     """
     Decode any jsonb value. Numbers out of range, and values that are nested too deeply, become None.

@@ -32,6 +32,9 @@ READABLE_TEXT = {"character", "citext"}
 WRITTEN_BY_CANCEL = ["status", "outcome_notes", "error_message", "queued", "skipped", "completed_at"]
 # The longest value that the app must be able to store in a text column with a limit.
 MIN_LENGTH = 20
+# Columns with the provider's own words, which are cut to 200 characters, and what the app writes before them.
+NOTES = ["error_message", "outcome_notes"]
+MAX_NOTE = 300
 # The most unknown values of a column that are listed.
 MAX_LISTED = 20
 # The values that the app writes to columns without choices. Other services may store other values there.
@@ -55,12 +58,16 @@ def survey_columns(report: Report, model: type[models.Model], columns: dict[str,
         elif field.has_db_default() and not column.has_default and report.name not in READ_ONLY:
             report.missing_steps.append(_default_step(model, field))
         _survey_nulls(report, field, columns)
+        _survey_not_null(report, field, column)
     if "id" in columns and not fetch_count(
         f"SELECT count(*) FROM pg_index WHERE indrelid = '{report.name}'::regclass AND indisunique AND indpred IS NULL"
         f" AND indkey::text = (SELECT attnum::text FROM pg_attribute"
         f" WHERE attrelid = '{report.name}'::regclass AND attname = 'id')"
     ):
-        report.add_problem("id is not the primary key", sql=f"ALTER TABLE {report.name} ADD PRIMARY KEY (id);")
+        report.add_problem(
+            "id has no unique index",
+            sql=f"CREATE UNIQUE INDEX CONCURRENTLY {report.name}_id_unique ON {report.name} (id);",
+        )
     return unusable
 
 
@@ -99,7 +106,8 @@ def _survey_type(report: Report, field: Any, column: Column) -> bool:
     is_text = field_class is models.TextField
     must_fit = field.column in WRITTEN_BY_CANCEL or (report.name, field.column) in WRITTEN_VALUES
     if not (
-        column.type in COLUMN_TYPES[field_class]
+        getattr(field, "takes_any_column_type", False)
+        or column.type in COLUMN_TYPES[field_class]
         or (is_text and (column.enum_labels or (is_read_only and column.type in READABLE_TEXT)))
     ):
         allowed, wanted = " or ".join(sorted(COLUMN_TYPES[field_class])), field.db_type(connection)
@@ -117,6 +125,11 @@ def _survey_type(report: Report, field: Any, column: Column) -> bool:
     if must_fit and column.max_length and column.max_length < MIN_LENGTH:
         report.add_problem(
             f"{field.column} holds at most {column.max_length} characters",
+            sql=f"ALTER TABLE {report.name} ALTER COLUMN {field.column} TYPE text;",
+        )
+    elif field.column in NOTES and column.max_length and column.max_length < MAX_NOTE:
+        report.add_warning(
+            f"{field.column} holds at most {column.max_length} characters, too few for a reason of the provider",
             sql=f"ALTER TABLE {report.name} ALTER COLUMN {field.column} TYPE text;",
         )
     written = _known_values(report, field) or ([field.default] if field.has_default() else [])
@@ -147,6 +160,15 @@ def _survey_nulls(report: Report, field: Any, columns: dict[str, Column]) -> Non
         fill_in = fill_in_sql(report.name, field.column, columns)
         advice = "" if fill_in else "Fill it in: the app needs it in every row."
         report.add_problem(f"{field.column} is NULL in {nulls} rows", advice, sql=fill_in)
+
+
+def _survey_not_null(report: Report, field: Any, column: Column) -> None:
+    """Warn of a column that refuses NULL, which the app writes there. A cancel does not."""
+    if column.not_null and field.null and not field.is_relation and report.name not in READ_ONLY:
+        report.add_warning(
+            f"{field.column} does not allow NULL, so no batch can be created or dialled",
+            sql=f"ALTER TABLE {report.name} ALTER COLUMN {field.column} DROP NOT NULL;",
+        )
 
 
 def _default_step(model: type[models.Model], field: Any) -> Step:

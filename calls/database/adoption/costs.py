@@ -264,15 +264,8 @@ def _publication_costs() -> Iterator[Cost]:
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT quote_ident(pubname), puballtables, EXISTS (
+            SELECT quote_ident(pubname), EXISTS (
                 SELECT FROM pg_publication_rel WHERE prpubid = pg_publication.oid AND prrelid = '{CONTACTS}'::regclass
-            ), concat_ws(
-                ', ', CASE WHEN pubinsert THEN 'insert' END, 'update', CASE WHEN pubdelete THEN 'delete' END,
-                CASE WHEN pubtruncate THEN 'truncate' END
-            ), (
-                SELECT string_agg(format('%I.%I', schemaname, tablename), ', ' ORDER BY schemaname, tablename)
-                FROM pg_publication_tables AS others
-                WHERE others.pubname = pg_publication.pubname AND (schemaname, tablename) <> ('public', '{CONTACTS}')
             )
             FROM pg_publication JOIN pg_publication_tables USING (pubname)
             WHERE pubupdate AND (schemaname, tablename) = ('public', '{CONTACTS}') ORDER BY 1
@@ -281,25 +274,12 @@ def _publication_costs() -> Iterator[Cost]:
         rows = cursor.fetchall()
         cursor.execute(f"SELECT relreplident = 'f' FROM pg_class WHERE oid = '{CONTACTS}'::regclass")
         (has_full_identity,) = cursor.fetchone()
-    for name, has_all_tables, is_listed, operations, others in rows:
-        if is_listed:
-            statements: tuple[str, ...] = (f"ALTER PUBLICATION {name} DROP TABLE {CONTACTS};",)
-        elif has_all_tables or not others:
-            # No table can be taken out of such a publication.
-            create = f"CREATE PUBLICATION {name}{f' FOR TABLE {others}' if others else ''}"
-            statements = (
-                "BEGIN;",
-                f"DROP PUBLICATION {name};",
-                f"{create} WITH (publish = '{operations}');",
-                "COMMIT;",
-            )
-        else:
-            # It contains the whole schema. This names the tables instead.
-            statements = (f"ALTER PUBLICATION {name} SET TABLE {others};",)
+    for name, is_listed in rows:
+        advice = "Send one event for each batch instead (docs/adopt.md), and remove the contacts"
         yield Cost(
             f"the publication {name} sends an event for each contact that a cancel skips: {PRICES['publication']}",
-            "Send one event for each batch instead (docs/adopt.md), and remove the contacts:",
-            statements,
+            f"{advice}:" if is_listed else f"{advice}: it has all tables, so create it again with a list of tables.",
+            (f"ALTER PUBLICATION {name} DROP TABLE {CONTACTS};",) if is_listed else (),
         )
     if rows and has_full_identity:
         yield Cost(

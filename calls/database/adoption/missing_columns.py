@@ -69,7 +69,7 @@ def _fill_in_new_rows_sql(table: str, column: str, columns: Collection[str]) -> 
 def _derived_value(table: str, column: str, columns: Collection[str], *, row: str) -> str:
     """Return the SQL that reads the value from the rows that ``row`` refers to. Empty if there are none."""
     sources = [
-        f"(SELECT {column} FROM {source} WHERE id = {row}.{reference})"
+        f"(SELECT {source}.{column} FROM {source} WHERE id = {row}.{reference})"
         for source, reference in DERIVED.get((table, column), [])
         if reference in columns
     ]

@@ -34,7 +34,7 @@ class Report:
     """The steps that add what is missing."""
     obstacles: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
-    """Problems of a table without which batches can be cancelled. They do not prevent adoption."""
+    """Problems that a cancel is not affected by. They do not prevent adoption."""
     notes: list[str] = field(default_factory=list)
     """What the operator should know. Adoption does not change it."""
 
@@ -42,6 +42,10 @@ class Report:
         """Add an obstacle, or a warning if the table is not needed to cancel a batch."""
         problems = self.warnings if self.name in NOT_NEEDED_TO_CANCEL else self.obstacles
         problems.append(Problem(problem, advice, sql))
+
+    def add_warning(self, problem: str, *, sql: str) -> None:
+        """Add a warning, whatever the table."""
+        self.warnings.append(Problem(problem, "", sql))
 
 
 def format_script(reports: list[Report]) -> str:

@@ -78,7 +78,7 @@ def _add(step: Step) -> None:
 
 def _record(step: Step, definition: str) -> None:
     what = f"{step.table}: {step.description}"
-    _execute("DELETE FROM call_adoption WHERE what = %s", what)
+    _forget(what)
     _execute(
         f"INSERT INTO call_adoption (what, undo, probe, stood_as) SELECT %s, %s, %s, ({definition})",
         *(what, step.undo, step.probe),
@@ -97,23 +97,30 @@ def undo(*additions: str) -> None:
         cursor.execute("SELECT what, undo, probe, stood_as FROM call_adoption ORDER BY id DESC")
         made = [row for row in cursor.fetchall() if not additions or row[0].startswith(additions)]
         for what, sql, probe, recorded in made:
-            _execute("DELETE FROM call_adoption WHERE what = %s", what)
             cursor.execute(f"SELECT ({probe})")
             current = cursor.fetchone()[0]
-            if recorded is not None and current is None:
-                continue
-            if recorded is not None and current != recorded:
+            if recorded is not None and current is not None and current != recorded:
                 logger.warning("not undone, because it was changed since: %s", what)
-                continue
-            try:
-                if "CONCURRENTLY" in sql:
-                    _execute(sql)
-                else:
-                    run_with_short_lock_timeout(partial(_execute, sql))
-            except (InternalError, ProgrammingError) as error:
-                logger.warning("not undone: %s (%s)", what, type(error.__cause__).__name__)
+            elif recorded is None or current is not None:
+                _undo(what, sql)
+            _forget(what)
     if not additions:
         _execute("DROP TABLE call_adoption")
+
+
+def _undo(what: str, sql: str) -> None:
+    """Undo one addition. If this is interrupted, its record remains, so that it can be undone later."""
+    try:
+        if "CONCURRENTLY" in sql:
+            _execute(sql)
+        else:
+            run_with_short_lock_timeout(partial(_execute, sql))
+    except (InternalError, ProgrammingError) as error:
+        logger.warning("not undone: %s (%s)", what, type(error.__cause__).__name__)
+
+
+def _forget(what: str) -> None:
+    _execute("DELETE FROM call_adoption WHERE what = %s", what)
 
 
 def run_with_short_lock_timeout(work: Callable[[], None]) -> None:

@@ -128,7 +128,8 @@ def _survey_missing_table(report: Report, model: type[models.Model]) -> None:
             table,
             WHOLE_TABLE,
             f"{create_table_sql(model)}; ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
-            f"DO $$ BEGIN IF EXISTS (SELECT FROM {table}) THEN RAISE 'it has rows'; END IF; DROP TABLE {table}; END $$",
+            f"LOCK TABLE {table}; DO $$ BEGIN IF EXISTS (SELECT FROM {table}) THEN RAISE 'it has rows'; END IF;"
+            f" DROP TABLE {table}; END $$",
             f"SELECT to_regclass('public.{table}')::text",
         )
     )

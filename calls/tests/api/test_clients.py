@@ -134,6 +134,22 @@ def test_a_role_that_this_app_does_not_know_sees_all_batches_of_the_agency(harbo
     assert listed(client_of(user)) == ([batch.pk for batch in reversed(batches)], 2)
 
 
+@pytest.mark.not_adopted
+def test_an_adopted_column_may_have_another_type(harbour, other_client):
+    viewer = harbour.users[Role.CLIENT_VIEWER]
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        for table in ("users", "campaigns"):
+            cursor.execute(f"ALTER TABLE {table} ALTER client_id TYPE bigint USING NULL")
+    AgencyUser.objects.filter(pk=viewer.pk).update(client_id=7)
+    Campaign.objects.filter(pk=harbour.campaign.pk).update(client_id=7)
+    Campaign.objects.exclude(pk=harbour.campaign.pk).update(client_id=8)
+    own, other = harbour.batch(), other_client.batch()
+
+    assert listed(client_of(viewer)) == ([own.pk], 1)
+    assert client_of(viewer).get(GET, {"batch_id": str(other.pk)}).status_code == 404
+
+
 def test_a_client_of_two_agencies_sees_the_batches_of_the_users_agency_only(harbour, bluebell, viewer):
     Campaign.objects.update(client_id=harbour.campaign.client_id)
     own, other = harbour.batch(), bluebell.batch()

@@ -53,6 +53,16 @@ def test_the_process_endpoint_needs_the_cron_secret_and_is_not_found_if_the_sett
         assert answer.json() == IDLE
 
 
+def test_head_starts_no_pass(harbour, ultravox, settings):
+    settings.CRON_SECRET = "the-cron-secret"
+    harbour.batch(BatchStatus.PENDING, pending=1)
+
+    answer = APIClient().head(f"{FUNCTIONS}process", headers={"Authorization": "Bearer the-cron-secret"})
+
+    assert (answer.status_code, answer["Allow"]) == (405, "GET, POST, OPTIONS")
+    assert ultravox.asked == []
+
+
 @pytest.mark.django_db(transaction=True)
 def test_the_process_endpoint_and_the_command_place_the_calls_that_are_due(harbour, ultravox, settings, run_command):
     settings.CRON_SECRET = "the-cron-secret"

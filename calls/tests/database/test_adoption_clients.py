@@ -40,3 +40,13 @@ def test_existing_columns_are_used_as_they_are_and_kept_by_an_undo(db):
 
     assert code == 0, output
     assert before == adopted == undone
+
+
+@pytest.mark.parametrize("column_type", ["text", "bigint"])
+def test_a_column_of_another_type_does_not_stop_an_adoption(db, column_type):
+    with legacy_database(
+        f"ALTER TABLE users ADD client_id {column_type}; ALTER TABLE campaigns ADD client_id {column_type}"
+    ) as database:
+        database.adopt()
+
+        assert "client_id" not in database.manage("check", "--database", "default")[1]

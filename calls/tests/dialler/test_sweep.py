@@ -279,6 +279,16 @@ def test_the_claims_of_another_dialler_are_left_alone(harbour, ultravox):
     assert batch.contacts.get().status == ContactStatus.IN_PROGRESS
 
 
+def test_an_unclear_placement_is_settled_although_another_dialler_has_the_batch_by_now(harbour, ultravox):
+    batch = harbour.batch(queued=1)
+    claim_next_contact(batch).record_unclear("Unclear: HTTP 500")
+    backdate_attempts(batch, LONG_AGO)
+    with plain_connection() as plain:
+        plain.execute("UPDATE call_batches SET dial_after = 'infinity'")
+
+    assert run_sweep() == SweepResult(given_back=1)
+
+
 def test_our_own_call_is_ended_although_another_dialler_holds_the_batch(harbour, ultravox):
     batch = harbour.batch(queued=1)
     place_next_call(batch)

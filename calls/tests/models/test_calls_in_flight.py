@@ -232,6 +232,40 @@ def test_the_end_of_a_call_completes_the_contact_that_its_row_names(harbour, del
     assert checked_counters(batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
 
 
+def test_an_event_of_a_call_whose_batch_was_deleted_is_stored(harbour, deliver):
+    batch = harbour.batch(queued=1)
+    stored = earlier_service.place_call(batch)
+    Call.objects.update(batch=batch)
+    CampaignContact.objects.update(batch=None)
+    with connection.cursor() as cursor:
+        # As in a table without the foreign key.
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute(
+            "SELECT quote_ident(conname) FROM pg_constraint"
+            " WHERE conrelid = 'calls'::regclass AND confrelid = 'call_batches'::regclass"
+        )
+        for (name,) in cursor.fetchall():
+            cursor.execute(f"ALTER TABLE calls DROP CONSTRAINT {name}")
+        cursor.execute("SET LOCAL session_replication_role = replica; DELETE FROM call_batches")
+        cursor.execute("SET LOCAL session_replication_role = origin")
+
+    deliver(end_event())
+
+    stored.refresh_from_db()
+    assert (WebhookEvent.objects.count(), stored.status) == (1, "ended")
+
+
+def test_a_stored_call_without_metadata_gets_the_attempt_of_the_contact(harbour):
+    contact = claim_next_contact(harbour.batch(queued=1))
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE calls ALTER metadata DROP NOT NULL")
+    Call.objects.create(agency=harbour.agency, ultravox_call_id="a-call", metadata=None)
+
+    assert Call.record_placed(contact, "a-call", caller_id=CALLER_ID)
+
+    assert Call.objects.get().metadata == {"attempt": 1}
+
+
 def test_the_late_end_of_a_call_does_not_end_a_claim_that_has_no_call_yet(harbour, deliver):
     batch = harbour.batch(queued=1)
     earlier_service.place_call(batch, ago=timedelta(hours=1))
