@@ -155,7 +155,11 @@ def _survey_nulls(report: Report, field: Any, columns: dict[str, Column]) -> Non
         is_checked = field.is_relation or bool(field.choices)
     if not is_checked:
         return
-    nulls = fetch_count(f"SELECT count(*) FROM {report.name} WHERE {field.column} IS NULL")
+    condition = f"{field.column} IS NULL"
+    if report.name == "campaign_contacts" and "batch_id" in columns:
+        # A contact without a batch is never called.
+        condition += " AND batch_id IS NOT NULL"
+    nulls = fetch_count(f"SELECT count(*) FROM {report.name} WHERE {condition}")
     if nulls:
         fill_in = fill_in_sql(report.name, field.column, columns)
         advice = "" if fill_in else "Fill it in: the app needs it in every row."

@@ -16,7 +16,7 @@ from calls.database.adoption.indexes import survey_indexes
 from calls.database.adoption.report import DATABASE, Report, format_reports
 from calls.database.adoption.steps import Step
 from calls.database.adoption.storage import missing_storage_parameters
-from calls.database.adoption.tables import NOT_NEEDED_TO_CANCEL, READ_ONLY
+from calls.database.adoption.tables import FILLED_IN, NOT_NEEDED_TO_CANCEL, READ_ONLY
 
 # The tables that are never adopted, with the migration that creates them.
 OWN_TABLES = {
@@ -188,8 +188,14 @@ def _note_unknown_objects(report: Report, model: type[models.Model], columns: di
     """Note the columns, constraints and triggers of other services that stay as they are."""
     if unknown := sorted(set(columns) - {field.column for field in concrete_fields(model)}):
         report.notes.append(f"columns that the app does not use: {', '.join(unknown)}")
-    if required := [name for name in unknown if columns[name].not_null and not columns[name].has_default]:
-        report.notes.append(f"the app cannot add rows here, because it does not fill in: {', '.join(required)}")
+    for name in unknown:
+        is_filled_in = report.name in READ_ONLY or name in FILLED_IN.get(report.name, ())
+        if columns[name].not_null and not columns[name].has_default and not is_filled_in:
+            report.add_warning(
+                f"{name} does not allow NULL, and the app does not fill it in: unless a trigger does, no batch can be"
+                " created or dialled",
+                sql=f"ALTER TABLE {report.name} ALTER COLUMN {name} DROP NOT NULL;",
+            )
     report.notes += [
         f"a cancel must satisfy the constraint {check}" for check in multi_column_checks(report.name, WRITTEN_BY_CANCEL)
     ]

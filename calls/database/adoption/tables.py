@@ -13,6 +13,9 @@ NOT_NEEDED_TO_CANCEL = {
     "calls": "events of calls that were placed before are stored without effect",
 }
 
+# Columns of other services that the app fills in where it can (calls/database/additional_columns.py).
+FILLED_IN = {"calls": ["agent_mapping_id", "agent_id", "campaign_id", "client_id", "source"]}
+
 # Columns that need a value in existing rows: NULL would be wrong, or would keep a batch from being dialled. Some values
 # can be derived (DERIVED). The operator decides the others.
 REQUIRED = {

@@ -172,7 +172,10 @@ def test_a_claim_locks_its_own_number_alone_not_those_of_contacts_that_it_passes
             "SELECT FROM campaign_contacts WHERE id = ANY(%s) FOR UPDATE", [[each.pk for each in passed_over]]
         )
         with PausedThread(lambda: claimed_number(batch), after=CONTACT_CHOSEN) as claiming:
-            (locks,) = plain.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+            (locks,) = plain.execute(
+                "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+                " WHERE locktype = 'advisory' AND datname = current_database()"
+            ).fetchone()
 
     assert claiming.outcome is not None
     assert locks == 1

@@ -42,10 +42,9 @@ def test_existing_columns_are_used_as_they_are_and_kept_by_an_undo(db):
     assert before == adopted == undone
 
 
-@pytest.mark.parametrize("column_type", ["text", "bigint"])
-def test_a_column_of_another_type_does_not_stop_an_adoption(db, column_type):
+def test_a_column_of_another_type_does_not_stop_an_adoption(db):
     with legacy_database(
-        f"ALTER TABLE users ADD client_id {column_type}; ALTER TABLE campaigns ADD client_id {column_type}"
+        "ALTER TABLE users ADD client_id bigint; ALTER TABLE campaigns ADD client_id bigint"
     ) as database:
         database.adopt()
 

@@ -102,6 +102,19 @@ def test_the_script_adds_a_status_that_an_enum_lacks():
         assert database.manage("cancel_batch", first_batch(database))[0] == 0
 
 
+def test_a_contact_without_a_batch_needs_no_campaign(legacy):
+    legacy.query(
+        """
+        ALTER TABLE campaign_contacts ALTER campaign_id DROP NOT NULL;
+        UPDATE campaign_contacts SET batch_id = NULL, campaign_id = NULL WHERE phone_number LIKE '%1'
+        """
+    )
+
+    assert legacy.manage("check_database")[0] == 0
+    legacy.query("UPDATE campaign_contacts SET campaign_id = NULL WHERE phone_number LIKE '%2'")
+    assert "campaign_id is NULL in 100 rows" in legacy.manage("check_database")[1]
+
+
 WARNINGS = {
     "campaign_contacts: outcome_notes does not allow NULL": """
         ALTER TABLE campaign_contacts ADD outcome_notes text NOT NULL DEFAULT ''

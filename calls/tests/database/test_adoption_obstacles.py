@@ -182,4 +182,4 @@ def test_constraints_and_columns_that_the_operator_must_judge_are_listed(db):
         output = database.manage("check_database")[1]
 
     assert "note: a cancel must satisfy the constraint at_once CHECK" in output
-    assert "note: the app cannot add rows here, because it does not fill in: list_id" in output
+    assert "warning: list_id does not allow NULL, and the app does not fill it in" in output

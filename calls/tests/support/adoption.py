@@ -40,7 +40,7 @@ def first_batch(database):
 
 class Writer(threading.Thread):
     """
-    Another service that writes one row after another and waits for a lock for at most a second.
+    Another service that writes one row after another and waits for a lock for at most two seconds.
 
     ``gave_up`` is True if it had to wait longer.
     """
@@ -50,7 +50,7 @@ class Writer(threading.Thread):
         self.database, self.done, self.written, self.gave_up = database, threading.Event(), 0, False
 
     def run(self):
-        with self.database.connect(options="-c lock_timeout=1s") as service:
+        with self.database.connect(options="-c lock_timeout=2s") as service:
             while not self.done.is_set():
                 try:
                     service.execute("UPDATE campaign_contacts SET lead_score = 1 WHERE phone_number = '+12125550001'")
@@ -75,7 +75,7 @@ def run_beside_writers(database, *command):
     """
     Run the command while one service writes and a second service has an open transaction that changed a contact.
 
-    The open transaction ends 3 seconds after another backend waits for it.
+    The open transaction ends 5 seconds after another backend waits for it.
 
     :return: whether the writer gave up waiting for a lock.
     """
@@ -84,7 +84,7 @@ def run_beside_writers(database, *command):
             long.execute("UPDATE campaign_contacts SET lead_score = 2 WHERE phone_number = '+12125550002'")
             process = database.start(*command)
             until(lambda: database.query(WAITING))
-            time.sleep(3)
+            time.sleep(5)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert writer.written > 0
