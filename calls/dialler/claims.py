@@ -195,13 +195,12 @@ def _choose(batch: CallBatch, called_before: datetime | None) -> _Choice | None:
 
 def _may_exceed_limit(batch: CallBatch, choice: _Choice) -> bool:
     """Return whether one more call could exceed a limit."""
-    return (
-        choice.in_progress >= max_concurrent(batch)
-        or choice.started >= calls_per_minute(batch)
-        or (choice.agency_limit is not None and choice.agency_in_progress >= choice.agency_limit)
-        # The limit was set while this claim waited for the batch. Without the agency's lock the count is not certain.
-        or (choice.agency_limit is not None and batch.agency_limit is None)
-    )
+    if choice.in_progress >= max_concurrent(batch) or choice.started >= calls_per_minute(batch):
+        return True
+    if choice.agency_limit is None:
+        return False
+    # If the limit was set while this claim waited for the batch, the agency is not locked and the count is not certain.
+    return batch.agency_limit is None or choice.agency_in_progress >= choice.agency_limit
 
 
 def _claim(choice: _Choice, batch: CallBatch) -> CampaignContact | None:

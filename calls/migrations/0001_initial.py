@@ -37,12 +37,13 @@ def refuse_to_drop_tables(apps, schema_editor):
     )
 
 
-def hide_from_fake_initial(create):
+def create_hidden_from_fake_initial(**definition):
     """
     Create the table, but let ``--fake-initial`` adopt a database that does not have it.
 
     The flag looks for the tables of plain CreateModel operations only. 0002 adds a table that is missing.
     """
+    create = migrations.CreateModel(**definition)
     return migrations.SeparateDatabaseAndState(database_operations=[create], state_operations=[create])
 
 
@@ -89,49 +90,47 @@ class Migration(migrations.Migration):
                 "db_table": "agencies",
             },
         ),
-        hide_from_fake_initial(
-            migrations.CreateModel(
-                name="AgencyPhoneNumber",
-                fields=[
-                    (
-                        "id",
-                        models.UUIDField(
-                            db_default=django.contrib.postgres.functions.RandomUUID(),
-                            default=uuid_utils.compat.uuid7,
-                            editable=False,
-                            primary_key=True,
-                            serialize=False,
-                        ),
+        create_hidden_from_fake_initial(
+            name="AgencyPhoneNumber",
+            fields=[
+                (
+                    "id",
+                    models.UUIDField(
+                        db_default=django.contrib.postgres.functions.RandomUUID(),
+                        default=uuid_utils.compat.uuid7,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
-                    (
-                        "created_at",
-                        models.DateTimeField(
-                            db_default=django.db.models.functions.datetime.Now(),
-                            default=django.utils.timezone.now,
-                            editable=False,
-                        ),
+                ),
+                (
+                    "created_at",
+                    models.DateTimeField(
+                        db_default=django.db.models.functions.datetime.Now(),
+                        default=django.utils.timezone.now,
+                        editable=False,
                     ),
-                    (
-                        "updated_at",
-                        models.DateTimeField(auto_now=True, db_default=django.db.models.functions.datetime.Now()),
+                ),
+                (
+                    "updated_at",
+                    models.DateTimeField(auto_now=True, db_default=django.db.models.functions.datetime.Now()),
+                ),
+                ("phone_number", models.TextField()),
+                ("status", models.TextField(db_default="active", default="active")),
+                ("is_active", models.BooleanField(db_default=True, default=True)),
+                (
+                    "agency",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="phone_numbers",
+                        to="calls.agency",
                     ),
-                    ("phone_number", models.TextField()),
-                    ("status", models.TextField(db_default="active", default="active")),
-                    ("is_active", models.BooleanField(db_default=True, default=True)),
-                    (
-                        "agency",
-                        models.ForeignKey(
-                            db_index=False,
-                            on_delete=django.db.models.deletion.PROTECT,
-                            related_name="phone_numbers",
-                            to="calls.agency",
-                        ),
-                    ),
-                ],
-                options={
-                    "db_table": "agency_phone_numbers",
-                },
-            ),
+                ),
+            ],
+            options={
+                "db_table": "agency_phone_numbers",
+            },
         ),
         migrations.CreateModel(
             name="AgencyUser",
@@ -168,49 +167,47 @@ class Migration(migrations.Migration):
                 "db_table": "users",
             },
         ),
-        hide_from_fake_initial(
-            migrations.CreateModel(
-                name="AgentMapping",
-                fields=[
-                    (
-                        "id",
-                        models.UUIDField(
-                            db_default=django.contrib.postgres.functions.RandomUUID(),
-                            default=uuid_utils.compat.uuid7,
-                            editable=False,
-                            primary_key=True,
-                            serialize=False,
-                        ),
+        create_hidden_from_fake_initial(
+            name="AgentMapping",
+            fields=[
+                (
+                    "id",
+                    models.UUIDField(
+                        db_default=django.contrib.postgres.functions.RandomUUID(),
+                        default=uuid_utils.compat.uuid7,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
-                    (
-                        "created_at",
-                        models.DateTimeField(
-                            db_default=django.db.models.functions.datetime.Now(),
-                            default=django.utils.timezone.now,
-                            editable=False,
-                        ),
+                ),
+                (
+                    "created_at",
+                    models.DateTimeField(
+                        db_default=django.db.models.functions.datetime.Now(),
+                        default=django.utils.timezone.now,
+                        editable=False,
                     ),
-                    (
-                        "updated_at",
-                        models.DateTimeField(auto_now=True, db_default=django.db.models.functions.datetime.Now()),
+                ),
+                (
+                    "updated_at",
+                    models.DateTimeField(auto_now=True, db_default=django.db.models.functions.datetime.Now()),
+                ),
+                ("ultravox_agent_id", models.TextField()),
+                ("ultravox_agent_name", models.TextField(blank=True, null=True)),
+                ("first_speaker_text", models.TextField(blank=True, null=True)),
+                (
+                    "agency",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="agent_mappings",
+                        to="calls.agency",
                     ),
-                    ("ultravox_agent_id", models.TextField()),
-                    ("ultravox_agent_name", models.TextField(blank=True, null=True)),
-                    ("first_speaker_text", models.TextField(blank=True, null=True)),
-                    (
-                        "agency",
-                        models.ForeignKey(
-                            db_index=False,
-                            on_delete=django.db.models.deletion.PROTECT,
-                            related_name="agent_mappings",
-                            to="calls.agency",
-                        ),
-                    ),
-                ],
-                options={
-                    "db_table": "agent_mappings",
-                },
-            ),
+                ),
+            ],
+            options={
+                "db_table": "agent_mappings",
+            },
         ),
         migrations.CreateModel(
             name="Campaign",
@@ -449,80 +446,78 @@ class Migration(migrations.Migration):
                 "db_table": "campaign_contacts",
             },
         ),
-        hide_from_fake_initial(
-            migrations.CreateModel(
-                name="Call",
-                fields=[
-                    (
-                        "id",
-                        models.UUIDField(
-                            db_default=django.contrib.postgres.functions.RandomUUID(),
-                            default=uuid_utils.compat.uuid7,
-                            editable=False,
-                            primary_key=True,
-                            serialize=False,
-                        ),
+        create_hidden_from_fake_initial(
+            name="Call",
+            fields=[
+                (
+                    "id",
+                    models.UUIDField(
+                        db_default=django.contrib.postgres.functions.RandomUUID(),
+                        default=uuid_utils.compat.uuid7,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
-                    (
-                        "created_at",
-                        models.DateTimeField(
-                            db_default=django.db.models.functions.datetime.Now(),
-                            default=django.utils.timezone.now,
-                            editable=False,
-                        ),
+                ),
+                (
+                    "created_at",
+                    models.DateTimeField(
+                        db_default=django.db.models.functions.datetime.Now(),
+                        default=django.utils.timezone.now,
+                        editable=False,
                     ),
-                    (
-                        "updated_at",
-                        models.DateTimeField(auto_now=True, db_default=django.db.models.functions.datetime.Now()),
+                ),
+                (
+                    "updated_at",
+                    models.DateTimeField(auto_now=True, db_default=django.db.models.functions.datetime.Now()),
+                ),
+                ("ultravox_call_id", models.TextField(unique=True)),
+                ("direction", models.TextField(db_default="outbound", default="outbound")),
+                ("from_number", models.TextField(db_default="", default="")),
+                ("to_number", models.TextField(db_default="", default="")),
+                ("status", models.TextField(db_default="initiated", default="initiated")),
+                ("end_reason", models.TextField(blank=True, null=True)),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("joined_at", models.DateTimeField(blank=True, null=True)),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                ("duration_seconds", models.IntegerField(blank=True, null=True)),
+                ("short_summary", models.TextField(blank=True, null=True)),
+                ("metadata", models.JSONField(blank=True, db_default={}, default=dict)),
+                (
+                    "agency",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="calls",
+                        to="calls.agency",
                     ),
-                    ("ultravox_call_id", models.TextField(unique=True)),
-                    ("direction", models.TextField(db_default="outbound", default="outbound")),
-                    ("from_number", models.TextField(db_default="", default="")),
-                    ("to_number", models.TextField(db_default="", default="")),
-                    ("status", models.TextField(db_default="initiated", default="initiated")),
-                    ("end_reason", models.TextField(blank=True, null=True)),
-                    ("started_at", models.DateTimeField(blank=True, null=True)),
-                    ("joined_at", models.DateTimeField(blank=True, null=True)),
-                    ("ended_at", models.DateTimeField(blank=True, null=True)),
-                    ("duration_seconds", models.IntegerField(blank=True, null=True)),
-                    ("short_summary", models.TextField(blank=True, null=True)),
-                    ("metadata", models.JSONField(blank=True, db_default={}, default=dict)),
-                    (
-                        "agency",
-                        models.ForeignKey(
-                            db_index=False,
-                            on_delete=django.db.models.deletion.PROTECT,
-                            related_name="calls",
-                            to="calls.agency",
-                        ),
+                ),
+                (
+                    "batch",
+                    models.ForeignKey(
+                        blank=True,
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="calls",
+                        to="calls.callbatch",
                     ),
-                    (
-                        "batch",
-                        models.ForeignKey(
-                            blank=True,
-                            db_index=False,
-                            null=True,
-                            on_delete=django.db.models.deletion.PROTECT,
-                            related_name="calls",
-                            to="calls.callbatch",
-                        ),
+                ),
+                (
+                    "contact",
+                    models.ForeignKey(
+                        blank=True,
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="calls",
+                        to="calls.campaigncontact",
                     ),
-                    (
-                        "contact",
-                        models.ForeignKey(
-                            blank=True,
-                            db_index=False,
-                            null=True,
-                            on_delete=django.db.models.deletion.PROTECT,
-                            related_name="calls",
-                            to="calls.campaigncontact",
-                        ),
-                    ),
-                ],
-                options={
-                    "db_table": "calls",
-                },
-            ),
+                ),
+            ],
+            options={
+                "db_table": "calls",
+            },
         ),
         # Only this keeps Supabase's Data API from serving the tables. It does not apply to the owner, which is this app.
         migrations.RunSQL(

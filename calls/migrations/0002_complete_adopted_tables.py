@@ -2,16 +2,7 @@
 
 from django.db import migrations, models
 
-from calls.database.adoption import steps
-from calls.database.adoption.survey import missing_steps
-
-
-def add_missing(apps, schema_editor):
-    steps.apply(missing_steps(apps))
-
-
-def undo(apps, schema_editor):
-    steps.undo()
+from calls.database.adoption.operations import add_missing
 
 
 class Migration(migrations.Migration):
@@ -99,5 +90,5 @@ class Migration(migrations.Migration):
                 ),
             ],
         ),
-        migrations.RunPython(add_missing, undo),
+        add_missing(),
     ]

@@ -2,17 +2,7 @@
 
 from django.db import migrations, models
 
-from calls.database.adoption import steps
-from calls.database.adoption.survey import missing_steps
-
-
-def add_missing(apps, schema_editor):
-    steps.apply(missing_steps(apps))
-
-
-def undo(apps, schema_editor):
-    steps.undo(*(f"agencies: column {operation.name}" for operation in COLUMNS))
-
+from calls.database.adoption.operations import add_missing
 
 COLUMNS = [
     migrations.AddField("agency", "max_concurrent_calls", models.IntegerField(blank=True, null=True)),
@@ -31,5 +21,5 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.SeparateDatabaseAndState(state_operations=COLUMNS),
-        migrations.RunPython(add_missing, undo),
+        add_missing(*(f"agencies: column {operation.name}" for operation in COLUMNS)),
     ]

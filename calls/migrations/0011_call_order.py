@@ -6,17 +6,7 @@ from django.contrib.postgres.operations import RemoveIndexConcurrently
 from django.db import migrations, models
 from django.db.models.functions import Coalesce
 
-from calls.database.adoption import steps
-from calls.database.adoption.survey import missing_steps
-
-
-def add_missing(apps, schema_editor):
-    steps.apply(missing_steps(apps))
-
-
-def undo(apps, schema_editor):
-    steps.undo(*(f"{model}: index {operation.index.name}" for model, operation in INDEXES))
-
+from calls.database.adoption.operations import add_missing
 
 INDEXES = [
     (
@@ -77,6 +67,6 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.SeparateDatabaseAndState(state_operations=[operation for _, operation in INDEXES]),
-        migrations.RunPython(add_missing, undo),
+        add_missing(*(f"{model}: index {operation.index.name}" for model, operation in INDEXES)),
         RemoveIndexConcurrently(model_name="campaigncontact", name="contact_not_over"),
     ]

@@ -2,17 +2,8 @@
 
 from django.db import migrations
 
-from calls.database.adoption import steps
-from calls.database.adoption.survey import missing_steps
+from calls.database.adoption.operations import add_missing
 from calls.models.fields import ForeignIdField
-
-
-def add_missing(apps, schema_editor):
-    steps.apply(missing_steps(apps))
-
-
-def undo(apps, schema_editor):
-    steps.undo("users: column client_id", "campaigns: column client_id")
 
 
 class Migration(migrations.Migration):
@@ -30,5 +21,5 @@ class Migration(migrations.Migration):
                 migrations.AddField("campaign", "client_id", ForeignIdField(blank=True, null=True)),
             ]
         ),
-        migrations.RunPython(add_missing, undo),
+        add_missing("users: column client_id", "campaigns: column client_id"),
     ]

@@ -2,16 +2,7 @@
 
 from django.db import migrations, models
 
-from calls.database.adoption import steps
-from calls.database.adoption.survey import missing_steps
-
-
-def add_missing(apps, schema_editor):
-    steps.apply(missing_steps(apps))
-
-
-def undo(apps, schema_editor):
-    steps.undo("calls: index call_of_contact")
+from calls.database.adoption.operations import add_missing
 
 
 class Migration(migrations.Migration):
@@ -26,5 +17,5 @@ class Migration(migrations.Migration):
                 migrations.AddIndex(model_name="call", index=models.Index(fields=["contact"], name="call_of_contact")),
             ],
         ),
-        migrations.RunPython(add_missing, undo),
+        add_missing("calls: index call_of_contact"),
     ]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
+from typing import cast
 from uuid import UUID
 
 from django.contrib.postgres.functions import TransactionNow
@@ -124,10 +125,9 @@ class Call(BaseModel):
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
         with CallBatch(pk=contact.batch_id).locked() as batch:
-            stored = cls.objects.filter(contact=contact.pk, agency=batch.agency_id).exclude(metadata__has_key="attempt")
-            if contact.last_attempt_at is not None:
-                stored = stored.filter(created_at__gte=contact.last_attempt_at - CLOCK_DIFFERENCE)
-            call = stored.order_by("created_at").last()
+            since = cast(datetime, contact.last_attempt_at) - CLOCK_DIFFERENCE
+            stored = cls.objects.filter(contact=contact.pk, agency=batch.agency_id, created_at__gte=since)
+            call = stored.exclude(metadata__has_key="attempt").order_by("created_at").last()
             if call is None:
                 return False
             lock_call(call.ultravox_call_id)
