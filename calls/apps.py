@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.db.models.signals import pre_migrate
 
 
 class CallsConfig(AppConfig):
@@ -7,3 +8,6 @@ class CallsConfig(AppConfig):
 
     def ready(self) -> None:
         from calls import checks  # noqa: F401 - registers itself
+        from calls.database.adoption.undo import refuse_to_drop_tables
+
+        pre_migrate.connect(refuse_to_drop_tables, sender=self)

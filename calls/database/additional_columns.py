@@ -34,7 +34,7 @@ def insert_with_additional_columns(call: models.Model, *, batch_id: UUID) -> boo
     try:
         additional = additional_columns()
     except DatabaseError as error:
-        _log_refusal(error)
+        _log_or_raise(error)
         return False
     attempts = (additional.values_of_all, additional.values_of_required)
     return any(_try_to_insert(call, batch_id, values) for values in attempts if values)
@@ -46,12 +46,12 @@ def _try_to_insert(call: models.Model, batch_id: UUID, values: dict[str, str]) -
     except DatabaseError as error:
         # The columns may have changed since they were read.
         additional_columns.cache_clear()
-        _log_refusal(error)
+        _log_or_raise(error)
         return False
     return True
 
 
-def _log_refusal(error: DatabaseError) -> None:
+def _log_or_raise(error: DatabaseError) -> None:
     """Log what the database refuses. Raise a deadlock or timeout, which says nothing about the columns."""
     if isinstance(error, OperationalError):
         raise error

@@ -78,6 +78,8 @@ def place_next_call(
         return DialOutcome.NOTHING_CLAIMED
     if connection.in_atomic_block:
         raise RuntimeError("The claim must be committed before the request is sent, so do not open a transaction.")
+    if not _can_record_calls():
+        return DialOutcome.NOTHING_CLAIMED
     started = time.monotonic()
     try:
         contact = claim_next_contact(batch, called_before=called_before)
@@ -98,6 +100,16 @@ def place_next_call(
     # Return the connection to the pool while the provider answers.
     connection.close()
     return _place(provider, request, contact, batch.agency_id)
+
+
+_recordable = False
+
+
+def _can_record_calls() -> bool:
+    """Return whether calls can be recorded. Ask the database until it says so, and then never again."""
+    global _recordable
+    _recordable = _recordable or Call.can_be_recorded()
+    return _recordable
 
 
 def _record_earlier_call(contact: CampaignContact) -> bool:

@@ -192,6 +192,9 @@ def _look_up_call(contact: CampaignContact, call: Call | None) -> SweepOutcome:
     if call is None:
         # Another service has deleted it.
         raise ProviderUnavailable("the call's row in calls is gone")
+    if call.precedes_claim_of(contact):
+        # Another service has claimed the contact again and left the id of the earlier call in it.
+        return _find_call(contact)
     snapshot = get_provider(call.agency_id).look_up(call.ultravox_call_id)
     if snapshot is None:
         raise ProviderUnavailable(f"call={call.ultravox_call_id} is not known")

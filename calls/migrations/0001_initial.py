@@ -30,13 +30,6 @@ def refuse_existing_tables(apps, schema_editor):
         )
 
 
-def refuse_to_drop_tables(apps, schema_editor):
-    raise CommandError(
-        "The agencies' tables are not dropped, because they hold the agencies' data. "
-        "To remove what was added to them: python manage.py migrate calls 0001"
-    )
-
-
 def create_hidden_from_fake_initial(**definition):
     """
     Create the table, but let ``--fake-initial`` adopt a database that does not have it.
@@ -524,5 +517,4 @@ class Migration(migrations.Migration):
             "\n".join(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;" for table in TABLES),
             migrations.RunSQL.noop,
         ),
-        migrations.RunPython(migrations.RunPython.noop, refuse_to_drop_tables),
     ]

@@ -6,11 +6,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
-from typing import cast
 from uuid import UUID
 
 from django.contrib.postgres.functions import TransactionNow
-from django.db import DataError, IntegrityError, models, transaction
+from django.db import DataError, IntegrityError, ProgrammingError, models, transaction
 
 from calls.database.additional_columns import insert_with_additional_columns
 from calls.database.transactions import database_errors_as, lock_name, retry_on_deadlock, transaction_with_timeouts
@@ -25,8 +24,11 @@ from calls.statuses import CallStatus, ContactStatus, Outcome
 
 logger = logging.getLogger(__name__)
 
-# The largest difference that is allowed for between the provider's clock and that of another service.
+# The largest difference to tolerate between the provider's clock and that of another service.
 CLOCK_DIFFERENCE = timedelta(seconds=5)
+# How long before the claim another service may store the call of an attempt. Two attempts are further apart.
+STORED_BEFORE_CLAIM = timedelta(minutes=1)
+_ANY_ID = UUID(int=0)
 
 
 class Call(BaseModel):
@@ -61,6 +63,18 @@ class Call(BaseModel):
 
     def __str__(self) -> str:
         return self.ultravox_call_id
+
+    @classmethod
+    def can_be_recorded(cls) -> bool:
+        """Return whether the table can hold the app's ids. If not, no call may be placed, and the reason is logged."""
+        try:
+            with transaction.atomic():
+                cls.objects.filter(pk=_ANY_ID, agency=_ANY_ID, batch=_ANY_ID, contact=_ANY_ID).exists()
+        except ProgrammingError as error:
+            sqlstate = getattr(error.__cause__, "sqlstate", None)
+            logger.error("the table calls has columns of other types, so no call is placed (%s)", sqlstate)
+            return False
+        return True
 
     @classmethod
     @database_errors_as(BatchUpdateFailed)
@@ -125,13 +139,15 @@ class Call(BaseModel):
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
         with CallBatch(pk=contact.batch_id).locked() as batch:
-            since = cast(datetime, contact.last_attempt_at) - CLOCK_DIFFERENCE
-            stored = cls.objects.filter(contact=contact.pk, agency=batch.agency_id, created_at__gte=since)
-            call = stored.exclude(metadata__has_key="attempt").order_by("created_at").last()
+            stored = cls.objects.filter(contact=contact.pk, agency=batch.agency_id)
+            newest_first = models.F("created_at").desc(nulls_last=True)
+            calls = stored.exclude(metadata__has_key="attempt").order_by(newest_first)
+            call = next((call for call in calls if not call.precedes_claim_of(contact)), None)
             if call is None:
                 return False
             lock_call(call.ultravox_call_id)
-            contact.in_this_attempt().filter(call_id=None).update(call_id=call.pk, updated_at=TransactionNow())
+            unchanged = contact.in_this_attempt().filter(call_id=contact.call_id)
+            unchanged.update(call_id=call.pk, updated_at=TransactionNow())
             call.apply_events(batch)
             return True
 
@@ -144,8 +160,8 @@ class Call(BaseModel):
 
         The event belongs to the stored call with its agency and provider's id. The call belongs to the contact that
         its row names or, if it names none, to the contact in progress whose ``call_id`` refers to the call. The event's
-        metadata is not used. An event may arrive before its call is stored: :meth:`record_placed` applies it. After
-        another service has stored the call, its next event or the sweep does.
+        metadata is not used. An event may arrive before its call is stored. If this app stores the call,
+        :meth:`record_placed` applies the event. If another service does, the next event or the sweep applies it.
 
         :raises BatchUpdateFailed: a database error or timeout; nothing was stored.
         """
@@ -189,6 +205,10 @@ class Call(BaseModel):
         # An invalid number may be reported by call.billed alone, after call.ended has queued the contact again.
         if contact is None or (contact.status != ContactStatus.IN_PROGRESS and not state.is_number_invalid):
             return
+        if contact.call_id != self.pk:
+            # An event after the end may be about this call too.
+            contact.in_this_attempt().update(call_id=self.pk)
+            contact.call_id = self.pk
         try:
             if state.is_number_invalid:
                 contact.record_invalid_number(outcome=state.outcome, locked=batch)
@@ -204,15 +224,34 @@ class Call(BaseModel):
         """Return the call's contact, if it was not claimed again since this call."""
         if self.contact_id is None:
             return None
-        # Another service that claims the contact again may leave this call's id in it.
-        contacts = CampaignContact.objects.filter(pk=self.contact_id)
+        # Another service may have written the contact of another agency into this row.
+        is_of_agency = models.Q(agency=self.agency_id) | models.Q(batch__agency=self.agency_id)
+        contact = CampaignContact.objects.filter(is_of_agency, pk=self.contact_id).first()
+        if contact is None:
+            return None
+        is_linked = contact.call_id == self.pk
         attempt = self.metadata.get("attempt") if isinstance(self.metadata, dict) else None
         if isinstance(attempt, int):
-            return contacts.filter(call_id=self.pk, attempts__lte=attempt).first()
-        # Another service placed the call. It may have written the contact into this row alone.
-        is_linked = models.Q(call_id=self.pk) | models.Q(call_id=None, status=ContactStatus.IN_PROGRESS)
-        claimed_at = models.F("last_attempt_at") - CLOCK_DIFFERENCE
-        return contacts.filter(is_linked).alias(claimed_at=claimed_at).exclude(claimed_at__gt=ended_at).first()
+            # Another service that claims the contact again may leave this call's id in it.
+            return contact if is_linked and (contact.attempts or 0) <= attempt else None
+        # Another service placed the call. It may have written the contact only into this row.
+        if contact.last_attempt_at is not None and ended_at < contact.last_attempt_at - CLOCK_DIFFERENCE:
+            return None
+        if is_linked:
+            return contact
+        if contact.status != ContactStatus.IN_PROGRESS or self.precedes_claim_of(contact):
+            return None
+        # It may have left the id of an earlier call in the contact.
+        linked = Call.objects.filter(pk=contact.call_id).first() if contact.call_id else None
+        return contact if linked is None or linked.precedes_claim_of(contact) else None
+
+    def precedes_claim_of(self, contact: CampaignContact) -> bool:
+        """Return whether the call was stored, or has ended, before the contact was claimed."""
+        claimed_at = contact.last_attempt_at
+        if claimed_at is None:
+            return False
+        was_stored = self.created_at is not None and self.created_at < claimed_at - STORED_BEFORE_CLAIM
+        return was_stored or (self.ended_at is not None and self.ended_at < claimed_at - CLOCK_DIFFERENCE)
 
     @property
     def _contacts_in_progress(self) -> CampaignContactQuerySet:
@@ -245,8 +284,8 @@ class Call(BaseModel):
         """
         Write the contact whose ``call_id`` refers to this call and, if the row has none, its batch into this row.
 
-        Later events then find the contact although it is no longer in progress. A contact of another batch than the
-        locked one is left alone: it was moved, or linked, a moment ago.
+        Later events then find the contact although it is no longer in progress. A contact of another batch is ignored:
+        it was moved, or linked, after the batch was locked.
         """
         contact = self._find_contact()
         if contact is None or contact.batch_id != batch.pk:

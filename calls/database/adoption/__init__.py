@@ -2,6 +2,6 @@
 Adoption of tables that already exist and that other services keep writing.
 
 Adoption changes nothing that exists. ``survey`` compares the tables with the app's models: it lists what is missing
-and what prevents adoption. ``steps`` adds what is missing, one step at a time, without blocking a writer for more than
-half a second, and can undo it.
+and what prevents adoption. ``steps`` adds what is missing, one step at a time, waiting at most
+a quarter of a second for each lock, and can undo it.
 """

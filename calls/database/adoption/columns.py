@@ -28,14 +28,14 @@ COLUMN_TYPES: dict[type[models.Field[Any, Any]], set[str]] = {
 # More types of text that are enough where the app only reads.
 READABLE_TEXT = {"character", "citext"}
 
-# The columns that a cancel writes, without ``updated_at``.
+# The columns that a cancel writes, except ``updated_at``.
 WRITTEN_BY_CANCEL = ["status", "outcome_notes", "error_message", "queued", "skipped", "completed_at"]
 # The longest value that the app must be able to store in a text column with a limit.
 MIN_LENGTH = 20
-# Columns with the provider's own words, which are cut to 200 characters, and what the app writes before them.
+# Columns for the provider's error text, of at most 200 characters, with a prefix of the app.
 NOTES = ["error_message", "outcome_notes"]
 MAX_NOTE = 300
-# The most unknown values of a column that are listed.
+# At most this many unknown values of a column are listed.
 MAX_LISTED = 20
 # The values that the app writes to columns without choices. Other services may store other values there.
 WRITTEN_VALUES = {("calls", "status"): CallStatus.values, ("campaign_contacts", "outcome"): Outcome.values}
@@ -84,6 +84,7 @@ def survey_values(report: Report, model: type[models.Model], columns: dict[str, 
         for constraint, refused in checks_refusing(report.name, field.column, column.type, known):
             report.add_problem(
                 f"the constraint {constraint} does not allow {field.column} to be {_quoted(refused)}",
+                "Drop it, or replace it by one that allows these values.",
                 sql=f"ALTER TABLE {report.name} DROP CONSTRAINT {constraint};",
             )
         if not field.choices or column.enum_labels:
@@ -113,8 +114,8 @@ def _survey_type(report: Report, field: Any, column: Column) -> bool:
         allowed, wanted = " or ".join(sorted(COLUMN_TYPES[field_class])), field.db_type(connection)
         report.add_problem(
             f"{field.column} has the type {column.type}",
-            f"The app needs {allowed}. If the values can be converted, and other services can work with that type:"
-            f" ALTER TABLE {report.name} ALTER COLUMN {field.column} TYPE {wanted} USING {field.column}::{wanted};",
+            f"The app needs {allowed}. If the values can be converted, and other services can work with that type:\n"
+            f"ALTER TABLE {report.name} ALTER COLUMN {field.column} TYPE {wanted} USING {field.column}::{wanted};",
         )
         return False
     if is_read_only:
@@ -128,7 +129,7 @@ def _survey_type(report: Report, field: Any, column: Column) -> bool:
         if must_fit and column.max_length < MIN_LENGTH:
             report.add_problem(problem, sql=widen)
         elif field.column in NOTES and column.max_length < MAX_NOTE:
-            report.add_warning(f"{problem}, too few for a reason of the provider", sql=widen)
+            report.add_warning(f"{problem}, too short for the provider's error texts", sql=widen)
     written = _known_values(report, field) or ([field.default] if field.has_default() else [])
     missing_labels = (
         [value for value in written if value not in column.enum_labels] if column.enum_labels is not None else []
@@ -142,7 +143,11 @@ def _survey_type(report: Report, field: Any, column: Column) -> bool:
 
 
 def _survey_nulls(report: Report, field: Any, columns: dict[str, Column]) -> None:
-    """Report NULL where a value is needed. A row of ``users`` or ``campaigns`` with NULL belongs to no agency."""
+    """
+    Report NULL where a value is needed.
+
+    ``users`` and ``campaigns`` are not checked: their rows without an agency belong to none.
+    """
     is_required = field.column in REQUIRED[report.name] and not field.null
     if not is_required or columns[field.column].not_null:
         return
@@ -159,12 +164,14 @@ def _survey_nulls(report: Report, field: Any, columns: dict[str, Column]) -> Non
     nulls = fetch_count(f"SELECT count(*) FROM {report.name} WHERE {condition}")
     if nulls:
         fill_in = fill_in_sql(report.name, field.column, columns)
-        advice = "" if fill_in else "Fill it in: the app needs it in every row."
+        advice = "Fill it in: the app needs it in every row."
+        if fill_in:
+            advice = "Some rows may refer to nothing that it can be derived from. Fill these in yourself."
         report.add_problem(f"{field.column} is NULL in {nulls} rows", advice, sql=fill_in)
 
 
 def _survey_not_null(report: Report, field: Any, column: Column) -> None:
-    """Warn of a column that refuses NULL, which the app writes there. A cancel does not."""
+    """Warn of a column that does not allow NULL although the dialler writes NULL to it. A cancel never does."""
     if column.not_null and field.null and not field.is_relation and report.name not in READ_ONLY:
         report.add_warning(
             f"{field.column} does not allow NULL, so no batch can be created or dialled",

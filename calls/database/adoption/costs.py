@@ -37,14 +37,14 @@ PRICES = {
 FILLFACTOR = int(STORAGE[CONTACTS]["fillfactor"])
 # With a larger fillfactor, the new versions of many rows do not fit into their page.
 MAX_FILLFACTOR = 50
-# The estimate from PostgreSQL's statistics is rough, so the table counts as full only above this part.
+# The estimate from PostgreSQL's statistics is rough, so the table counts as full only above this fraction.
 MAX_FILL = 0.6
 # In a smaller table no cancel is slow.
 MIN_ROWS = 10_000
 ROW_OVERHEAD = 28
 PAGE = 8192
 
-# The condition of a trigger that has nothing to do when a contact is skipped.
+# The condition that keeps a trigger from firing when a contact is skipped.
 UNLESS_SKIPPED = f"NEW.status IS DISTINCT FROM '{ContactStatus.SKIPPED}' OR OLD.status = '{ContactStatus.SKIPPED}'"
 
 # A contact before and after a cancel, as JSON.
@@ -71,7 +71,7 @@ class Cost:
 
 
 def costs_of_cancel(table: str) -> list[Cost]:
-    """Return what a cancel pays for in ``table``. Empty for every table but the contacts'."""
+    """Return what slows down a cancel in ``table``. Empty for every table but the contacts'."""
     if table != CONTACTS:
         return []
     written = _written_columns()
@@ -164,7 +164,7 @@ def _trigger_costs(written: list[str]) -> Iterator[Cost]:
         yield Cost(
             f"the trigger {name} is called {trigger.timing} the update of each contact that a cancel skips: a"
             f" cancel takes {PRICES[trigger.timing]}, or more if its function does much",
-            "If it has nothing to do when a contact is skipped:",
+            "If it need not run for skipped contacts:",
             trigger.statements_excluding_skips(),
         )
 
@@ -197,9 +197,9 @@ class _Trigger:
 
     def fires_for_skipped(self) -> bool:
         """
-        Return whether the condition is true for some contact, as if it was queued and a cancel skipped it now.
+        Return whether the condition would be true for some contact if a cancel skipped it.
 
-        Up to 100 contacts are tried. A row of NULLs stands for the others. A condition that fails counts as true.
+        Up to 100 contacts and a row of NULLs are tried. A condition that fails counts as true.
         """
         if not self.condition:
             return True
@@ -224,7 +224,7 @@ class _Trigger:
 
     def statements_excluding_skips(self) -> tuple[str, ...]:
         """
-        Return the statements that exclude the updates which skip a contact from the trigger.
+        Return the statements that stop the trigger from firing when a contact is skipped.
 
         If it also fires on INSERT or DELETE, it becomes two triggers, so that nothing changes for these.
         """
@@ -311,7 +311,7 @@ def _full_page_costs() -> Iterator[Cost]:
     if rows >= MIN_ROWS and fill > MAX_FILL:
         yield Cost(
             f"its pages are about {min(fill, 1):.0%} full, so each contact that is stored already and skipped {price}",
-            "If large batches with such contacts may be cancelled, rewrite the table, which locks it meanwhile."
+            "If large batches with such contacts may be cancelled, rewrite the table, which locks it while it runs."
             " pg_repack does the same without the lock:",
             (*(() if 0 < fillfactor <= MAX_FILLFACTOR else set_fillfactor), f"VACUUM FULL {CONTACTS};"),
         )

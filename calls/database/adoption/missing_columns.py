@@ -14,7 +14,7 @@ from calls.database.adoption.tables import DERIVED, NOT_NEEDED_TO_CANCEL, READ_O
 
 
 def survey_missing_column(report: Report, model: type[models.Model], field: Any, columns: Collection[str]) -> None:
-    """Add to the report the step that adds the column, or the decision that a person has to make first."""
+    """Add to the report the step that adds the column, or what the operator has to decide first."""
     if field.column in REQUIRED[report.name]:
         _survey_missing_required_column(report, model, field, columns)
         if field.primary_key or report.name not in NOT_NEEDED_TO_CANCEL:

@@ -12,9 +12,9 @@ from calls.database.adoption.survey import missing_steps
 
 def add_missing(*additions: str) -> migrations.RunPython:
     """
-    Return an operation that adds everything that the models need at this point. Its migration must not be atomic.
+    Return an operation that adds everything that the models of this migration need. The migration must not be atomic.
 
-    :param additions: how the names of the additions begin that its reverse undoes. Without any, it undoes all of them.
+    :param additions: prefixes of the descriptions of the additions that its reverse undoes. Without any, it undoes all.
     """
 
     def apply(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:

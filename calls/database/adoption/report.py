@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from calls.database.adoption.steps import Step
+from calls.database.adoption.steps import STEP_LOCK_TIMEOUT, Step
 from calls.database.adoption.tables import NOT_NEEDED_TO_CANCEL
 
 DATABASE = "database"
@@ -29,12 +29,12 @@ class Report:
 
     name: str
     rows: int | None = None
-    """PostgreSQL's estimate. None if the table does not exist."""
+    """PostgreSQL's estimate, or -1 before it has one. None if the table does not exist."""
     missing_steps: list[Step] = field(default_factory=list)
     """The steps that add what is missing."""
     obstacles: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
-    """Problems that a cancel is not affected by. They do not prevent adoption."""
+    """Problems that do not affect a cancel. They do not prevent adoption."""
     notes: list[str] = field(default_factory=list)
     """What the operator should know. Adoption does not change it."""
 
@@ -43,8 +43,12 @@ class Report:
         problems = self.warnings if self.name in NOT_NEEDED_TO_CANCEL else self.obstacles
         problems.append(Problem(problem, advice, sql))
 
+    def add_obstacle(self, problem: str, advice: str = "", *, sql: str = "") -> None:
+        """Add an obstacle, for any table."""
+        self.obstacles.append(Problem(problem, advice, sql))
+
     def add_warning(self, problem: str, *, sql: str) -> None:
-        """Add a warning, whatever the table."""
+        """Add a warning, for any table."""
         self.warnings.append(Problem(problem, "", sql))
 
 
@@ -56,7 +60,12 @@ def format_script(reports: list[Report]) -> str:
             # Each line needs its own comment sign: a problem may quote a value of a row.
             comments = [*f"{report.name}: {each.problem}.".splitlines(), *each.advice.splitlines()]
             parts.append("\n".join([*(f"-- {line}" for line in comments), *each.sql.splitlines()]))
-    return "\n\n".join(parts or ["-- No obstacles or warnings."])
+    if not parts:
+        return "-- No obstacles or warnings."
+    # While a statement waits for a lock, every other service would wait behind it.
+    return "\n\n".join(
+        [f"-- Run again what fails with a lock timeout.\nSET lock_timeout = '{STEP_LOCK_TIMEOUT}';", *parts]
+    )
 
 
 def format_reports(reports: list[Report]) -> str:
@@ -67,6 +76,8 @@ def format_reports(reports: list[Report]) -> str:
             lines.append(report.name)
         elif report.rows is None:
             lines.append(f"{report.name}: does not exist")
+        elif report.rows < 0:
+            lines.append(f"{report.name}: number of rows unknown, because it was never analyzed")
         else:
             lines.append(f"{report.name}: about {report.rows} rows")
         for kind, problems in (("obstacle", report.obstacles), ("warning", report.warnings)):

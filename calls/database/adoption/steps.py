@@ -89,7 +89,7 @@ def undo(*additions: str) -> None:
     """
     Undo the additions that :func:`apply` made, in reverse order, so that the tables are as they were before.
 
-    :param additions: how the names of the additions to undo begin. Without any, all of them are undone.
+    :param additions: prefixes of the descriptions of the additions to undo. Without any, all of them are undone.
 
     An addition that was changed since, or that another object depends on, is kept and logged as a warning.
     """

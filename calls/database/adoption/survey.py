@@ -150,8 +150,8 @@ def _survey_ownership(report: Report) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT relkind, greatest(reltuples, 0)::bigint, relrowsecurity, relforcerowsecurity,
-                pg_has_role(relowner, 'USAGE'), quote_ident(pg_get_userbyid(relowner)), quote_ident(current_user),
+            SELECT relkind, reltuples::bigint, relrowsecurity, relforcerowsecurity,
+                quote_ident(pg_get_userbyid(relowner)), quote_ident(current_user),
                 (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user),
                 EXISTS (SELECT FROM pg_inherits WHERE oid IN (inhparent, inhrelid))
             FROM pg_class WHERE oid = to_regclass(%s)
@@ -161,18 +161,21 @@ def _survey_ownership(report: Report) -> bool:
         row = cursor.fetchone()
     if row is None:
         return False
-    kind, report.rows, has_rls, forces_rls, is_owner, owner, user, bypasses_rls, inherits = row
+    kind, report.rows, has_rls, forces_rls, owner, user, bypasses_rls, inherits = row
     if kind != "r" or inherits:
         report.add_problem(
             "it is a view, a partitioned table, or a table with inheritance",
             "The app needs an ordinary table of this name.",
         )
         return False
-    if not is_owner:
-        report.add_problem(
+    if owner != user:
+        # A member of the owner's role could change the table, but the guards run as its owner, who has no rights on
+        # the tables that the app creates.
+        report.add_obstacle(
             f"its owner is {owner}, but this connection is {user}",
-            f"Run this as a role that may grant it, or connect as {owner} instead.",
-            sql=f"GRANT {owner} TO {user};",
+            f"Connect as {owner}, or let each new connection of {user} act as {owner}, with the statements below. If"
+            " the tables have several owners, give them the same one first (ALTER TABLE … OWNER TO …).",
+            sql=f"GRANT {owner} TO {user};\nALTER ROLE {user} SET role = {owner};",
         )
         return False
     if forces_rls and not bypasses_rls:
@@ -186,10 +189,12 @@ def _survey_ownership(report: Report) -> bool:
 
 def _note_unknown_objects(report: Report, model: type[models.Model], columns: dict[str, Column]) -> None:
     """Note the columns, constraints and triggers of other services that stay as they are."""
-    if unknown := sorted(set(columns) - {field.column for field in concrete_fields(model)}):
-        report.notes.append(f"columns that the app does not use: {', '.join(unknown)}")
+    filled_in = FILLED_IN.get(report.name, [])
+    unknown = sorted(set(columns) - {field.column for field in concrete_fields(model)})
+    if unused := [name for name in unknown if name not in filled_in]:
+        report.notes.append(f"columns that the app does not use: {', '.join(unused)}")
     for name in unknown:
-        is_filled_in = report.name in READ_ONLY or name in FILLED_IN.get(report.name, ())
+        is_filled_in = report.name in READ_ONLY or name in filled_in
         if columns[name].not_null and not columns[name].has_default and not is_filled_in:
             report.add_warning(
                 f"{name} does not allow NULL, and the app does not fill it in: unless a trigger does, no batch can be"

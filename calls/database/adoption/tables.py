@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 # Tables of other services, where the app writes only columns that it has added. Adoption adds nullable columns and
-# nothing else: with a default, a trigger that fills in NULL would find no NULL.
+# nothing else: a default would keep triggers of other services from filling the column in.
 READ_ONLY = {"agencies", "users", "campaigns", "agent_mappings", "agency_phone_numbers"}
 
-# Tables without which batches can be cancelled and paused, with what does not work while one of them is empty.
+# Tables without which batches can be cancelled and paused, mapped to what does not work while the table is empty.
 NOT_NEEDED_TO_CANCEL = {
     "agent_mappings": "no batch can be created, and no call is placed",
     "agency_phone_numbers": "no batch can be created",
-    "calls": "events of calls that were placed before are stored without effect",
+    "calls": "events of calls that were placed before the adoption are stored without effect",
 }
 
 # Columns of other services that the app fills in where it can (calls/database/additional_columns.py).
@@ -29,7 +29,7 @@ REQUIRED = {
     "calls": ["id", "agency_id", "ultravox_call_id"],
 }
 
-# Columns that can be derived: for each, the tables that have the same column, and the column that refers to them.
+# For each column that can be derived: the tables to copy it from, and the column that refers to them.
 DERIVED = {
     ("call_batches", "agency_id"): [("campaigns", "campaign_id")],
     ("campaign_contacts", "agency_id"): [("call_batches", "batch_id"), ("campaigns", "campaign_id")],

@@ -1,4 +1,4 @@
-"""Missing columns and statuses: what an adoption adds, what it leaves to a person, and the script that is printed."""
+"""Missing columns and statuses: what an adoption adds and leaves to the operator, and the script that is printed."""
 
 import re
 
@@ -78,7 +78,7 @@ def test_an_agency_that_can_be_derived_is_filled_in_by_the_script(schema):
         ) == [(True,)]
 
 
-def test_an_agency_that_a_person_has_to_decide_is_a_comment_in_the_script(legacy):
+def test_an_agency_that_the_operator_has_to_decide_is_a_comment_in_the_script(legacy):
     legacy.query("ALTER TABLE campaigns DROP agency_id")
 
     script = run_script(legacy)

@@ -26,7 +26,7 @@ def test_columns_are_added_without_default_and_constraint_and_nothing_else(forei
     assert definitions(foreign, INDEXES) == before[INDEXES]
 
 
-def test_the_checks_and_the_repair_ask_for_nothing_else(foreign):
+def test_the_checks_and_the_repair_report_nothing_else(foreign):
     foreign.adopt()
     before = definitions(foreign, COLUMNS)
 
@@ -64,7 +64,7 @@ def test_an_agency_that_is_inserted_later_gets_its_secret_from_the_trigger(supab
     ],
     ids=["missing", "different"],
 )
-def test_what_is_missing_or_different_there_does_not_prevent_an_adoption(supabase, change):
+def test_what_is_missing_or_different_in_read_only_tables_does_not_prevent_an_adoption(supabase, change):
     supabase.query("DROP TRIGGER agencies_secret ON agencies; DROP TRIGGER campaigns_timestamps ON campaigns")
     supabase.query(change)
 

@@ -1,4 +1,4 @@
-"""What makes a cancel slow in an adopted database: each cost is listed, and its statements end it."""
+"""What makes a cancel slow in an adopted database: each cost is listed, and its statements remove it."""
 
 import re
 
@@ -163,7 +163,7 @@ def test_a_publication_without_a_list_of_tables_is_listed_without_a_statement(ad
         ADD_CONTACTS,
     ],
 )
-def test_what_a_cancel_does_not_pay_for_is_not_listed(adopted, create):
+def test_what_does_not_slow_down_a_cancel_is_not_listed(adopted, create):
     before = costs_of(adopted)
     adopted.query(FUNCTION)
 

@@ -38,6 +38,20 @@ def test_a_contact_whose_batch_was_deleted_takes_no_slot_of_its_agency_and_block
     assert claim_next_contact(batch) is not None
 
 
+def test_no_call_is_placed_if_the_table_of_calls_cannot_hold_it(harbour, ultravox, monkeypatch):
+    monkeypatch.setattr(placing, "_recordable", False)
+    batch = harbour.batch(queued=1)
+    with plain_connection() as plain:
+        plain.execute("ALTER TABLE calls RENAME contact_id TO contact_uuid; ALTER TABLE calls ADD contact_id varchar")
+        try:
+            assert place_next_call(batch) is DialOutcome.NOTHING_CLAIMED
+            assert run_pass() == PassResult(1, 0, 0)
+        finally:
+            plain.execute("ALTER TABLE calls DROP contact_id; ALTER TABLE calls RENAME contact_uuid TO contact_id")
+    assert ultravox.asked == []
+    assert place_next_call(batch) is DialOutcome.PLACED
+
+
 def test_a_batch_whose_agent_was_deleted_waits_and_does_not_take_the_turns_of_others(harbour, bluebell, ultravox):
     broken, good = harbour.batch(queued=1), harbour.batch(queued=1)
     agent = AgentMapping.objects.create(agency=harbour.agency, ultravox_agent_id="gone")

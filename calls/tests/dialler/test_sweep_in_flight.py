@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 
 from calls.dialler.sweep import SweepResult, run_sweep
 from calls.models import Call, CampaignContact, WebhookEvent
@@ -54,10 +55,40 @@ def test_a_call_whose_row_alone_names_the_contact_is_linked_and_ended_and_nobody
 
 def test_a_call_that_was_stored_before_the_claim_is_not_linked(their_call):
     contact = contact_of(their_call)
-    Call.objects.update(contact=contact, created_at=contact.last_attempt_at - timedelta(minutes=1))
+    Call.objects.update(contact=contact, created_at=contact.last_attempt_at - timedelta(minutes=2))
     CampaignContact.objects.update(call_id=None)
 
     assert run_sweep() == SweepResult(given_back=1)
+
+
+@pytest.mark.parametrize("stored", ["shortly before", "at an unknown time"])
+def test_a_call_that_was_stored_shortly_before_the_claim_or_at_an_unknown_time_is_linked(their_call, stored):
+    contact = contact_of(their_call)
+    CampaignContact.objects.update(call_id=None)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE calls ALTER created_at DROP NOT NULL")
+        try:
+            created_at = contact.last_attempt_at - timedelta(seconds=30) if stored == "shortly before" else None
+            Call.objects.update(contact=contact, created_at=created_at)
+
+            assert run_sweep() == SweepResult(recorded=1)
+        finally:
+            cursor.execute("UPDATE calls SET created_at = now(); ALTER TABLE calls ALTER created_at SET NOT NULL")
+
+
+def test_a_second_claim_that_keeps_the_id_of_the_earlier_call_is_linked_to_its_own(their_call, harbour, ultravox):
+    contact = contact_of(their_call)
+    Call.objects.update(contact=contact, created_at=contact.last_attempt_at - timedelta(hours=1))
+    second = ultravox.add_call({})["callId"]
+    Call.objects.create(
+        agency=harbour.agency, ultravox_call_id=second, contact=contact, created_at=contact.last_attempt_at
+    )
+
+    assert run_sweep() == SweepResult(recorded=1)
+    ultravox.end_call(ultravox.calls[second])
+    assert run_sweep() == SweepResult(ended=1)
+    contact.refresh_from_db()
+    assert contact.status == ContactStatus.COMPLETED
 
 
 def test_a_call_that_has_not_ended_stays_in_progress(their_call):

@@ -33,7 +33,7 @@ def contact_of(call):
     return CampaignContact.objects.get(call_id=call.pk)
 
 
-def test_the_end_of_a_call_completes_the_contact_whose_call_id_names_it(harbour, deliver):
+def test_the_end_of_a_call_completes_the_contact_whose_call_id_refers_to_it(harbour, deliver):
     batch = harbour.batch(queued=2)
     call = earlier_service.place_call(batch)
 
@@ -44,7 +44,7 @@ def test_the_end_of_a_call_completes_the_contact_whose_call_id_names_it(harbour,
     assert checked_counters(batch) == {"total_contacts": 2, "queued": 1, "completed": 1}
 
 
-def test_the_call_then_names_its_contact_and_batch(harbour, deliver):
+def test_the_call_then_refers_to_its_contact_and_batch(harbour, deliver):
     batch = harbour.batch(queued=2)
     call = earlier_service.place_call(batch)
 
@@ -54,7 +54,7 @@ def test_the_call_then_names_its_contact_and_batch(harbour, deliver):
     assert (call.contact, call.batch, call.end_reason) == (contact_of(call), batch, "hangup")
 
 
-def test_the_batch_that_is_counted_is_that_of_the_contact(harbour, deliver):
+def test_the_counters_of_the_contacts_batch_change(harbour, deliver):
     batch, other = harbour.batch(queued=2), harbour.batch(queued=2)
     call = earlier_service.place_call(batch)
     Call.objects.update(batch=other)
@@ -179,7 +179,7 @@ def test_a_contact_of_another_agency_is_not_changed(harbour, bluebell, deliver):
     assert batch_snapshot(batch) == before
 
 
-def test_of_two_contacts_that_name_the_same_call_none_is_changed(harbour, deliver, caplog):
+def test_of_two_contacts_that_refer_to_the_same_call_none_is_changed(harbour, deliver, caplog):
     batch = harbour.batch(queued=3)
     call = earlier_service.place_call(batch)
     earlier_service.link_call(earlier_service.claim(batch), call.pk)
@@ -193,7 +193,7 @@ def test_of_two_contacts_that_name_the_same_call_none_is_changed(harbour, delive
     ]
 
 
-def test_a_contact_that_its_call_names_comes_before_one_that_names_the_call(harbour, deliver):
+def test_the_contact_in_the_calls_row_wins_over_one_whose_call_id_refers_to_the_call(harbour, deliver):
     batch = harbour.batch(queued=3)
     call = earlier_service.place_call(batch)
     named = contact_of(call)
@@ -218,7 +218,7 @@ def test_a_contact_without_a_batch_is_not_changed(harbour, deliver):
     assert (contact_of(call).status, call.end_reason) == (ContactStatus.IN_PROGRESS, "hangup")
 
 
-def test_the_end_of_a_call_completes_the_contact_that_its_row_names(harbour, deliver):
+def test_the_end_of_a_call_completes_the_contact_that_its_row_refers_to(harbour, deliver):
     batch = harbour.batch(queued=2)
     stored = earlier_service.place_call(batch)
     contact = CampaignContact.objects.get(call_id=stored.pk)
@@ -308,7 +308,7 @@ def test_an_end_in_the_year_9999_still_ends_the_call(harbour, deliver):
     assert contact_of(call).status != ContactStatus.IN_PROGRESS
 
 
-def test_a_placed_call_that_another_contact_names_is_not_reassigned(harbour, caplog):
+def test_a_placed_call_that_another_contact_refers_to_is_not_reassigned(harbour, caplog):
     batch = harbour.batch(queued=3)
     call = earlier_service.place_call(batch)
     claimed = claim_next_contact(batch)
@@ -322,7 +322,7 @@ def test_a_placed_call_that_another_contact_names_is_not_reassigned(harbour, cap
 # How the contact is found
 
 
-def test_an_event_of_a_call_that_names_its_contact_needs_no_query_for_it(harbour, deliver):
+def test_an_event_of_a_call_that_refers_to_its_contact_needs_no_query_for_it(harbour, deliver):
     batch = harbour.batch(queued=2)
     Call.record_placed(claim_next_contact(batch), "our-call", caller_id=CALLER_ID)
 
