@@ -54,6 +54,9 @@ class Call(BaseModel):
     short_summary = models.TextField(null=True, blank=True)
     metadata = models.JSONField(default=dict, db_default={}, blank=True)
 
+    # An annotation of record_event().
+    batch_of_contact: UUID | None
+
     class Meta:
         db_table = "calls"
         indexes = [
@@ -66,13 +69,13 @@ class Call(BaseModel):
 
     @classmethod
     def can_be_recorded(cls) -> bool:
-        """Return whether the table can hold the app's ids. If not, no call may be placed, and the reason is logged."""
+        """Return whether the table has the app's columns. If not, no call may be placed, and the reason is logged."""
         try:
             with transaction.atomic():
-                cls.objects.filter(pk=_ANY_ID, agency=_ANY_ID, batch=_ANY_ID, contact=_ANY_ID).exists()
+                cls.objects.filter(pk=_ANY_ID, agency=_ANY_ID, batch=_ANY_ID, contact=_ANY_ID).first()
         except ProgrammingError as error:
             sqlstate = getattr(error.__cause__, "sqlstate", None)
-            logger.error("the table calls has columns of other types, so no call is placed (%s)", sqlstate)
+            logger.error("columns of the table calls are missing or of other types: no call is placed (%s)", sqlstate)
             return False
         return True
 
@@ -141,7 +144,7 @@ class Call(BaseModel):
         with CallBatch(pk=contact.batch_id).locked() as batch:
             stored = cls.objects.filter(contact=contact.pk, agency=batch.agency_id)
             newest_first = models.F("created_at").desc(nulls_last=True)
-            calls = stored.exclude(metadata__has_key="attempt").order_by(newest_first)
+            calls = (call for call in stored.order_by(newest_first) if call._attempt is None)
             call = next((call for call in calls if not call.precedes_claim_of(contact)), None)
             if call is None:
                 return False
@@ -165,7 +168,8 @@ class Call(BaseModel):
 
         :raises BatchUpdateFailed: a database error or timeout; nothing was stored.
         """
-        known = cls.objects.filter(ultravox_call_id=event.ultravox_call_id or None, agency=event.agency_id)
+        calls = cls.objects.annotate(batch_of_contact=models.F("contact__batch_id"))
+        known = calls.filter(ultravox_call_id=event.ultravox_call_id or None, agency=event.agency_id)
         with transaction_with_timeouts():
             call = known.first()
             with _lock_batch(call._find_batch_id() if call else None) as batch:
@@ -230,10 +234,9 @@ class Call(BaseModel):
         if contact is None:
             return None
         is_linked = contact.call_id == self.pk
-        attempt = self.metadata.get("attempt") if isinstance(self.metadata, dict) else None
-        if isinstance(attempt, int):
+        if self._attempt is not None:
             # Another service that claims the contact again may leave this call's id in it.
-            return contact if is_linked and (contact.attempts or 0) <= attempt else None
+            return contact if is_linked and (contact.attempts or 0) <= self._attempt else None
         # Another service placed the call. It may have written the contact only into this row.
         if contact.last_attempt_at is not None and ended_at < contact.last_attempt_at - CLOCK_DIFFERENCE:
             return None
@@ -244,6 +247,12 @@ class Call(BaseModel):
         # It may have left the id of an earlier call in the contact.
         linked = Call.objects.filter(pk=contact.call_id).first() if contact.call_id else None
         return contact if linked is None or linked.precedes_claim_of(contact) else None
+
+    @property
+    def _attempt(self) -> int | None:
+        """The number of the attempt if this app placed the call, and None if another service did."""
+        attempt = self.metadata.get("attempt") if isinstance(self.metadata, dict) else None
+        return attempt if isinstance(attempt, int) else None
 
     def precedes_claim_of(self, contact: CampaignContact) -> bool:
         """Return whether the call was stored, or has ended, before the contact was claimed."""
@@ -272,12 +281,14 @@ class Call(BaseModel):
         return contacts[0] if len(contacts) == 1 else None
 
     def _find_batch_id(self) -> UUID | None:
-        """Return the id of the batch to lock first: that of the call's contact, or else the one in the call's row."""
-        if self.contact_id is not None and self.batch_id is not None:
-            return self.batch_id
-        contact = (
-            CampaignContact.objects.filter(pk=self.contact_id).first() if self.contact_id else self._find_contact()
-        )
+        """
+        Return the id of the batch to lock: that of the call's contact, or else the one in the call's row.
+
+        Call it on an instance with ``batch_of_contact``.
+        """
+        if self.contact_id is not None:
+            return self.batch_of_contact or self.batch_id
+        contact = self._find_contact()
         return contact.batch_id if contact else self.batch_id
 
     def _link_contact(self, batch: CallBatch) -> None:

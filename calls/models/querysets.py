@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, models
-from django.db.models.functions import Coalesce, Least, Now
+from django.db.models.functions import Cast, Coalesce, Least, Now
 from django.db.models.lookups import GreaterThan, LessThanOrEqual
 from uuid_utils.compat import uuid7
 
@@ -81,10 +81,12 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
         batches = self.for_agency(user.agency_id)
         if not is_client_role(user.role):
             return batches
-        if user.client_id is None:
+        if user.client_id in (None, ""):
             return self.none()
-        campaigns = Campaign.objects.filter(agency_id=user.agency_id, client_id=user.client_id)
-        return batches.filter(campaign__in=campaigns)
+        # As text, because the two columns of an adopted database may have different types.
+        client = Cast("client_id", models.TextField())
+        campaigns = Campaign.objects.filter(agency_id=user.agency_id).alias(client=client)
+        return batches.filter(campaign__in=campaigns.filter(client=str(user.client_id)))
 
     def cancellable(self) -> CallBatchQuerySet:
         """Return batches that can be cancelled, including those that another service left without a status."""

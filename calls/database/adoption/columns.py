@@ -105,11 +105,14 @@ def _survey_type(report: Report, field: Any, column: Column) -> bool:
     """Return whether the app can work with the column, and add to the report what prevents it."""
     field_class, is_read_only = _field_class(field), report.name in READ_ONLY
     is_text = field_class is models.TextField
+    # Values of the type character are padded with spaces, so they are enough only for display.
+    is_padded = column.type == "character" and field.column in REQUIRED[report.name]
+    is_readable = is_read_only and column.type in READABLE_TEXT and not is_padded
     must_fit = field.column in WRITTEN_BY_CANCEL or (report.name, field.column) in WRITTEN_VALUES
     if not (
         getattr(field, "takes_any_column_type", False)
         or column.type in COLUMN_TYPES[field_class]
-        or (is_text and (column.enum_labels or (is_read_only and column.type in READABLE_TEXT)))
+        or (is_text and (column.enum_labels or is_readable))
     ):
         allowed, wanted = " or ".join(sorted(COLUMN_TYPES[field_class])), field.db_type(connection)
         report.add_problem(

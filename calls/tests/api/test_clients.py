@@ -134,13 +134,45 @@ def test_a_role_that_this_app_does_not_know_sees_all_batches_of_the_agency(harbo
     assert listed(client_of(user)) == ([batch.pk for batch in reversed(batches)], 2)
 
 
+def set_column_types(of_users, of_campaigns):
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        for table, column_type in (("users", of_users), ("campaigns", of_campaigns)):
+            cursor.execute(f"ALTER TABLE {table} ALTER client_id TYPE {column_type} USING NULL")
+
+
+@pytest.mark.not_adopted
+@pytest.mark.parametrize(("of_users", "of_campaigns"), [("text", "uuid"), ("text", "bigint"), ("text", "text")])
+def test_a_user_with_an_empty_client_sees_nothing_whatever_the_types_of_the_columns(
+    harbour, other_client, of_users, of_campaigns
+):
+    viewer = harbour.users[Role.CLIENT_VIEWER]
+    set_column_types(of_users, of_campaigns)
+    AgencyUser.objects.filter(pk=viewer.pk).update(client_id="")
+    if of_campaigns == "text":
+        Campaign.objects.update(client_id="")
+    batch = harbour.batch()
+
+    assert client_of(viewer).get(LIST).json() == NO_BATCHES
+    assert client_of(viewer).get(GET, {"batch_id": str(batch.pk)}).status_code == 404
+
+
+@pytest.mark.not_adopted
+def test_clients_are_compared_as_text_if_the_columns_have_different_types(harbour, other_client):
+    viewer = harbour.users[Role.CLIENT_VIEWER]
+    set_column_types("text", "bigint")
+    AgencyUser.objects.filter(pk=viewer.pk).update(client_id="7")
+    Campaign.objects.filter(pk=harbour.campaign.pk).update(client_id=7)
+    own = harbour.batch()
+    other_client.batch()
+
+    assert listed(client_of(viewer)) == ([own.pk], 1)
+
+
 @pytest.mark.not_adopted
 def test_an_adopted_column_may_have_another_type(harbour, other_client):
     viewer = harbour.users[Role.CLIENT_VIEWER]
-    with connection.cursor() as cursor:
-        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        for table in ("users", "campaigns"):
-            cursor.execute(f"ALTER TABLE {table} ALTER client_id TYPE bigint USING NULL")
+    set_column_types("bigint", "bigint")
     AgencyUser.objects.filter(pk=viewer.pk).update(client_id=7)
     Campaign.objects.filter(pk=harbour.campaign.pk).update(client_id=7)
     Campaign.objects.exclude(pk=harbour.campaign.pk).update(client_id=8)

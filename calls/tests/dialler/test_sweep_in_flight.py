@@ -76,6 +76,20 @@ def test_a_call_that_was_stored_shortly_before_the_claim_or_at_an_unknown_time_i
             cursor.execute("UPDATE calls SET created_at = now(); ALTER TABLE calls ALTER created_at SET NOT NULL")
 
 
+@pytest.mark.parametrize("metadata", [None, [], "text"])
+def test_a_call_without_metadata_is_linked_and_nobody_is_called_again(their_call, metadata):
+    contact = contact_of(their_call)
+    CampaignContact.objects.update(call_id=None)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE calls ALTER metadata DROP NOT NULL")
+        try:
+            Call.objects.update(contact=contact, created_at=contact.last_attempt_at, metadata=metadata)
+
+            assert run_sweep() == SweepResult(recorded=1)
+        finally:
+            cursor.execute("UPDATE calls SET metadata = '{}'; ALTER TABLE calls ALTER metadata SET NOT NULL")
+
+
 def test_a_second_claim_that_keeps_the_id_of_the_earlier_call_is_linked_to_its_own(their_call, harbour, ultravox):
     contact = contact_of(their_call)
     Call.objects.update(contact=contact, created_at=contact.last_attempt_at - timedelta(hours=1))

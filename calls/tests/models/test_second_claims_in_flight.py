@@ -3,6 +3,8 @@
 from datetime import timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from calls.dialler.claims import claim_next_contact
@@ -84,6 +86,21 @@ def test_a_call_that_was_stored_shortly_before_the_claim_ends_it(harbour, delive
 
     deliver(end_event())
 
+    contact.refresh_from_db()
+    assert contact.status == ContactStatus.COMPLETED
+
+
+def test_only_the_batch_of_the_contact_is_locked_if_the_row_of_the_call_has_another_batch(harbour, deliver):
+    batch, other = harbour.batch(queued=2), harbour.batch(queued=1)
+    contact = link_by_row_alone(earlier_service.place_call(batch), stored=timezone.now())
+    Call.objects.update(batch=other)
+
+    with CaptureQueriesContext(connection) as queries:
+        deliver(end_event())
+
+    locks = [query["sql"] for query in queries if "FOR UPDATE" in query["sql"]]
+    assert len(locks) == 1
+    assert batch.pk.hex in locks[0].replace("-", "")
     contact.refresh_from_db()
     assert contact.status == ContactStatus.COMPLETED
 
