@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from calls.tests.support.factories import ROOT, address
@@ -87,13 +87,25 @@ def exchange(server, head, body=b""):
     """
     Send a request as it is, and nothing after it. Return the status and the JSON of the answer, or None if it has none.
 
+    A server that closes the connection before it has read everything resets it, and the answer may be lost. So the
+    request is sent up to three times.
+
     :param head: the request line and the headers without ``Host``, as lines.
     """
+    for _ in range(2):
+        with suppress(ConnectionResetError, BrokenPipeError):
+            return _exchange_once(server, head, body)
+    return _exchange_once(server, head, body)
+
+
+def _exchange_once(server, head, body):
     host, _, port = server.partition(":")
     line, *headers = head
     with socket.create_connection((host, int(port)), timeout=30) as client:
         client.sendall("\r\n".join([line, "Host: 127.0.0.1", *headers, "", ""]).encode() + body)
-        client.shutdown(socket.SHUT_WR)
+        # Not connected: the server has reset the connection already.
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_WR)
         response = http.client.HTTPResponse(client)
         response.begin()
         content = response.read()
