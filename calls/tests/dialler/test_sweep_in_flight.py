@@ -1,5 +1,6 @@
 """run_sweep(): calls that another service placed before the switch, linked only by the contact's ``call_id``."""
 
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -61,33 +62,36 @@ def test_a_call_that_was_stored_before_the_claim_is_not_linked(their_call):
     assert run_sweep() == SweepResult(given_back=1)
 
 
+@contextmanager
+def nullable(column, default):
+    """Let a column of ``calls`` be NULL, as in an adopted table. At the end, all rows get the SQL ``default``."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE calls ALTER {column} DROP NOT NULL")
+        try:
+            yield
+        finally:
+            cursor.execute(f"UPDATE calls SET {column} = {default}; ALTER TABLE calls ALTER {column} SET NOT NULL")
+
+
 @pytest.mark.parametrize("stored", ["shortly before", "at an unknown time"])
 def test_a_call_that_was_stored_shortly_before_the_claim_or_at_an_unknown_time_is_linked(their_call, stored):
     contact = contact_of(their_call)
     CampaignContact.objects.update(call_id=None)
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE calls ALTER created_at DROP NOT NULL")
-        try:
-            created_at = contact.last_attempt_at - timedelta(seconds=30) if stored == "shortly before" else None
-            Call.objects.update(contact=contact, created_at=created_at)
+    created_at = contact.last_attempt_at - timedelta(seconds=30) if stored == "shortly before" else None
+    with nullable("created_at", "now()"):
+        Call.objects.update(contact=contact, created_at=created_at)
 
-            assert run_sweep() == SweepResult(recorded=1)
-        finally:
-            cursor.execute("UPDATE calls SET created_at = now(); ALTER TABLE calls ALTER created_at SET NOT NULL")
+        assert run_sweep() == SweepResult(recorded=1)
 
 
 @pytest.mark.parametrize("metadata", [None, [], "text"])
 def test_a_call_without_metadata_is_linked_and_nobody_is_called_again(their_call, metadata):
     contact = contact_of(their_call)
     CampaignContact.objects.update(call_id=None)
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE calls ALTER metadata DROP NOT NULL")
-        try:
-            Call.objects.update(contact=contact, created_at=contact.last_attempt_at, metadata=metadata)
+    with nullable("metadata", "'{}'"):
+        Call.objects.update(contact=contact, created_at=contact.last_attempt_at, metadata=metadata)
 
-            assert run_sweep() == SweepResult(recorded=1)
-        finally:
-            cursor.execute("UPDATE calls SET metadata = '{}'; ALTER TABLE calls ALTER metadata SET NOT NULL")
+        assert run_sweep() == SweepResult(recorded=1)
 
 
 def test_a_second_claim_that_keeps_the_id_of_the_earlier_call_is_linked_to_its_own(their_call, harbour, ultravox):
