@@ -337,6 +337,7 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "BatchStatus": "calls.statuses.BatchStatus.choices",
         "ContactStatus": "calls.statuses.ContactStatus.choices",
+        "CancelledStatus": ["cancelled"],
     },
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

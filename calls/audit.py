@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
-from uuid import UUID
 
 import pghistory
 from django.db import connection, models, transaction
@@ -105,9 +104,11 @@ def history_context(
             cursor.execute("SELECT set_config('pghistory.context_metadata', '', true)")
 
 
-class _Batch(Protocol):
-    pk: Any
-    agency_id: UUID
+class _Subject(Protocol):
+    """A batch or an agency."""
+
+    @property
+    def log_name(self) -> str: ...
 
 
 class _Result(Protocol):
@@ -119,41 +120,42 @@ class _Result(Protocol):
 
 
 P = ParamSpec("P")
-B = TypeVar("B", bound=_Batch)
+S = TypeVar("S", bound=_Subject)
 R = TypeVar("R", bound=_Result)
 
 
 def audited(
     verb: str, *, signal: Signal | None = None
-) -> Callable[[Callable[Concatenate[B, P], R]], Callable[Concatenate[B, P], R]]:
+) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
     """
     Log each call of the decorated method, after its commit or when it is refused. After the commit, send ``signal``.
 
     A refusal, such as "already cancelled", is logged at INFO. A database error is logged at ERROR: what the caller
     asked for did not happen.
 
-    The method takes ``actor`` and ``source`` as keyword arguments. A receiver that raises an exception is logged and
+    The method takes ``actor`` and ``source`` as keyword arguments. Its ``reason`` is not logged, because it may contain
+    a name or a number. A receiver that raises an exception is logged and
     changes nothing.
     """
 
-    def decorate(method: Callable[Concatenate[B, P], R]) -> Callable[Concatenate[B, P], R]:
+    def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
         @wraps(method)
-        def wrapper(batch: B, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        def wrapper(subject: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
             actor, source = cast(Actor, kwargs["actor"]), cast(Source, kwargs["source"])
             started = time.monotonic()
 
             def log(level: int, outcome: str, **numbers: int) -> None:
                 log_verb(
-                    verb, batch, actor=actor, source=source, started=started, outcome=outcome, level=level, **numbers
+                    verb, subject, actor=actor, source=source, started=started, outcome=outcome, level=level, **numbers
                 )
 
             def announce() -> None:
                 log(logging.INFO, result.status, **result.numbers)
                 if signal is not None:
-                    signal.send_robust(sender=type(batch), result=result)
+                    signal.send_robust(sender=type(subject), result=result)
 
             try:
-                result = method(batch, *args, **kwargs)
+                result = method(subject, *args, **kwargs)
             except CallsError as refusal:
                 log(logging.ERROR if isinstance(refusal, DatabaseFailed) else logging.INFO, refusal.code)
                 raise
@@ -167,7 +169,7 @@ def audited(
 
 def log_verb(
     verb: str,
-    batch: _Batch,
+    subject: _Subject,
     *,
     actor: Actor,
     source: Source,
@@ -179,8 +181,8 @@ def log_verb(
     """Log one line for a verb. ``started`` is the ``time.monotonic()`` at which it began."""
     logger.log(
         level,
-        "%s batch=%s agency=%s source=%s actor=%s:%s outcome=%s%s ms=%.0f",
-        *(verb, batch.pk, batch.agency_id, source, actor.kind, actor.id, outcome),
+        "%s %s source=%s actor=%s:%s outcome=%s%s ms=%.0f",
+        *(verb, subject.log_name, source, actor.kind, actor.id, outcome),
         "".join(f" {name}={number}" for name, number in numbers.items()),
         (time.monotonic() - started) * 1000,
     )

@@ -110,6 +110,27 @@ class BatchNotPaused(BatchRefused):
     text = "Only a paused batch can be resumed"
 
 
+class BatchNotCancelled(BatchRefused):
+    code = "batch_not_cancelled"
+    text = "Only a cancelled batch can be replaced"
+
+
+class BatchAlreadyReplaced(CallsError):
+    """``batch_id`` is the id of the batch that replaces it."""
+
+    code = "batch_already_replaced"
+
+    def __init__(self, batch_id: UUID) -> None:
+        super().__init__(batch_id)
+        self.batch_id = batch_id
+        self.text = f"Batch is already replaced by batch {batch_id}"
+
+
+class NoContactsToReplace(CallsError):
+    code = "no_contacts_to_replace"
+    text = "The cancel skipped no contact that can be called"
+
+
 class AgencyNotFound(CallsError):
     code = "agency_not_found"
     text = "Agency not found"
@@ -152,6 +173,13 @@ class BatchReadFailed(DatabaseFailed):
 class AgencyUpdateFailed(DatabaseFailed):
     code = "agency_update_failed"
     text = "Failed to update agency"
+
+
+class HoldUnconfirmed(DatabaseFailed):
+    """Unlike after the other failures, the hold is stored: no claim that begins now succeeds."""
+
+    code = "hold_unconfirmed"
+    text = "The agency is on hold, but a call that was about to start may still start. Ask again to be certain"
 
 
 class CleanupFailed(DatabaseFailed):

@@ -7,7 +7,7 @@ import json
 import re
 from datetime import UTC, datetime
 from itertools import accumulate
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 from django.utils import timezone
@@ -26,12 +26,13 @@ from pydantic_core import PydanticCustomError
 
 from calls.exceptions import FieldInvalid, FieldRequired, InvalidContacts
 from calls.parsing import E164, RESERVED_PREFIX, is_reserved_key, parse_uuid
-from calls.statuses import Mode
+from calls.statuses import BatchStatus, Mode
 
 MAX_CONTACTS = 10_000
 MAX_CUSTOM_DATA_BYTES = 64 * 1024
 MAX_CUSTOM_DATA_DEPTH = 100
 MAX_REPORTED_CONTACTS = 20
+MAX_REASON = 500
 
 _JSON_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _TIME_CHARACTERS = re.compile(r"[0-9TWZtwz:.,+ -]+")
@@ -155,6 +156,22 @@ Text = Annotated[str, AfterValidator(_check_text)]
 Id = Annotated[UUID, BeforeValidator(_to_uuid), BeforeValidator(_require_value)]
 
 
+def parse_reason(data: Any) -> str | None:
+    """
+    Return the ``reason`` of a request's body, or None if it is absent, null or empty.
+
+    :raises FieldInvalid: it is not a string of at most 500 characters, or PostgreSQL cannot store it.
+    """
+    reason = data.get("reason") if isinstance(data, dict) else None
+    rule = f"must be a string of at most {MAX_REASON} characters"
+    if reason is not None and (not isinstance(reason, str) or len(reason) > MAX_REASON):
+        raise FieldInvalid("reason", rule)
+    try:
+        return _check_text(reason) if reason else None
+    except PydanticCustomError as invalid:
+        raise FieldInvalid("reason", f"{rule}, and {invalid.message()}") from None
+
+
 class _Input(BaseModel):
     """Strict: a number is not accepted as a string, nor a string as a number. A null value counts as absent."""
 
@@ -187,15 +204,13 @@ class NewContact(_Input):
     max_attempts: int = Field(default=3, ge=1, le=10)
 
 
-class NewBatch(_Input):
-    """A new batch: its contacts, the agent that calls them, the limits and the start time."""
+# What a replacement takes from the cancelled batch, unless the caller chooses something else.
+REPLACEMENT_DEFAULTS = ("agent_mapping_id", "campaign_id", "from_number", "calls_per_minute", "max_concurrent")
 
-    agent_mapping_id: Id
-    campaign_id: Id
-    from_number: PhoneNumber
-    contacts: list[NewContact] = Field(min_length=1, max_length=MAX_CONTACTS)
-    calls_per_minute: int = Field(default=30, ge=1, le=60)
-    max_concurrent: int = Field(default=10, ge=1, le=100)
+
+class _BatchInput(_Input):
+    """What every new batch has: the start time."""
+
     scheduled_for: Annotated[datetime | None, BeforeValidator(_to_utc)] = Field(
         default=None, description="ISO 8601 with an offset. A time in the past means now."
     )
@@ -215,7 +230,7 @@ class NewBatch(_Input):
         return mode or (Mode.SCHEDULED if is_future else Mode.IMMEDIATE)
 
     @classmethod
-    def parse(cls, data: Any) -> NewBatch:
+    def parse(cls, data: Any) -> Self:
         """
         Validate the body of a request.
 
@@ -236,14 +251,22 @@ class NewBatch(_Input):
         return hashlib.sha256(self.model_dump_json(exclude_unset=True).encode()).hexdigest()
 
     @property
-    def starts_in_future(self) -> bool:
-        """Whether the scheduled time is in the future."""
-        return _is_in_future(self.scheduled_for)
+    def batch_values(self) -> dict[str, Any]:
+        """The values of the batch's row. A replacement leaves out those that it takes from the cancelled batch."""
+        status = BatchStatus.SCHEDULED if _is_in_future(self.scheduled_for) else BatchStatus.PENDING
+        given = self.model_dump(include={"mode", "scheduled_for", *REPLACEMENT_DEFAULTS}, exclude_none=True)
+        return {"status": status, **given}
 
-    @property
-    def batch_fields(self) -> dict[str, Any]:
-        """The values that are stored in the batch's row as they are."""
-        return self.model_dump(include={"from_number", "mode", "calls_per_minute", "max_concurrent", "scheduled_for"})
+
+class NewBatch(_BatchInput):
+    """A new batch: its contacts, the agent that calls them, the limits and the start time."""
+
+    agent_mapping_id: Id
+    campaign_id: Id
+    from_number: PhoneNumber
+    contacts: list[NewContact] = Field(min_length=1, max_length=MAX_CONTACTS)
+    calls_per_minute: int = Field(default=30, ge=1, le=60)
+    max_concurrent: int = Field(default=10, ge=1, le=100)
 
     @property
     def distinct_contacts(self) -> list[NewContact]:
@@ -252,6 +275,33 @@ class NewBatch(_Input):
         for contact in self.contacts:
             first.setdefault(contact.phone_number, contact)
         return list(first.values())
+
+
+class NewReplacement(_BatchInput):
+    """A batch that replaces a cancelled one and gets its skipped contacts. Absent fields are those of that batch."""
+
+    replaces: Id = Field(description="The id of a cancelled batch.")
+    agent_mapping_id: Id | None = None
+    campaign_id: Id | None = None
+    from_number: PhoneNumber | None = None
+    calls_per_minute: int | None = Field(default=None, ge=1, le=60)
+    max_concurrent: int | None = Field(default=None, ge=1, le=100)
+
+    @classmethod
+    def is_meant_by(cls, data: Any) -> bool:
+        """Return whether the body asks for a replacement."""
+        return isinstance(data, dict) and data.get("replaces") is not None
+
+    @classmethod
+    def parse(cls, data: Any) -> Self:
+        """
+        Validate the body of a request, as :meth:`NewBatch.parse` does. ``contacts`` must be absent.
+
+        :raises CallsError: FieldRequired or FieldInvalid.
+        """
+        if isinstance(data, dict) and data.get("contacts") is not None:
+            raise FieldInvalid("contacts", "must be absent where replaces is given")
+        return super().parse(data)
 
 
 def _as_calls_error(invalid: ValidationError, data: dict[str, Any]) -> FieldRequired | FieldInvalid | InvalidContacts:

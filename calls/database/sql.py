@@ -9,6 +9,13 @@ def column_names(model: type[models.Model]) -> list[str]:
     return [column for column in columns if column is not None]
 
 
+# A UUID of version 7, which is ordered by time. PostgreSQL has a function for it only since version 18.
+UUID7 = (
+    "(lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0') || '7'"
+    " || right(replace(gen_random_uuid()::text, '-', ''), 19))::uuid"
+)
+
+
 def literals(*statuses: str) -> str:
     """
     Return statuses as a list of SQL literals, for ``status IN …``.

@@ -77,6 +77,12 @@ def database_errors_as(failure: type[DatabaseFailed]) -> Iterator[None]:
         raise failure from error
 
 
+def is_connection_lost(failure: DatabaseFailed) -> bool:
+    """Return whether the failure is one of the connection, and not of a statement."""
+    error = failure.__cause__
+    return isinstance(error, Error) and getattr(error.__cause__, "sqlstate", None) is None
+
+
 def retry_on_deadlock(function: Callable[P, T]) -> Callable[P, T]:
     """
     Run the decorated function again when PostgreSQL chose it as a deadlock victim, at most three times.

@@ -3,11 +3,12 @@ Guards: triggers that keep the promise of a cancel for every writer of the table
 
 - ``batch_final``: a completed or cancelled batch keeps its status, ``completed_at`` and ``error_message``.
 - ``contact_batch_live``: in a completed or cancelled batch, no contact becomes dialable or in progress, and no dialable
-  contact or contact in progress is added or moved to the batch. In a paused batch, no contact becomes in progress. In a
-  completed, cancelled or paused batch, a contact that is in progress cannot be claimed a second time.
+  contact or contact in progress is added or moved to the batch. In a paused batch, and in every batch of an agency on
+  hold, no contact becomes in progress. In all of these batches, a contact that is in progress cannot be claimed a
+  second time.
 
 Another service may claim with a status of its own, such as ``dialing``. So every status that is neither dialable nor
-finished counts as in progress.
+finished counts as in progress. The agency of a contact is that of its batch.
 
 A refused write fails with SQLSTATE 23514 and the guard's name as its constraint. The guards run as the owner of the
 tables (``RUN_AS_OWNER``), so neither row level security nor missing grants of the writing role affect them. Their
@@ -54,6 +55,14 @@ def _is_in_progress(status: str) -> str:
     return f"({status} NOT IN {_DIALABLE_OR_FINISHED})"
 
 
+def _describe_batch(status: str, is_held: str) -> str:
+    """Return the expression that says why a batch takes no contact that is dialable or in progress."""
+    return (
+        f"CASE WHEN {status} IS NULL THEN 'not there' WHEN {status} IN {_FINAL} OR NOT {is_held} THEN {status}"
+        " ELSE 'of an agency on hold' END"
+    )
+
+
 _BATCH_REFUSED = _raise_check_violation(
     "batch_final", "call_batches", "batch % is % and cannot become %", "OLD.id", "OLD.status", "NEW.status"
 )
@@ -87,7 +96,7 @@ _CONTACT_REFUSED = _raise_check_violation(
     "NEW.id",
     "NEW.status",
     "NEW.batch_id",
-    "COALESCE(batch_status, 'not there')",
+    _describe_batch("batch_status", "is_held"),
 )
 
 _MADE_DIALABLE = f"""(
@@ -108,6 +117,10 @@ _CLAIMED = f"""(
     )
 )"""
 
+_READ_BATCH = """SELECT batch.status, agency.held_at IS NOT NULL INTO batch_status, is_held
+            FROM call_batches AS batch LEFT JOIN agencies AS agency ON agency.id = batch.agency_id
+            WHERE batch.id = NEW.batch_id"""
+
 contact_batch_live = pgtrigger.Trigger(
     name="contact_batch_live",
     when=pgtrigger.After,
@@ -116,17 +129,20 @@ contact_batch_live = pgtrigger.Trigger(
         f"NEW.batch_id IS NOT NULL AND {_is_active('NEW.status')}"
         f" AND (NEW.batch_id IS DISTINCT FROM OLD.batch_id OR {_MADE_DIALABLE} OR {_CLAIMED})"
     ),
-    declare=[("batch_status", "text")],
+    declare=[("batch_status", "text"), ("is_held", "boolean")],
     # From a dialable status no lock on the batch is needed: claim and cancel update the same contact, so the second one
     # waits and reads it again. A lock would deadlock with a cancel, which holds the batch and waits for the contact.
     # From any other status a cancel does not update the contact, so this trigger must wait for the batch's row.
+    # A pause and a hold write no contact: they wait for the transactions that read the batch here before their commit.
     func=f"""
         IF OLD.status IN {_DIALABLE} AND NEW.batch_id IS NOT DISTINCT FROM OLD.batch_id THEN
-            SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id;
+            {_READ_BATCH};
         ELSE
-            SELECT status INTO batch_status FROM call_batches WHERE id = NEW.batch_id FOR KEY SHARE;
+            {_READ_BATCH} FOR KEY SHARE OF batch;
         END IF;
-        IF batch_status IS NULL OR batch_status IN {_FINAL} OR (batch_status = {_PAUSED} AND {_CLAIMED}) THEN
+        IF batch_status IS NULL OR batch_status IN {_FINAL}
+            OR ((batch_status = {_PAUSED} OR is_held) AND {_CLAIMED})
+        THEN
             {_CONTACT_REFUSED}
         END IF;
         RETURN NULL;
@@ -139,7 +155,7 @@ _INSERT_REFUSED = _raise_check_violation(
     "a contact cannot be added as % to batch %, which is %",
     "refused.status",
     "refused.batch_id",
-    "COALESCE(refused.batch_status, 'not there')",
+    _describe_batch("refused.batch_status", "refused.is_held"),
 )
 
 # Runs once for each statement and not for each row, so that 10,000 contacts of one batch cost one lookup.
@@ -154,12 +170,12 @@ contact_batch_live_insert = pgtrigger.Trigger(
         PERFORM 1 FROM call_batches
         WHERE id IN (SELECT batch_id FROM new_contacts WHERE {_is_active("status")})
         ORDER BY id FOR KEY SHARE;
-        SELECT c.batch_id, c.status, b.status::text AS batch_status INTO refused
+        SELECT c.batch_id, c.status, b.status::text AS batch_status, a.held_at IS NOT NULL AS is_held INTO refused
         FROM (
             SELECT DISTINCT batch_id, status FROM new_contacts WHERE batch_id IS NOT NULL AND {_is_active("status")}
-        ) c LEFT JOIN call_batches b ON b.id = c.batch_id
+        ) c LEFT JOIN call_batches b ON b.id = c.batch_id LEFT JOIN agencies a ON a.id = b.agency_id
         WHERE b.id IS NULL OR b.status IN {_FINAL}
-            OR (b.status = {_PAUSED} AND {_is_in_progress("c.status")})
+            OR ((b.status = {_PAUSED} OR a.held_at IS NOT NULL) AND {_is_in_progress("c.status")})
         LIMIT 1;
         IF FOUND THEN
             {_INSERT_REFUSED}
@@ -180,7 +196,8 @@ BEGIN
         SELECT DISTINCT tgfoid::regprocedure, pg_get_userbyid(relowner)
         FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
         WHERE tgname LIKE 'pgtrigger_%' AND tgrelid IN (
-            'call_batches'::regclass, 'campaign_contacts'::regclass, 'call_batch_events'::regclass
+            'call_batches'::regclass, 'campaign_contacts'::regclass, 'call_batch_events'::regclass,
+            to_regclass('agency_events')
         )
     LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO %I', trigger_function, table_owner);

@@ -1,4 +1,4 @@
-"""The agencies' accounts at the provider: each agency's key, and the hold of an account that takes no calls."""
+"""The agencies' accounts at the provider: each agency's key, and the wait of an account that takes no calls."""
 
 from __future__ import annotations
 
@@ -98,15 +98,15 @@ def lookup_after() -> timedelta:
 
 
 @database_errors_as(AgencyUpdateFailed)
-def hold_account(agency_id: UUID, pause: timedelta, *, provider: Provider) -> bool:
+def defer_account(agency_id: UUID, pause: timedelta, *, provider: Provider) -> bool:
     """
-    Hold the account that refused a call of the agency: start no call with its key for this long.
+    Let the account that refused a call of the agency wait: start no call with its key for this long.
 
-    This holds the agency and every other agency that, as far as this process knows, uses the same key. Do not call
+    This defers the agency and every other agency that, as far as this process knows, uses the same key. Do not call
     this while a batch is locked, and call it outside of a transaction.
 
     :param provider: the provider that was used for the call.
-    :returns: False if the agency has another key by now, so nothing is held.
+    :returns: False if the agency has another key by now, so nothing is deferred.
     :raises AgencyUpdateFailed: a database error or timeout; nothing was changed.
     """
     if has_other_key(agency_id, provider):
@@ -114,17 +114,17 @@ def hold_account(agency_id: UUID, pause: timedelta, *, provider: Provider) -> bo
     now = time.monotonic()
     with _LOCK:
         known = [pk for pk, account in _ACCOUNTS.items() if account.provider is provider and account.expires_at > now]
-    _hold_agencies({agency_id, *known}, pause)
+    _defer_agencies({agency_id, *known}, pause)
     return True
 
 
 @retry_on_deadlock
-def _hold_agencies(ids: set[UUID], pause: timedelta) -> None:
+def _defer_agencies(ids: set[UUID], pause: timedelta) -> None:
     until = Now() + pause
     with transaction_with_timeouts():
-        not_held = Agency.objects.filter(Q(dial_after=None) | Q(dial_after__lt=until), pk__in=ids)
-        # In the order of the ids, so that two holds do not deadlock.
-        locked = list(not_held.order_by("pk").select_for_update(no_key=True).values_list("pk", flat=True))
+        earlier = Agency.objects.filter(Q(dial_after=None) | Q(dial_after__lt=until), pk__in=ids)
+        # In the order of the ids, so that two calls of this do not deadlock.
+        locked = list(earlier.order_by("pk").select_for_update(no_key=True).values_list("pk", flat=True))
         Agency.objects.filter(pk__in=locked).update(
             dial_after=Greatest("dial_after", until), updated_at=TransactionNow()
         )

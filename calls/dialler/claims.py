@@ -22,6 +22,7 @@ from calls.database.transactions import database_errors_as, lock_name
 from calls.dialler.pacing import calls_per_minute, max_concurrent
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CampaignContact
+from calls.models.locking import IS_AGENCY_HELD, claim_lock_name
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Outcome
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ MAX_ENDED_UNCALLED = 100
 # What a claim reads of the batch and its agency, and what the call request needs of its agent. They are subselects and
 # not joins, because the lock is for the batch alone.
 _COLUMNS = ("calls_per_minute", "max_concurrent", "from_number")
-_EXPRESSIONS = {
-    "is_on_hold": "dial_after > now()",
+_EXPRESSIONS = IS_AGENCY_HELD | {
+    "is_deferred": "dial_after > now()",
     "agency_limit": "(SELECT max_concurrent_calls FROM agencies WHERE id = call_batches.agency_id)",
     "agent_id": "(SELECT ultravox_agent_id FROM agent_mappings WHERE id = call_batches.agent_mapping_id)",
     "first_speaker_text": "(SELECT first_speaker_text FROM agent_mappings WHERE id = call_batches.agent_mapping_id)",
@@ -62,6 +63,7 @@ _TRY_TO_LOCK_NUMBER = (
 _AGENCY_LIMIT = "(SELECT max_concurrent_calls FROM agencies WHERE id = %(agency)s)"
 _CHOOSE = f"""
     SELECT id, do_not_call, COALESCE(attempts, 0), COALESCE(max_attempts, 3), outcome, statement_timestamp(),
+        pg_advisory_xact_lock_shared(hashtextextended(%(claim_lock)s, 0)),
         (SELECT dial_after > statement_timestamp() FROM agencies WHERE id = %(agency)s), {_AGENCY_LIMIT},
         (
             SELECT count(*) FROM campaign_contacts
@@ -93,13 +95,15 @@ _CHOOSE = f"""
         FOR UPDATE SKIP LOCKED
     ) AS chosen
 """
-# The condition on the number is checked again, because a call to it may have begun after the contact was chosen.
+# The condition on the number is checked again, because a call to it may have begun after the contact was chosen. The
+# agency may have been held since then.
 _CLAIM = f"""
     WITH claimed AS (
         UPDATE campaign_contacts AS contact
         SET status = {_IN_PROGRESS}, attempts = %(attempts)s, last_attempt_at = %(now)s, updated_at = now(),
             call_id = NULL, outcome = NULL, outcome_notes = NULL, duration_seconds = NULL
         WHERE id = %(contact)s AND {_NUMBER_IS_FREE}
+            AND NOT EXISTS (SELECT FROM agencies WHERE id = %(agency)s AND held_at IS NOT NULL)
         RETURNING *
     ), counted AS (
         UPDATE call_batches
@@ -120,7 +124,9 @@ class _Choice:
     max_attempts: int
     outcome: str | None
     now: datetime
-    is_agency_on_hold: bool | None
+    claim_lock: object
+    """No value: the column takes the lock that :meth:`Agency.hold` looks for."""
+    is_agency_deferred: bool | None
     agency_limit: int | None
     in_progress: int
     started: int
@@ -134,10 +140,10 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
     Claim the contact of ``batch`` to call next. Place the call only after this has been committed.
 
     The contact is then in progress and its attempt is counted. Return None if no call may start: the batch is not being
-    dialled, it or its agency has reached a limit, or no contact can be claimed now. A batch without unfinished contacts
-    is completed. A contact marked ``do_not_call`` is skipped. A contact without attempts left becomes ``failed``.
-    Contacts that another service has locked, or whose number is being called in another batch of the agency, are passed
-    over. If another claim is just taking the same number, nothing is claimed.
+    dialled, its agency is on hold, it or its agency has reached a limit, or no contact can be claimed now. A batch
+    without unfinished contacts is completed. A contact marked ``do_not_call`` is skipped. A contact without attempts
+    left becomes ``failed``. Contacts that another service has locked, or whose number is being called in another batch
+    of the agency, are passed over. If another claim is just taking the same number, nothing is claimed.
 
     :param called_before: leave out contacts that were called since then.
     :returns: the contact. Its ``batch`` has the agent and the caller id.
@@ -145,7 +151,7 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
     :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
     """
     with batch.locked(*_COLUMNS, **_EXPRESSIONS) as locked:
-        if locked.status != BatchStatus.PROCESSING or locked.is_on_hold:
+        if locked.status != BatchStatus.PROCESSING or locked.is_deferred or locked.is_agency_held:
             return None
         if locked.agent_id is None:
             logger.error("dial batch=%s: its agent mapping does not exist", locked.pk)
@@ -157,7 +163,7 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
             if choice is None:
                 locked.complete_if_finished()
                 return None
-            if choice.is_agency_on_hold or not choice.is_number_locked or _may_exceed_limit(locked, choice):
+            if choice.is_agency_deferred or not choice.is_number_locked or _may_exceed_limit(locked, choice):
                 return None
             if choice.do_not_call:
                 _end_uncalled(choice, locked, ContactStatus.SKIPPED, "Do not call")
@@ -185,6 +191,7 @@ def _choose(batch: CallBatch, called_before: datetime | None) -> _Choice | None:
             {
                 "batch": batch.pk,
                 "agency": batch.agency_id,
+                "claim_lock": claim_lock_name(batch.agency_id),
                 "retry_pause": settings.RETRY_PAUSE,
                 "called_before": called_before,
             },
@@ -204,8 +211,18 @@ def _may_exceed_limit(batch: CallBatch, choice: _Choice) -> bool:
 
 
 def _claim(choice: _Choice, batch: CallBatch) -> CampaignContact | None:
-    """Claim the contact, and count it on the batch. Return None if a call to its number has just begun."""
-    values = {"contact": choice.contact_id, "batch": batch.pk, "attempts": choice.attempts + 1, "now": choice.now}
+    """
+    Claim the contact, and count it on the batch.
+
+    Return None if a call to its number has just begun, or if its agency has just been held.
+    """
+    values = {
+        "contact": choice.contact_id,
+        "batch": batch.pk,
+        "agency": batch.agency_id,
+        "attempts": choice.attempts + 1,
+        "now": choice.now,
+    }
     claimed = CampaignContact.objects.raw(_CLAIM, values)
     for contact in claimed:
         contact.batch = batch

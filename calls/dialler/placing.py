@@ -15,7 +15,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 
-from calls.dialler.accounts import get_provider, has_other_key, hold_account, is_paused_here, pause_here
+from calls.dialler.accounts import defer_account, get_provider, has_other_key, is_paused_here, pause_here
 from calls.dialler.claims import claim_next_contact
 from calls.dialler.evidence import find_unrecorded_call
 from calls.exceptions import AgencyUpdateFailed, BatchNotFound, BatchReadFailed, CredentialsUnusable
@@ -39,7 +39,7 @@ class DialOutcome(Enum):
 
     PLACED = "placed"
     FAILED = "failed"
-    HELD = "held"
+    DEFERRED = "deferred"
     """
     No call was placed, and the attempt does not count: the account takes no calls, its key cannot be used or was
     replaced, or this process cannot connect.
@@ -73,7 +73,7 @@ def place_next_call(
         provider = get_provider(batch.agency_id)
     except CredentialsUnusable as unusable:
         logger.warning("dial batch=%s agency=%s outcome=%s: %s", batch.pk, batch.agency_id, unusable.code, unusable)
-        return DialOutcome.HELD
+        return DialOutcome.DEFERRED
     if is_paused_here(provider):
         return DialOutcome.NOTHING_CLAIMED
     if connection.in_atomic_block:
@@ -137,12 +137,12 @@ def _place(provider: Provider, request: CallRequest, contact: CampaignContact, a
         pause_here(provider, unreachable.pause)
         contact.release_claim()
         pause = f"pause={unreachable.pause.total_seconds():.0f} in this process"
-        outcome, detail = DialOutcome.HELD, f"{unreachable}, {pause}"
+        outcome, detail = DialOutcome.DEFERRED, f"{unreachable}, {pause}"
     except ProviderBusy as busy:
-        # First the hold: another worker could otherwise claim the contact and send a request in between.
-        held = _hold_account(agency_id, busy, provider)
+        # First the wait: another worker could otherwise claim the contact and send a request in between.
+        pause = _defer_account(agency_id, busy, provider)
         contact.release_claim()
-        outcome, detail = DialOutcome.HELD, f"{busy}, {held}"
+        outcome, detail = DialOutcome.DEFERRED, f"{busy}, {pause}"
     except AllCallsRefused as refused:
         outcome, detail = _record_all_refused(contact, refused, is_old_key=_is_old_key(agency_id, provider))
     except PlacementRefused as refused:
@@ -169,7 +169,7 @@ def _record_all_refused(
     """Pause the batch. A refusal of a key that has been replaced meanwhile says nothing about the account."""
     if is_old_key:
         contact.release_claim()
-        return DialOutcome.HELD, f"{refused}, with a key that the agency no longer has"
+        return DialOutcome.DEFERRED, f"{refused}, with a key that the agency no longer has"
     paused = contact.record_batch_refused(reason=str(refused), unless_others_accepted=refused.unless_others_accepted)
     return DialOutcome.PAUSED if paused else DialOutcome.FAILED, str(refused)
 
@@ -182,14 +182,14 @@ def _is_old_key(agency_id: UUID, provider: Provider) -> bool:
         return False
 
 
-def _hold_account(agency_id: UUID, busy: ProviderBusy, provider: Provider) -> str:
-    """Hold the account that takes no calls, and return what was done, for the log. A failed hold raises nothing."""
+def _defer_account(agency_id: UUID, busy: ProviderBusy, provider: Provider) -> str:
+    """Let an account that takes no calls wait, and return what was done, for the log. Raises no database error."""
     try:
-        held = hold_account(agency_id, busy.pause, provider=provider)
+        deferred = defer_account(agency_id, busy.pause, provider=provider)
     except AgencyUpdateFailed as failed:
         # The next request gets the same answer. The claim must be released nevertheless.
         return f"no pause: {failed.code}"
-    return f"pause={busy.pause.total_seconds():.0f}" if held else "no pause: the agency has another key by now"
+    return f"pause={busy.pause.total_seconds():.0f}" if deferred else "no pause: the agency has another key by now"
 
 
 def _call_request(contact: CampaignContact) -> CallRequest:

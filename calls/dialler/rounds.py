@@ -95,17 +95,17 @@ class _Candidate:
     @classmethod
     def from_batch(cls, batch: CallBatch, *, include_empty: bool) -> Self:
         state, waiting = DiallingState.from_batch(batch), waiting_for(batch)
-        is_held = waiting is not None and waiting.reason.is_hold
+        is_blocked = waiting is not None and waiting.reason.is_obstacle
         is_empty = has_nothing_to_call(state)
         has_call = waiting is None and not is_empty
-        is_kept = waiting is not None and waiting.reason is WaitReason.OTHER_DIALLER
-        # A batch whose calls are held may still be finished.
-        start = (not is_held and needs_start(batch, state)) or (include_empty and is_empty and not is_kept)
+        is_kept = waiting is not None and waiting.reason in (WaitReason.HELD, WaitReason.OTHER_DIALLER)
+        # A batch whose calls cannot start may still be finished.
+        start = (not is_blocked and needs_start(batch, state)) or (include_empty and is_empty and not is_kept)
         limit = math.inf if state.agency_limit is None else state.agency_limit - state.agency_in_progress
         slots = free_slots(batch, state)
         if not has_call:
             # A start may find a contact that can be called.
-            slots = min(slots, 1) if start and not is_held else 0
+            slots = min(slots, 1) if start and not is_blocked else 0
         return cls(batch, waiting, start, slots, limit)
 
 

@@ -9,7 +9,7 @@ from django.db.models.functions import Least, Now
 from calls.database.transactions import database_errors_as, retry_on_deadlock
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch
-from calls.models.locking import CLOCK
+from calls.models.locking import CLOCK, IS_AGENCY_HELD
 from calls.models.querysets import LAST_CALLED
 from calls.statuses import STARTABLE, BatchStatus, ContactStatus
 
@@ -24,6 +24,8 @@ def start_batch(batch: CallBatch) -> None:
     """
     Start the batch if it is due: it becomes ``processing`` and its pending contacts become ``queued``.
 
+    The batches of an agency on hold are not changed.
+
     A batch that was started before is completed if it has no unfinished contact. Contacts that another service has
     queued with ``completed_at`` set or ``last_attempt_at`` in the future are queued again.
 
@@ -37,8 +39,9 @@ def start_batch(batch: CallBatch) -> None:
 @retry_on_deadlock
 def _start(batch: CallBatch) -> bool:
     """Return whether contacts are still pending."""
-    with batch.locked("started_at", **CLOCK) as locked:
-        if locked.status not in STARTABLE or locked.is_scheduled_ahead or locked.is_on_hold:
+    with batch.locked("started_at", **CLOCK, **IS_AGENCY_HELD) as locked:
+        is_waiting = locked.is_scheduled_ahead or locked.is_deferred or locked.is_agency_held
+        if locked.status not in STARTABLE or is_waiting:
             return False
         if locked.status != BatchStatus.PROCESSING:
             locked.start()

@@ -135,7 +135,7 @@ def _without_end(batch_ids: Collection[UUID] | None = None) -> CampaignContactQu
 
 
 def _in_progress(batch_ids: Collection[UUID] | None) -> CampaignContactQuerySet:
-    # A batch with a hold longer than any Retry-After belongs to another dialler. Its contacts are left alone, except
+    # A batch that waits for longer than any Retry-After belongs to another dialler. Its contacts are left alone, except
     # for calls that we placed, or whose placement was unclear.
     placed_by_us = Exists(Call.objects.filter(pk=OuterRef("call_id"), metadata__has_key="attempt"))
     is_unclear = Q(call_id=None, outcome_notes__startswith=UNCLEAR)

@@ -24,6 +24,7 @@ class WaitReason(Enum):
     """Why no call of a batch starts at the moment."""
 
     PAUSED = "paused"
+    HELD = "held"
     SCHEDULED = "scheduled"
     OTHER_DIALLER = "other_dialler"
     PROVIDER = "provider"
@@ -37,9 +38,12 @@ class WaitReason(Enum):
     LAST_CALLS = "last_calls"
 
     @property
-    def is_hold(self) -> bool:
-        """Whether the batch is on hold, as opposed to having reached a limit or having no contact to call now."""
-        return self in (WaitReason.OTHER_DIALLER, WaitReason.PROVIDER, WaitReason.CREDENTIALS, WaitReason.AGENT)
+    def is_obstacle(self) -> bool:
+        """Whether no call can start, as opposed to having reached a limit or having no contact to call now."""
+        return self in (
+            *(WaitReason.HELD, WaitReason.OTHER_DIALLER, WaitReason.PROVIDER),
+            *(WaitReason.CREDENTIALS, WaitReason.AGENT),
+        )
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class DiallingState:
     agency_in_progress: int
     """Calls of the agency, if it has a limit."""
     agency_dial_after: datetime | None
+    agency_held_at: datetime | None
     has_agent: bool
     next_status: str | None
     """The status of the contact that can be claimed next, or None if there is none."""
@@ -126,6 +131,7 @@ def with_dialling_state(batches: CallBatchQuerySet, *, called_before: datetime |
         ),
         state_has_agent=models.Exists(AgentMapping.objects.filter(pk=models.OuterRef("agent_mapping_id"))),
         state_agency_dial_after=of_agency("dial_after"),
+        state_agency_held_at=of_agency("held_at"),
         **{f"state_{name}": models.Case(models.When(is_due, then=value)) for name, value in state.items()},
     )
 
@@ -156,6 +162,8 @@ def waiting_for(batch: CallBatch) -> Waiting | None:
         return Waiting(WaitReason.PAUSED, "the batch is paused")
     if batch.status not in STARTABLE:
         return None
+    if state.agency_held_at is not None:
+        return Waiting(WaitReason.HELD, f"the agency is on hold since {_shown(state.agency_held_at)}")
     if batch.scheduled_for is not None and batch.scheduled_for > state.now:
         return Waiting(WaitReason.SCHEDULED, f"the batch starts at {_shown(batch.scheduled_for)}")
     return _hold(batch, state) or _limit(batch, state) or _contacts(batch, state)

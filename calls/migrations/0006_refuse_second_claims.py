@@ -1,40 +1,10 @@
 """Replace the guards of contacts: refuse second claims, and claims with a status of another service."""
 
-from importlib import import_module
-
 import pgtrigger.compiler
 from django.db import migrations
-from pgtrigger.migrations import AddTrigger, RemoveTrigger
+from pgtrigger.migrations import AddTrigger
 
-from calls.database.adoption.steps import run_with_short_lock_timeout
-from calls.database.triggers import RUN_AS_OWNER
-
-
-def install(triggers, schema_editor):
-    """
-    Replace the guards within milliseconds: other services wait meanwhile, so that no row is written without a guard.
-    """
-
-    def replace():
-        schema_editor.execute("LOCK TABLE campaign_contacts IN ACCESS EXCLUSIVE MODE")
-        for trigger in triggers:
-            schema_editor.execute(trigger.install_sql, params=None)
-        # Replacing a function resets its rights (SECURITY DEFINER) and its search path.
-        schema_editor.execute(RUN_AS_OWNER, params=None)
-
-    run_with_short_lock_timeout(replace)
-
-
-def install_new(apps, schema_editor):
-    install([guard.trigger for guard in NEW_GUARDS], schema_editor)
-
-
-def install_old(apps, schema_editor):
-    before = import_module("calls.migrations.0003_guards_history_and_own_tables").Migration.operations
-    names = {guard.trigger.name for guard in NEW_GUARDS}
-    added = [operation.trigger for operation in before if isinstance(operation, AddTrigger)]
-    install([trigger for trigger in added if trigger.name in names], schema_editor)
-
+from calls.database.adoption.operations import replace_guards
 
 NEW_GUARDS = [
     AddTrigger(
@@ -78,13 +48,4 @@ class Migration(migrations.Migration):
         ("calls", "0005_call_operators"),
     ]
 
-    operations = [
-        # The state first: it takes Django much longer than the database, and must not be computed under the lock.
-        migrations.SeparateDatabaseAndState(
-            state_operations=[
-                *(RemoveTrigger(model_name=guard.model_name, name=guard.trigger.name) for guard in NEW_GUARDS),
-                *NEW_GUARDS,
-            ]
-        ),
-        migrations.RunPython(install_new, install_old),
-    ]
+    operations = replace_guards("0003_guards_history_and_own_tables", NEW_GUARDS)

@@ -3,13 +3,14 @@ from calls.models.batch import CallBatch
 from calls.models.call import Call
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
 from calls.models.contact import CampaignContact
-from calls.models.history import CallBatchEvent
+from calls.models.history import AgencyEvent, CallBatchEvent
 from calls.models.idempotency import IdempotencyKey
-from calls.models.results import CancelResult, CreateResult, PauseResult
+from calls.models.results import CancelResult, CreateResult, HoldResult, PauseResult
 from calls.models.webhook_event import WebhookEvent
 
 __all__ = [
     "Agency",
+    "AgencyEvent",
     "AgencyPhoneNumber",
     "AgencyUser",
     "AgentMapping",
@@ -20,6 +21,7 @@ __all__ = [
     "CampaignContact",
     "CancelResult",
     "CreateResult",
+    "HoldResult",
     "IdempotencyKey",
     "PauseResult",
     "WebhookEvent",

@@ -1,12 +1,12 @@
-"""Call batches: create, pause, resume and cancel."""
+"""Call batches: create, pause, resume, cancel and replace."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -15,44 +15,37 @@ from django.db import DataError, IntegrityError, models, transaction
 from django.db.models.functions import Coalesce
 
 from calls.audit import Actor, Source, audited, history_context, log_verb
-from calls.database.transactions import (
-    database_errors_as,
-    retry_on_deadlock,
-    transaction_with_timeouts,
-)
+from calls.database.transactions import database_errors_as, lock_name, retry_on_deadlock, transaction_with_timeouts
 from calls.database.triggers import batch_final
 from calls.exceptions import (
     AgentMappingNotFound,
     BatchAlreadyCancelled,
     BatchAlreadyCompleted,
+    BatchAlreadyReplaced,
     BatchCreateFailed,
+    BatchNotCancelled,
     BatchNotPausable,
     BatchNotPaused,
     BatchRefused,
     BatchUpdateFailed,
     CampaignNotFound,
     FieldInvalid,
+    NoContactsToReplace,
 )
-from calls.inputs import NewBatch, NewContact
+from calls.inputs import REPLACEMENT_DEFAULTS, NewBatch, NewContact, NewReplacement
 from calls.models.agency import Agency
 from calls.models.campaign import AgencyPhoneNumber, AgentMapping, Campaign
 from calls.models.fields import EnumTextField
-from calls.models.locking import CLOCK, PAUSED_BY_DIALLER, LockableBatch
-from calls.models.querysets import CallBatchQuerySet
+from calls.models.locking import CLOCK, ERROR_MESSAGE_AFTER_RESUME, LockableBatch
+from calls.models.querysets import CallBatchQuerySet, CampaignContactQuerySet
 from calls.models.results import CancelResult, CreateResult, PauseResult, displayed
-from calls.signals import batch_cancelled
+from calls.signals import batch_cancelled, batch_created
 from calls.statuses import PAUSABLE, STARTABLE, BatchStatus, ContactStatus, Mode, skip_note
-
-logger = logging.getLogger(__name__)
 
 # Each verb reads only these columns under the lock, so an unreadable value in another column cannot prevent a cancel.
 _CANCEL_COLUMNS = ("in_progress", "completed_at")
 _PAUSE_COLUMNS = ("queued", "in_progress", "completed_at")
-
-# The batch's error_message, or NULL if the dialler wrote it when it paused the batch.
-_ERROR_MESSAGE_AFTER_RESUME = models.Case(
-    models.When(error_message__startswith=PAUSED_BY_DIALLER, then=None), default="error_message"
-)
+_REPLACE_COLUMNS = (*REPLACEMENT_DEFAULTS, "completed_at")
 
 
 class CallBatch(LockableBatch):
@@ -86,6 +79,11 @@ class CallBatch(LockableBatch):
     error_message = models.TextField(null=True, blank=True)
     # No call starts before this time. Another dialler sets it to keep the batch for itself.
     dial_after = models.DateTimeField(null=True, blank=True)
+    # The cancelled batch whose skipped contacts this batch has. Unique: a batch is replaced once. Not a foreign key in
+    # the database, so that another service can delete the cancelled batch.
+    replaces = models.OneToOneField(
+        "self", on_delete=models.DO_NOTHING, null=True, blank=True, related_name="replaced_by", db_constraint=False
+    )
 
     objects = CallBatchQuerySet.as_manager()
 
@@ -93,7 +91,9 @@ class CallBatch(LockableBatch):
         db_table = "call_batches"
         verbose_name_plural = "call batches"
         # For staff in the admin. Django's "change" permission does not imply any of these.
-        permissions = [(f"{verb}_callbatch", f"Can {verb} call batch") for verb in ("cancel", "pause", "resume")]
+        permissions = [
+            (f"{verb}_callbatch", f"Can {verb} call batch") for verb in ("cancel", "pause", "resume", "replace")
+        ]
         constraints = [
             # For all writers: a batch in an unknown status would never be dialled.
             models.CheckConstraint(name="batch_status_known", condition=models.Q(status__in=BatchStatus.values)),
@@ -143,21 +143,7 @@ class CallBatch(LockableBatch):
         """
         started = time.monotonic()
         with database_errors_as(BatchCreateFailed), transaction_with_timeouts():
-            agent = AgentMapping.objects.filter(agency=agency_id, pk=new.agent_mapping_id).first()
-            if agent is None:
-                raise AgentMappingNotFound
-            if not Campaign.objects.filter(agency=agency_id, pk=new.campaign_id).exists():
-                raise CampaignNotFound
-            if not AgencyPhoneNumber.objects.is_active(agency_id, new.from_number):
-                raise FieldInvalid("from_number", "must be an active phone number of the agency")
-            with history_context(actor=actor, source=source):
-                batch = cls.objects.create(
-                    agency_id=agency_id,
-                    campaign_id=new.campaign_id,
-                    agent_mapping=agent,
-                    status=BatchStatus.SCHEDULED if new.starts_in_future else BatchStatus.PENDING,
-                    **new.batch_fields,
-                )
+            batch = cls._insert(agency_id, new.batch_values, actor=actor, source=source)
             distinct = new.distinct_contacts
             try:
                 batch.add_contacts(distinct)
@@ -169,8 +155,66 @@ class CallBatch(LockableBatch):
             batch.total_contacts = len(distinct)
 
         log = partial(log_verb, "create", batch, actor=actor, source=source, started=started)
-        transaction.on_commit(partial(log, outcome=batch.status, contacts=len(distinct)))
-        return CreateResult(batch, duplicates_removed=len(new.contacts) - len(distinct))
+        result = CreateResult(batch, duplicates_removed=len(new.contacts) - len(distinct))
+        transaction.on_commit(partial(log, outcome=batch.status, **result.numbers))
+        transaction.on_commit(partial(batch_created.send_robust, sender=cls, result=result))
+        return result
+
+    @audited("replace", signal=batch_created)
+    @database_errors_as(BatchCreateFailed)
+    def replace(self, new: NewReplacement, *, actor: Actor, source: Source) -> CreateResult:
+        """
+        Create a batch with the contacts that the cancel of this batch skipped, all or nothing.
+
+        They keep their order and their fields, and have no attempts. Contacts that were called before the cancel, or
+        that are marked ``do_not_call``, are left out. What ``new`` leaves open is taken from this batch. The row is
+        read again, and a cancel in progress counts as not yet cancelled. A batch is replaced once.
+
+        Copying the contacts may take ``CANCEL_TIMEOUT``. This batch is not locked meanwhile.
+
+        :raises BatchNotCancelled: the batch is not cancelled.
+        :raises BatchAlreadyReplaced: the batch was replaced before.
+        :raises NoContactsToReplace: there is no contact to copy; nothing was stored.
+        :raises AgentMappingNotFound: the agency has no such agent.
+        :raises CampaignNotFound: the agency has no such campaign.
+        :raises FieldInvalid: the caller id is not active.
+        :raises BatchNotFound: the row is gone.
+        :raises BatchCreateFailed: a database error or timeout; nothing was stored.
+        """
+        with transaction_with_timeouts():
+            # Not the batch's row, for which the last calls in progress would wait when they end.
+            lock_name(f"replace {self.pk}")
+            cancelled = self._read(*_REPLACE_COLUMNS)
+            if cancelled.status != BatchStatus.CANCELLED:
+                raise cancelled._refusal(BatchNotCancelled)
+            earlier = CallBatch.objects.filter(replaces=cancelled.pk).values_list("pk", flat=True).first()
+            if earlier is not None:
+                raise BatchAlreadyReplaced(earlier)
+            defaults = {name: getattr(cancelled, name) for name in REPLACEMENT_DEFAULTS}
+            values = defaults | new.batch_values | {"replaces": cancelled}
+            batch = self._insert(cancelled.agency_id, values, actor=actor, source=source)
+            batch.allow_for_all_contacts()
+            batch.total_contacts = CampaignContactQuerySet.copy_skipped(cancelled, batch)
+            if not batch.total_contacts:
+                raise NoContactsToReplace
+            batch.adjust_counters(total_contacts=batch.total_contacts, queued=batch.total_contacts)
+            return CreateResult(batch, duplicates_removed=0)
+
+    @classmethod
+    def _insert(cls, agency_id: UUID, values: dict[str, Any], *, actor: Actor, source: Source) -> CallBatch:
+        """Insert the row of a batch, still without contacts. Its agent, campaign and caller id must be the agency's."""
+        agent = AgentMapping.objects.filter(agency=agency_id, pk=values["agent_mapping_id"]).first()
+        if agent is None:
+            raise AgentMappingNotFound
+        if not Campaign.objects.filter(agency=agency_id, pk=values["campaign_id"]).exists():
+            raise CampaignNotFound
+        if not AgencyPhoneNumber.objects.is_active(agency_id, values["from_number"]):
+            raise FieldInvalid("from_number", "must be an active phone number of the agency")
+        batch = cls(agency_id=agency_id, **values)
+        batch.agent_mapping = agent
+        with history_context(actor=actor, source=source):
+            batch.save(force_insert=True)
+        return batch
 
     @database_errors_as(BatchUpdateFailed)
     def add_contacts(self, contacts: Sequence[NewContact]) -> None:
@@ -193,7 +237,7 @@ class CallBatch(LockableBatch):
     @audited("cancel", signal=batch_cancelled)
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
-    def cancel(self, *, actor: Actor, source: Source) -> CancelResult:
+    def cancel(self, *, actor: Actor, source: Source, reason: str | None = None) -> CancelResult:
         """
         Cancel the batch and skip every contact that was not called yet, all or nothing. Irreversible.
 
@@ -207,6 +251,7 @@ class CallBatch(LockableBatch):
 
         :param actor: who cancels, kept in the history.
         :param source: the entry point, kept in the history.
+        :param reason: why, kept in the history.
         :raises BatchAlreadyCancelled: the batch was cancelled before.
         :raises BatchAlreadyCompleted: the batch is completed.
         :raises BatchNotFound: the row is gone.
@@ -221,7 +266,7 @@ class CallBatch(LockableBatch):
                 outcome_notes=skip_note(BatchStatus.CANCELLED),
                 updated_at=TransactionNow(),
             )
-            with history_context(actor=actor, source=source, contacts_skipped=skipped):
+            with history_context(actor=actor, source=source, reason=reason, contacts_skipped=skipped):
                 cancelled = (
                     CallBatch.objects.cancellable()
                     .filter(pk=batch.pk)
@@ -237,35 +282,42 @@ class CallBatch(LockableBatch):
             if not cancelled:
                 # The lock is held and the batch can be cancelled, so a trigger of another service dropped the UPDATE.
                 raise BatchUpdateFailed
-            return batch._cancel_result(contacts_skipped=skipped)
+            return batch._cancel_result(BatchStatus.CANCELLED, contacts_skipped=skipped)
 
     @database_errors_as(BatchUpdateFailed)
     def preview_cancel(self) -> CancelResult:
-        """Return what :meth:`cancel` would do now, or raise what it would raise. Nothing is written or locked."""
+        """
+        Return what :meth:`cancel` would do now, or raise what it would raise. Nothing is written or locked.
+
+        The ``status`` of the result is the batch's status as it is.
+        """
         with transaction_with_timeouts(statement=settings.CANCEL_TIMEOUT):
             batch = self._read(*_CANCEL_COLUMNS)
             batch._refuse_if_ended()
-            return batch._cancel_result(contacts_skipped=batch.contacts.dialable().count())
+            return batch._cancel_result(batch.status, contacts_skipped=batch.contacts.dialable().count())
 
     @audited("pause")
     @database_errors_as(BatchUpdateFailed)
     @retry_on_deadlock
-    def pause(self, *, actor: Actor, source: Source) -> PauseResult:
+    def pause(self, *, actor: Actor, source: Source, reason: str | None = None) -> PauseResult:
         """
         Pause the batch: no new call starts until it is resumed. Calls in progress continue until they end.
 
-        Our own dialler starts no call after this has returned. Another service may still commit a claim whose
-        transaction began before the pause; the database refuses claims that begin later.
+        Once this has returned, no contact of the batch is claimed, by this app or by another service. So it waits for
+        the transactions that were writing contacts when the pause was committed, at most 5 seconds. If one is still
+        open then, another service may still commit a claim, which is logged as a warning.
 
+        :param reason: kept in the history.
         :raises BatchNotPausable: the batch is neither processing nor scheduled.
         :raises BatchNotFound: the row is gone.
         :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
         """
         with self.locked(*_PAUSE_COLUMNS, **CLOCK) as batch:
             batch._refuse_unless_pausable()
-            with history_context(actor=actor, source=source):
+            with history_context(actor=actor, source=source, reason=reason):
                 if not batch._write_status(BatchStatus.PAUSED, paused_at=batch.now):
                     raise BatchUpdateFailed
+            transaction.on_commit(batch.wait_for_other_services)
             return batch._pause_result(BatchStatus.PAUSED, paused_at=batch.now)
 
     @database_errors_as(BatchUpdateFailed)
@@ -293,7 +345,7 @@ class CallBatch(LockableBatch):
             batch._refuse_unless_paused()
             with history_context(actor=actor, source=source):
                 if not batch._write_status(
-                    batch._status_when_resumed, paused_at=None, error_message=_ERROR_MESSAGE_AFTER_RESUME
+                    batch._status_when_resumed, paused_at=None, error_message=ERROR_MESSAGE_AFTER_RESUME
                 ):
                     raise BatchUpdateFailed
             return batch._pause_result(batch._status_when_resumed, paused_at=None)
@@ -327,9 +379,8 @@ class CallBatch(LockableBatch):
     def _status_when_resumed(self) -> BatchStatus:
         return BatchStatus.SCHEDULED if self.is_scheduled_ahead else BatchStatus.PROCESSING
 
-    def _cancel_result(self, *, contacts_skipped: int) -> CancelResult:
-        in_progress = displayed(self.in_progress)
-        return CancelResult(self.pk, self.agency_id, BatchStatus.CANCELLED, contacts_skipped, in_progress)
+    def _cancel_result(self, status: str, *, contacts_skipped: int) -> CancelResult:
+        return CancelResult(self.pk, self.agency_id, status, contacts_skipped, displayed(self.in_progress))
 
     def _pause_result(self, status: BatchStatus, *, paused_at: datetime | None) -> PauseResult:
         queued, in_progress = displayed(self.queued), displayed(self.in_progress)

@@ -1,9 +1,10 @@
-"""The history of batches."""
+"""The histories of batches and agencies."""
 
 import pghistory
 import pgtrigger
 from django.db import models
 
+from calls.models.agency import Agency
 from calls.models.batch import CallBatch
 
 
@@ -34,8 +35,8 @@ class CallBatchEvent(
 
     A trigger writes them, so changes by other services are included. ``pgh_context`` has ``via`` (the source),
     ``actor`` (``kind``, ``id``, ``label``, and ``client_id`` if the user acted through a third-party OAuth client; not
-    for the dialler), for a cancel ``contacts_skipped``, and for a pause by the dialler ``reason``. It is NULL for
-    changes by other services.
+    for the dialler), for a cancel ``contacts_skipped``, and ``reason`` for a cancel, a pause, and a pause by the
+    dialler, if there is one. It is NULL for changes by other services.
     """
 
     pgh_id = models.BigAutoField(primary_key=True)
@@ -45,5 +46,34 @@ class CallBatchEvent(
         indexes = [
             # For the history of one batch, oldest first.
             models.Index(name="batch_event_of_batch", fields=["pgh_obj", "pgh_id"]),
+        ]
+        triggers = [pgtrigger.Protect(name="append_only", operation=pgtrigger.Update | pgtrigger.Delete)]
+
+
+class AgencyEvent(
+    pghistory.create_event_model(  # type: ignore[misc]
+        Agency,
+        pghistory.ManualEvent("held"),
+        pghistory.ManualEvent("released"),
+        fields=["held_at"],
+        obj_field=pghistory.ObjForeignKey(related_name="events", db_index=False),
+        context_field=pghistory.ContextJSONField(),
+        context_id_field=None,
+    )
+):
+    """
+    One row for each hold and each release of an agency. Rows cannot be changed or deleted.
+
+    ``Agency.hold`` and ``Agency.release`` write it, and not a trigger: the table of agencies may belong to another
+    service. ``pgh_context`` is that of :class:`CallBatchEvent`.
+    """
+
+    pgh_id = models.BigAutoField(primary_key=True)
+
+    class Meta:
+        db_table = "agency_events"
+        indexes = [
+            # For the history of one agency, newest first.
+            models.Index(name="agency_event_of_agency", fields=["pgh_obj", "pgh_id"]),
         ]
         triggers = [pgtrigger.Protect(name="append_only", operation=pgtrigger.Update | pgtrigger.Delete)]

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import BatchCreateFailed, FieldInvalid, IdempotencyKeyReused
-from calls.inputs import NewBatch
+from calls.inputs import NewBatch, NewReplacement
 from calls.models.agency import Agency
 from calls.models.retention import RetainedQuerySet
 
@@ -52,7 +52,7 @@ class IdempotencyKey(models.Model):
 
     @classmethod
     @contextmanager
-    def reserve(cls, agency_id: UUID, key: str, new: NewBatch) -> Iterator[IdempotencyKey]:
+    def reserve(cls, agency_id: UUID, key: str, new: NewBatch | NewReplacement) -> Iterator[IdempotencyKey]:
         """
         Open a transaction and reserve ``key`` in it. Yields the row of the key.
 

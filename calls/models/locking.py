@@ -11,11 +11,13 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.postgres.functions import TransactionNow
-from django.db import connection
+from django.db import Error, connection
+from django.db.models import Case, When
 from django.db.models.functions import Coalesce
 
 from calls.audit import Source, history_context
 from calls.database.transactions import set_timeouts, transaction_with_timeouts
+from calls.database.writers import wait_for_writers
 from calls.exceptions import BatchNotFound
 from calls.models.base import BaseModel
 from calls.models.fields import EnumTextField
@@ -25,17 +27,24 @@ logger = logging.getLogger(__name__)
 
 # Prefix of the ``error_message`` of a batch that the dialler has paused.
 PAUSED_BY_DIALLER = "Paused by the dialler: "
-
+# The batch's error_message, or NULL if the dialler wrote it when it paused the batch.
+ERROR_MESSAGE_AFTER_RESUME = Case(When(error_message__startswith=PAUSED_BY_DIALLER, then=None), default="error_message")
 
 # Expressions for locked(), by the database's clock.
 CLOCK = {
     "now": "now()",
     "is_scheduled_ahead": "scheduled_for > now()",
-    "is_on_hold": "dial_after > now()",
+    "is_deferred": "dial_after > now()",
 }
+IS_AGENCY_HELD = {"is_agency_held": "(SELECT held_at IS NOT NULL FROM agencies WHERE id = call_batches.agency_id)"}
 # Not FOR NO KEY UPDATE: the weaker lock does not block an INSERT whose foreign key points at the batch, and the new
 # contacts would stay dialable in a cancelled batch.
 LOCK = "FOR UPDATE"
+
+
+def claim_lock_name(agency_id: UUID) -> str:
+    """Return the name of the advisory lock that every claim of an agency shares until its commit."""
+    return f"claim {agency_id}"
 
 
 class LockableBatch(BaseModel):
@@ -55,7 +64,9 @@ class LockableBatch(BaseModel):
     # Read with CLOCK.
     now: datetime
     is_scheduled_ahead: bool | None
-    is_on_hold: bool | None
+    is_deferred: bool | None
+    # Read with IS_AGENCY_HELD.
+    is_agency_held: bool | None
     # Read by a claim.
     agency_limit: int | None
     agent_id: str | None
@@ -63,6 +74,11 @@ class LockableBatch(BaseModel):
 
     class Meta:
         abstract = True
+
+    @property
+    def log_name(self) -> str:
+        """How log lines name this batch."""
+        return f"batch={self.pk} agency={self.agency_id}"
 
     @property
     def has_ended(self) -> bool:
@@ -128,6 +144,18 @@ class LockableBatch(BaseModel):
         """Set the timeout of the statements that follow in this transaction to ``CANCEL_TIMEOUT``."""
         set_timeouts(statement=settings.CANCEL_TIMEOUT)
 
+    def wait_for_other_services(self) -> None:
+        """
+        Wait for the claims of other services that may have read this batch before its latest change.
+
+        They lock no batch. Our own claims do, so they need no wait. A claim that is still open after 5 seconds is
+        logged, and a database error too: the change itself is committed.
+        """
+        try:
+            wait_for_writers(self.contacts.model._meta.db_table, subject=self.log_name)
+        except Error as error:
+            logger.warning("%s outcome=uncertain: %s", self.log_name, type(error).__name__)
+
     def adjust_counters(self, **changes: int) -> None:
         """Add ``changes`` to the counters. The caller holds the batch's lock."""
         # By hand: this is done twice for each call, and Django takes longer to build it than PostgreSQL to run it.
@@ -165,6 +193,6 @@ class LockableBatch(BaseModel):
         self.status = status
         logger.log(
             logging.WARNING if reason else logging.INFO,
-            "dialler batch=%s agency=%s outcome=%s%s",
-            *(self.pk, self.agency_id, status, f" reason={reason}" if reason else ""),
+            "dialler %s outcome=%s%s",
+            *(self.log_name, status, f" reason={reason}" if reason else ""),
         )

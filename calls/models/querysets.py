@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -16,13 +16,22 @@ from django.db.models.functions import Cast, Coalesce, Least, Now
 from django.db.models.lookups import GreaterThan, LessThanOrEqual
 from uuid_utils.compat import uuid7
 
-from calls.database.transactions import database_errors_as, transaction_with_timeouts
-from calls.exceptions import BatchNotFound, BatchUpdateFailed, CallsError, DatabaseFailed
+from calls.audit import Actor, Source
+from calls.database.sql import UUID7
+from calls.database.transactions import database_errors_as, is_connection_lost, transaction_with_timeouts
+from calls.exceptions import (
+    BatchFinished,
+    BatchNotFound,
+    BatchUpdateFailed,
+    CallsError,
+    DatabaseFailed,
+)
 from calls.inputs import NewContact
 from calls.models.agency import AgencyUser
 from calls.models.campaign import AgentMapping, Campaign
+from calls.models.results import CancelResult
 from calls.roles import is_client_role
-from calls.statuses import DIALABLE, FINAL, STARTABLE, BatchStatus, ContactStatus
+from calls.statuses import DIALABLE, FINAL, STARTABLE, BatchStatus, ContactStatus, Outcome, skip_note
 
 if TYPE_CHECKING:
     from calls.models import CallBatch, CampaignContact
@@ -50,6 +59,21 @@ AGENCY_IF_CALL_IN_PROGRESS = models.Case(
 LAST_CALLED = Coalesce(
     "last_attempt_at", models.Value(datetime.min.replace(tzinfo=UTC), output_field=models.DateTimeField())
 )
+
+
+_CONTACT_COLUMNS = ", ".join(NewContact.model_fields)
+# The copies are a microsecond apart, because contacts are in the order of their creation. A contact whose calls the
+# provider never accepted was not called, whatever its attempts.
+COPY_SKIPPED = f"""
+    INSERT INTO campaign_contacts (id, agency_id, campaign_id, batch_id, status, created_at, {_CONTACT_COLUMNS})
+    SELECT {UUID7}, %(agency)s, %(campaign)s, %(batch)s, '{ContactStatus.PENDING}',
+        now() + row_number() OVER (ORDER BY created_at, id) * interval '1 microsecond', {_CONTACT_COLUMNS}
+    FROM campaign_contacts AS contact
+    WHERE batch_id = %(cancelled)s AND status = '{ContactStatus.SKIPPED}' AND outcome_notes = %(note)s
+        AND do_not_call IS NOT TRUE AND call_id IS NULL
+        AND ((COALESCE(attempts, 0) = 0 AND last_attempt_at IS NULL) OR outcome = '{Outcome.NOT_PLACED}')
+        AND NOT EXISTS (SELECT FROM calls WHERE contact_id = contact.id)
+"""  # noqa: S608 - constants
 
 
 def _row(*parts: models.F | models.Value) -> models.Func:
@@ -93,13 +117,54 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
         return self.filter(~models.Q(status__in=FINAL) | models.Q(status=None))
 
     def due(self) -> CallBatchQuerySet:
-        """Return batches to dial now: their scheduled time has passed and they are not on hold."""
+        """Return batches to dial now: their scheduled time and ``dial_after`` have passed."""
         now = Now()
         return self.filter(
             models.Q(scheduled_for=None) | models.Q(scheduled_for__lte=now),
             models.Q(dial_after=None) | models.Q(dial_after__lte=now),
             status__in=STARTABLE,
         )
+
+    def cancel_all(
+        self, *, actor: Actor, source: Source, reason: str | None = None
+    ) -> Iterator[tuple[CallBatch, CancelResult | CallsError]]:
+        """
+        Cancel every batch of this queryset that can be cancelled, each by :meth:`CallBatch.cancel`.
+
+        The batch with the latest activity comes first. Each is cancelled in a transaction of its own when the iterator
+        reaches it, so an interruption leaves whole batches, and calling this again cancels the others. A batch that has
+        ended or was deleted meanwhile is left out. If the server cannot be reached, the batches that are left fail at
+        once.
+
+        :param reason: why, kept in the history of each batch.
+        :returns: each batch with its result or its error.
+        :raises BatchUpdateFailed: the batches could not be read; nothing was changed.
+        """
+        return self._for_each_cancellable(lambda batch: batch.cancel(actor=actor, source=source, reason=reason))
+
+    def preview_cancel_all(self) -> Iterator[tuple[CallBatch, CancelResult | CallsError]]:
+        """Return what :meth:`cancel_all` would do now. Nothing is written or locked."""
+        return self._for_each_cancellable(lambda batch: batch.preview_cancel())
+
+    def _for_each_cancellable(
+        self, verb: Callable[[CallBatch], CancelResult]
+    ) -> Iterator[tuple[CallBatch, CancelResult | CallsError]]:
+        by_activity = self.cancellable().order_by(models.F("updated_at").desc(nulls_last=True), "-id")
+        with database_errors_as(BatchUpdateFailed), transaction_with_timeouts():
+            # No other column: an unreadable value must not prevent a cancel.
+            batches = list(by_activity.only("agency_id", "status"))
+        lost: DatabaseFailed | None = None
+        for batch in batches:
+            try:
+                if lost is not None:
+                    raise lost
+                yield batch, verb(batch)
+            except (BatchFinished, BatchNotFound):
+                continue
+            except CallsError as error:
+                if isinstance(error, DatabaseFailed) and is_connection_lost(error):
+                    lost = error
+                yield batch, error
 
     def with_status(self, status: str) -> CallBatchQuerySet:
         """Return batches in the status that a client named, or none if there is no such status."""
@@ -123,6 +188,11 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
             campaign_name=models.Subquery(campaigns.values("name")),
             agent_name=models.Subquery(agents.values("ultravox_agent_name")),
         )
+
+    def with_replacement(self) -> CallBatchQuerySet:
+        """Add ``replacement_id``, the id of the batch that replaces the batch, or None."""
+        replacements = self.model.objects.filter(replaces=models.OuterRef("pk"))
+        return self.annotate(replacement_id=models.Subquery(replacements.values("pk")))
 
     def find(self, batch_id: UUID, *, failure: type[DatabaseFailed] = BatchUpdateFailed) -> CallBatch:
         """
@@ -248,6 +318,28 @@ class CampaignContactQuerySet(models.QuerySet["CampaignContact"]):
         ):
             for contact in contacts:
                 rows.write_row((uuid7(), *shared, *values_of(contact), json.dumps(contact.custom_data)))
+
+    @staticmethod
+    def copy_skipped(cancelled: CallBatch, batch: CallBatch) -> int:
+        """
+        Copy the contacts that the cancel of ``cancelled`` skipped to ``batch``, in their order.
+
+        Contacts that were called, or must not be called, are left out. Only :meth:`CallBatch.replace` calls this.
+
+        :returns: the number of contacts.
+        """
+        with connection.cursor() as cursor:
+            cursor.execute(
+                COPY_SKIPPED,
+                {
+                    "agency": batch.agency_id,
+                    "campaign": batch.campaign_id,
+                    "batch": batch.pk,
+                    "cancelled": cancelled.pk,
+                    "note": skip_note(BatchStatus.CANCELLED),
+                },
+            )
+            return int(cursor.rowcount)
 
     def counters(self) -> dict[str, int]:
         """Count these contacts by status and return the values that their batch's counters should have."""

@@ -25,19 +25,29 @@ class CreateResult:
     batch: CallBatch
     duplicates_removed: int
 
+    @property
+    def status(self) -> str:
+        """The outcome that is logged."""
+        return str(self.batch.status)
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The counts that are logged."""
+        return {"contacts": self.batch.total_contacts}
+
 
 @dataclass(frozen=True)
 class CancelResult:
     """
     What a cancel did, or would do.
 
-    ``contacts_skipped`` is the row count of the UPDATE. ``in_progress`` is the batch's counter of calls in progress,
-    which continue until they end.
+    ``status`` is ``cancelled``, and in a preview the batch's status as it is. ``contacts_skipped`` is the row count of
+    the UPDATE. ``in_progress`` is the batch's counter of calls in progress, which continue until they end.
     """
 
     batch_id: UUID
     agency_id: UUID
-    status: BatchStatus
+    status: str
     contacts_skipped: int
     in_progress: int
 
@@ -67,3 +77,27 @@ class PauseResult:
     def numbers(self) -> dict[str, int]:
         """The counts that are logged."""
         return {"queued": self.queued, "in_progress": self.in_progress}
+
+
+@dataclass(frozen=True)
+class HoldResult:
+    """
+    What a hold or a release did.
+
+    ``held_at`` is None after a release. ``in_progress`` is the number of the agency's calls in progress, which continue
+    until they end.
+    """
+
+    agency_id: UUID
+    held_at: datetime | None
+    in_progress: int
+
+    @property
+    def status(self) -> str:
+        """The outcome that is logged."""
+        return "released" if self.held_at is None else "held"
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The counts that are logged."""
+        return {"in_progress": self.in_progress}

@@ -20,6 +20,7 @@ from calls.database.adoption.tables import FILLED_IN, NOT_NEEDED_TO_CANCEL, READ
 
 # The tables that are never adopted, with the migration that creates them.
 OWN_TABLES = {
+    "agency_events": ("calls", "0016_history_of_agencies"),
     "call_adoption": ("calls", "0002_complete_adopted_tables"),
     "call_batch_events": ("calls", "0003_guards_history_and_own_tables"),
     "call_idempotency_keys": ("calls", "0003_guards_history_and_own_tables"),

@@ -11,6 +11,7 @@ from calls.dialler import claims
 from calls.dialler.claims import claim_next_contact
 from calls.models import Agency, CampaignContact, CancelResult
 from calls.statuses import ContactStatus
+from calls.tests.support.agency_verbs import hold
 from calls.tests.support.concurrency import (
     BATCH_LOCK,
     CONTACT_CHOSEN,
@@ -110,6 +111,20 @@ def test_a_claim_waits_for_a_claim_in_another_batch_of_its_agency_and_counts_its
 
     assert claiming.outcome is not None
     assert other.release() is None
+
+
+def test_claims_of_an_agency_with_a_limit_that_is_held_meanwhile_claim_nothing(harbour, without_guards):
+    first, second = harbour.batch(queued=1), harbour.batch(queued=1)
+    limit(harbour, 2)
+
+    with PausedThread(lambda: claim_next_contact(first), after=CONTACT_CHOSEN) as claiming:
+        waiting = PausedThread(lambda: claim_next_contact(second))
+        waiting.start()
+        assert wait_for_lock_waiter()
+        hold(harbour)
+
+    assert (claiming.outcome, waiting.release()) == (None, None)
+    assert calls_in_progress() == 0
 
 
 def test_control_without_the_agency_s_lock_two_claims_exceed_the_limit(harbour, monkeypatch):

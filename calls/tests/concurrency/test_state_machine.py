@@ -26,14 +26,23 @@ from hypothesis.stateful import (
 
 from calls.audit import Source
 from calls.dialler import claims
-from calls.dialler.accounts import get_provider, hold_account
+from calls.dialler.accounts import defer_account, get_provider
 from calls.dialler.claims import claim_next_contact
 from calls.dialler.starting import start_batch
-from calls.exceptions import BatchFinished, BatchNotPausable, BatchNotPaused, DatabaseFailed
+from calls.exceptions import (
+    BatchAlreadyReplaced,
+    BatchFinished,
+    BatchNotCancelled,
+    BatchNotPausable,
+    BatchNotPaused,
+    DatabaseFailed,
+    NoContactsToReplace,
+)
 from calls.inputs import NewBatch
 from calls.models import Agency, CallBatch, CampaignContact
 from calls.statuses import DIALABLE, FINAL, BatchStatus, ContactStatus, not_placed_note
 from calls.tests.support.accounts import expire, set_key
+from calls.tests.support.agency_verbs import hold, release, replace
 from calls.tests.support.factories import STAFF_ACTOR, cancel, new_contacts, pause, resume
 
 pytestmark = [pytest.mark.django_db, pytest.mark.acceptance]
@@ -84,7 +93,8 @@ class Batches(RuleBasedStateMachine):
         super().__init__()
         self.transaction = transaction.atomic()
         self.transaction.__enter__()
-        self.batch_statuses, self.contact_statuses, self.held = {}, {}, set()
+        # ``deferred`` has the agencies whose account waits, ``stopped`` those that are on hold.
+        self.batch_statuses, self.contact_statuses, self.deferred, self.stopped = {}, {}, set(), set()
 
     def teardown(self):
         transaction.set_rollback(True)
@@ -118,27 +128,37 @@ class Batches(RuleBasedStateMachine):
     def limit_agency(self, agency, limit):
         Agency.objects.filter(pk=self.tenants[agency].agency.pk).update(max_concurrent_calls=limit)
 
-    @precondition(lambda self: not self.held)
+    @precondition(lambda self: not self.deferred)
     @rule(agency=AGENCIES)
-    def hold_account(self, agency):
+    def defer_account(self, agency):
         """The provider takes no calls of an account."""
         pk = self.tenants[agency].agency.pk
         # The key is read again, because the transaction of the previous sequence was rolled back.
         expire()
-        assert hold_account(pk, timedelta(hours=1), provider=get_provider(pk))
-        self.held.add(pk)
+        assert defer_account(pk, timedelta(hours=1), provider=get_provider(pk))
+        self.deferred.add(pk)
 
     @rule(agency=AGENCIES, key=st.sampled_from(["a-key", "another-key"]))
     def set_key(self, agency, key):
-        """A new key ends the hold."""
+        """A new key ends the wait of the account."""
         tenant = self.tenants[agency]
         set_key(tenant, f"{key}-of-{tenant.agency.slug}")
-        self.held.discard(tenant.agency.pk)
+        self.deferred.discard(tenant.agency.pk)
+
+    @rule(agency=AGENCIES, verb=st.sampled_from([hold, release]))
+    def hold_or_release(self, agency, verb):
+        """A hold keeps its time until the agency is released."""
+        tenant = self.tenants[agency]
+        before = Agency.objects.get(pk=tenant.agency.pk).held_at
+        result = verb(tenant)
+        assert (result.held_at is None) is (verb is release)
+        assert before is None or result.held_at in (None, before)
+        (self.stopped.add if verb is hold else self.stopped.discard)(tenant.agency.pk)
 
     @rule(batch=batches)
     def start(self, batch):
-        """A batch is started only when it is due."""
-        due = CallBatch.objects.due().filter(pk=batch.pk).exists()
+        """A batch is started only when it is due and its agency is not on hold."""
+        due = CallBatch.objects.due().filter(pk=batch.pk).exists() and batch.agency_id not in self.stopped
         before = self.status_of(batch)
         start_batch(batch)
         assert self.status_of(batch) in ("processing", "completed") if due else self.status_of(batch) == before
@@ -168,7 +188,7 @@ class Batches(RuleBasedStateMachine):
             self.status_of(batch) == BatchStatus.PROCESSING
             and calls.filter(batch=batch).count() < MAX_CONCURRENT
             and (limit is None or calls.count() < limit)
-            and batch.agency_id not in self.held
+            and batch.agency_id not in self.deferred | self.stopped
         )
         to_call = batch.contacts.dialable().filter(attempts__lt=F("max_attempts"))
         has_contact = to_call.exclude(phone_number__in=calls.values("phone_number")).exists()
@@ -178,10 +198,11 @@ class Batches(RuleBasedStateMachine):
 
     @rule(target=calls, contact=calls)
     def claim_again(self, contact):
-        """Another service claims a contact that is in progress, which is refused in a finished or paused batch."""
+        """Another service claims a contact in progress. A finished or paused batch and an agency on hold refuse it."""
         if not contact.in_this_attempt().exists():
             return multiple()
-        stopped = self.status_of(contact.batch) in (*FINAL, BatchStatus.PAUSED)
+        is_held = contact.agency_id in self.stopped
+        stopped = is_held or self.status_of(contact.batch) in (*FINAL, BatchStatus.PAUSED)
         try:
             with transaction.atomic():
                 contact.in_this_attempt().update(attempts=F("attempts") + 1, last_attempt_at=Now())
@@ -269,6 +290,19 @@ class Batches(RuleBasedStateMachine):
         except BatchFinished:
             assert finished
 
+    @precondition(lambda self: CallBatch.objects.count() < MAX_BATCHES)
+    @rule(target=batches, batch=batches)
+    def replace(self, batch):
+        """A cancelled batch is replaced once, with the contacts that were never called."""
+        try:
+            replacement = replace(batch).batch
+        except (BatchNotCancelled, BatchAlreadyReplaced, NoContactsToReplace):
+            return multiple()
+        assert self.status_of(batch) == BatchStatus.CANCELLED
+        assert replacement.contacts.count() <= batch.contacts.filter(status=ContactStatus.SKIPPED).count()
+        assert not replacement.contacts.exclude(status=ContactStatus.PENDING, attempts=0).exists()
+        return replacement
+
     @invariant()
     def counters_match_a_fresh_count(self):
         for batch in CallBatch.objects.all():
@@ -309,7 +343,7 @@ class Batches(RuleBasedStateMachine):
 
     @invariant()
     def only_the_accounts_that_were_held_wait(self):
-        assert set(Agency.objects.exclude(dial_after=None).values_list("pk", flat=True)) == self.held
+        assert set(Agency.objects.exclude(dial_after=None).values_list("pk", flat=True)) == self.deferred
 
     def status_of(self, batch):
         return CallBatch.objects.get(pk=batch.pk).status

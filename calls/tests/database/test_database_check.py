@@ -32,6 +32,16 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.not_adopted]
             "campaign_contacts: missing default of do_not_call",
         ),
         ("DROP INDEX contact_in_order", "campaign_contacts: missing index contact_in_order"),
+        ("ALTER TABLE agencies DROP held_at", "agencies: missing column held_at"),
+        ("ALTER TABLE call_batches DROP replaces_id", "call_batches: missing column replaces_id"),
+        (
+            "DROP INDEX call_batches_replaces_id_unique",
+            "call_batches: missing index call_batches_replaces_id_unique",
+        ),
+        (
+            "DROP TRIGGER pgtrigger_append_only_3e2be ON agency_events",
+            "append_only of agency_events is missing",
+        ),
         (
             "ALTER TABLE campaign_contacts RESET (fillfactor)",
             "campaign_contacts: missing storage parameter fillfactor = 45",

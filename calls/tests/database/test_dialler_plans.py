@@ -128,7 +128,13 @@ def test_the_statement_that_chooses_a_contact_reads_four_indexes(batch, called_b
 
     plan = plan_of(
         claims._CHOOSE,
-        {"batch": read.pk, "agency": read.agency_id, "retry_pause": 300, "called_before": called_before},
+        {
+            "batch": read.pk,
+            "agency": read.agency_id,
+            "claim_lock": "a name",
+            "retry_pause": 300,
+            "called_before": called_before,
+        },
     )
 
     assert contact_indexes(plan) == CLAIM_INDEXES
@@ -143,7 +149,16 @@ def test_the_statement_that_claims_a_contact_looks_it_up_by_its_id_and_its_numbe
     read = batch()
     contact = read.contacts.dialable()[0]
 
-    plan = plan_of(claims._CLAIM, {"contact": contact.pk, "batch": read.pk, "attempts": 1, "now": timezone.now()})
+    plan = plan_of(
+        claims._CLAIM,
+        {
+            "contact": contact.pk,
+            "batch": read.pk,
+            "agency": read.agency_id,
+            "attempts": 1,
+            "now": timezone.now(),
+        },
+    )
 
     assert " campaign_contacts_pkey" in plan
     assert " call_batches_pkey" in plan
@@ -153,7 +168,13 @@ def test_the_statement_that_claims_a_contact_looks_it_up_by_its_id_and_its_numbe
 
 
 def test_the_statement_that_chooses_a_contact_reads_no_table_for_a_batch_that_does_not_exist():
-    parameters = {"batch": uuid4(), "agency": uuid4(), "retry_pause": 0, "called_before": None}
+    parameters = {
+        "batch": uuid4(),
+        "agency": uuid4(),
+        "claim_lock": "a name",
+        "retry_pause": 0,
+        "called_before": None,
+    }
 
     assert not reads_a_whole_table(plan_of(claims._CHOOSE, parameters))
 

@@ -1,4 +1,4 @@
-"""The agencies' accounts: which key each agency's calls are placed with, what happens without one, and holds."""
+"""The agencies' accounts: which key each agency's calls are placed with, what happens without one, and waits."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from calls.audit import Source
-from calls.dialler.accounts import get_provider, hold_account, key_problem
+from calls.dialler.accounts import defer_account, get_provider, key_problem
 from calls.dialler.claims import claim_next_contact
 from calls.dialler.passes import run_pass
 from calls.dialler.placing import DialOutcome, place_next_call
@@ -131,13 +131,13 @@ def test_a_changed_key_is_used_after_a_minute_and_the_old_connections_are_closed
     assert client.is_closed
 
 
-def test_a_key_that_the_provider_refuses_because_it_was_changed_holds_nothing(two_accounts, harbour):
+def test_a_key_that_the_provider_refuses_because_it_was_changed_defers_nothing(two_accounts, harbour):
     batch = harbour.batch(queued=1)
     get_provider(batch.agency_id)
     set_key(harbour, "the-new-key-of-harbour")
     two_accounts.accounts["the-new-key-of-harbour"] = two_accounts.accounts.pop(HARBOUR_KEY)
 
-    assert place_next_call(batch) is DialOutcome.HELD
+    assert place_next_call(batch) is DialOutcome.DEFERRED
     assert Agency.objects.get(pk=batch.agency_id).dial_after is None
     assert place_next_call(batch) is DialOutcome.PLACED
     assert attempts(batch) == [(ContactStatus.IN_PROGRESS, 1)]
@@ -184,10 +184,10 @@ def test_calls_are_not_simulated_where_a_setting_for_keys_exists(settings, harbo
         get_provider(harbour.agency.pk)
 
 
-# Holds
+# Accounts that take no calls
 
 
-def held_for(tenant):
+def deferred_for(tenant):
     """Return the seconds until calls of the agency may start, or None."""
     tenant.agency.refresh_from_db()
     until = tenant.agency.dial_after
@@ -195,19 +195,19 @@ def held_for(tenant):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_account_holds_its_agency_and_no_other(two_accounts, harbour, bluebell, status):
+def test_a_busy_account_defers_its_agency_and_no_other(two_accounts, harbour, bluebell, status):
     batch = harbour.batch(queued=1)
     get_provider(bluebell.agency.pk)
     two_accounts.next_answers.append(Answer(status, headers={"Retry-After": "100"}, places_call=False))
 
-    assert place_next_call(batch) is DialOutcome.HELD
-    assert 95 <= held_for(harbour) <= 100
-    assert held_for(bluebell) is None
+    assert place_next_call(batch) is DialOutcome.DEFERRED
+    assert 95 <= deferred_for(harbour) <= 100
+    assert deferred_for(bluebell) is None
     assert CallBatch.objects.get(pk=batch.pk).dial_after is None
     assert attempts(batch) == [(ContactStatus.QUEUED, 0)]
 
 
-def test_a_busy_shared_account_holds_all_agencies_that_are_known_to_use_it(ultravox, encrypted, harbour, bluebell):
+def test_a_busy_shared_account_defers_all_agencies_that_are_known_to_use_it(ultravox, encrypted, harbour, bluebell):
     set_key(bluebell, BLUEBELL_KEY)
     third, unknown = (type(harbour).create(slug) for slug in ("third", "unknown"))
     for tenant in (harbour, bluebell, third):
@@ -216,7 +216,7 @@ def test_a_busy_shared_account_holds_all_agencies_that_are_known_to_use_it(ultra
 
     place_next_call(harbour.batch(queued=1))
 
-    assert [held_for(tenant) is not None for tenant in (harbour, third, bluebell, unknown)] == [
+    assert [deferred_for(tenant) is not None for tenant in (harbour, third, bluebell, unknown)] == [
         True,
         True,
         False,
@@ -224,26 +224,26 @@ def test_a_busy_shared_account_holds_all_agencies_that_are_known_to_use_it(ultra
     ]
 
 
-def test_no_call_is_placed_for_any_batch_of_the_agency_until_the_hold_is_over(ultravox, harbour):
+def test_no_call_is_placed_for_any_batch_of_the_agency_until_its_wait_is_over(ultravox, harbour):
     ultravox.next_answers.append(Answer(503, headers={"Retry-After": "7"}, places_call=False))
     first, second = harbour.batch(queued=1), harbour.batch(queued=1)
 
-    assert place_next_call(first) is DialOutcome.HELD
+    assert place_next_call(first) is DialOutcome.DEFERRED
     assert [place_next_call(batch) for batch in (first, second)] == [DialOutcome.NOTHING_CLAIMED] * 2
     Agency.objects.update(dial_after=F("dial_after") - timedelta(seconds=7))
     assert [place_next_call(batch) for batch in (first, second)] == [DialOutcome.PLACED] * 2
 
 
-def test_a_shorter_hold_does_not_end_a_longer_one(ultravox, harbour):
+def test_a_shorter_wait_does_not_end_a_longer_one(ultravox, harbour):
     provider = get_provider(harbour.agency.pk)
 
-    assert hold_account(harbour.agency.pk, timedelta(seconds=500), provider=provider)
-    assert hold_account(harbour.agency.pk, timedelta(seconds=5), provider=provider)
+    assert defer_account(harbour.agency.pk, timedelta(seconds=500), provider=provider)
+    assert defer_account(harbour.agency.pk, timedelta(seconds=5), provider=provider)
 
-    assert 490 <= held_for(harbour) <= 500
+    assert 490 <= deferred_for(harbour) <= 500
 
 
-def test_the_claim_is_released_even_if_the_agency_cannot_be_held(ultravox, harbour, caplog):
+def test_the_claim_is_released_even_if_the_agency_cannot_be_deferred(ultravox, harbour, caplog):
     ultravox.default_answer = Answer(429, places_call=False)
     batch = harbour.batch(queued=1)
     with plain_connection() as other, other.transaction():
@@ -251,13 +251,13 @@ def test_the_claim_is_released_even_if_the_agency_cannot_be_held(ultravox, harbo
         dialling = PausedThread(lambda: place_next_call(batch))
         dialling.start()
 
-        assert dialling.release() is DialOutcome.HELD
+        assert dialling.release() is DialOutcome.DEFERRED
 
     assert attempts(batch) == [(ContactStatus.QUEUED, 0)]
     assert "no pause: agency_update_failed" in caplog.text
 
 
-def test_no_batch_is_locked_while_an_account_is_held(ultravox, harbour):
+def test_no_batch_is_locked_while_an_account_is_deferred(ultravox, harbour):
     ultravox.default_answer = Answer(429, places_call=False)
     batch = harbour.batch(queued=1)
     with (
@@ -266,4 +266,4 @@ def test_no_batch_is_locked_while_an_account_is_held(ultravox, harbour):
     ):
         other.execute("SELECT FROM call_batches FOR UPDATE NOWAIT")
 
-    assert dialling.outcome is DialOutcome.HELD
+    assert dialling.outcome is DialOutcome.DEFERRED

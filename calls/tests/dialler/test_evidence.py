@@ -98,7 +98,7 @@ def test_an_event_that_arrives_after_the_contact_was_given_back_prevents_another
 def test_an_event_prevents_another_call_when_the_provider_took_a_call_and_said_that_it_was_busy(harbour, ultravox):
     ultravox.next_answers.append(Answer(503, headers={"Retry-After": "0"}))
     batch = harbour.batch(queued=1)
-    assert place_next_call(batch) is DialOutcome.HELD
+    assert place_next_call(batch) is DialOutcome.DEFERRED
     ((call_id, call),) = ultravox.calls.items()
     deliver_event(batch.contacts.get(), call_id=call_id, metadata=call["metadata"])
     Agency.objects.update(dial_after=None)

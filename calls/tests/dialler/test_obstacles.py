@@ -150,14 +150,14 @@ def test_an_answer_that_repeats_the_request_is_not_about_the_number(harbour, ult
 
 
 @pytest.mark.usefixtures("ultravox")
-def test_a_worker_that_cannot_reach_the_provider_pauses_itself_and_holds_no_account(harbour, settings):
+def test_a_worker_that_cannot_reach_the_provider_pauses_itself_and_defers_no_account(harbour, settings):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         settings.ULTRAVOX_API_URL = f"http://127.0.0.1:{free.getsockname()[1]}"
         settings.ULTRAVOX_API_KEY = KEY
         batch = harbour.batch(queued=2)
 
-        assert [place_next_call(batch), place_next_call(batch)] == [DialOutcome.HELD, DialOutcome.NOTHING_CLAIMED]
+        assert [place_next_call(batch), place_next_call(batch)] == [DialOutcome.DEFERRED, DialOutcome.NOTHING_CLAIMED]
 
     assert Agency.objects.get(pk=harbour.agency.pk).dial_after is None
     assert set(batch.contacts.values_list("status", "attempts")) == {(ContactStatus.QUEUED, 0)}

@@ -97,7 +97,7 @@ def test_a_batch_that_another_dialler_holds_is_not_dialled_and_can_be_cancelled(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_answer_holds_the_agency_and_counts_no_attempt(harbour, ultravox, status):
+def test_a_busy_answer_defers_the_agency_and_counts_no_attempt(harbour, ultravox, status):
     ultravox.default_answer = Answer(status, headers={"Retry-After": "120"}, places_call=False)
     batch = harbour.batch(queued=5)
 

@@ -175,7 +175,7 @@ def test_a_released_claim_leaves_the_count_of_earlier_attempts_unchanged(harbour
     batch.contacts.get().record_failed(outcome="no_answer")
     ultravox.default_answer = Answer(429, headers={"Retry-After": "0"}, places_call=False)
 
-    assert place_next_call(batch) is DialOutcome.HELD
+    assert place_next_call(batch) is DialOutcome.DEFERRED
     assert (batch.contacts.get().attempts, batch.contacts.get().status) == (1, ContactStatus.QUEUED)
     assert not batch.contacts.with_call_in_progress().exists()
 

@@ -61,7 +61,7 @@ def let_all_contacts_rest(tenant, batches):
         batch.contacts.update(last_attempt_at=timezone.now() - timedelta(minutes=2))
 
 
-def hold_batches(tenant, batches):
+def defer_batches(tenant, batches):
     for batch in batches:
         change(batch, dial_after=timezone.now() + timedelta(minutes=1))
 
@@ -81,7 +81,7 @@ def use_the_agency_up(tenant, batches):
     change_agency(tenant, max_concurrent_calls=1)
 
 
-def hold_agency(tenant, batches):
+def defer_agency(tenant, batches):
     change_agency(tenant, dial_after=timezone.now() + timedelta(minutes=1))
 
 
@@ -89,11 +89,11 @@ WAYS_TO_WAIT = {
     "at max_concurrent": use_all_concurrency,
     "at calls_per_minute": use_the_minute_up,
     "resting": let_all_contacts_rest,
-    "on hold": hold_batches,
+    "deferred": defer_batches,
     "paused": pause_batches,
     "scheduled ahead": schedule_batches,
     "of an agency at its limit": use_the_agency_up,
-    "of an agency on hold": hold_agency,
+    "of an agency that is deferred": defer_agency,
 }
 
 
@@ -126,9 +126,9 @@ def test_a_batch_that_is_not_started_has_a_turn_even_if_its_agency_is_at_its_lim
     assert next_round(include_empty=False).turns == [Turn(new.pk, harbour.agency.pk, places=[], start=True)]
 
 
-def test_a_batch_that_is_not_started_has_no_turn_while_its_agency_is_on_hold(harbour):
+def test_a_batch_that_is_not_started_has_no_turn_while_its_agency_is_deferred(harbour):
     harbour.batch(BatchStatus.PENDING, pending=1)
-    hold_agency(harbour, [])
+    defer_agency(harbour, [])
 
     assert next_round(include_empty=False).turns == []
 

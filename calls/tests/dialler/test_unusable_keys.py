@@ -94,7 +94,7 @@ def test_an_agency_whose_key_cannot_be_had_waits_with_a_reason_and_does_not_stop
 def test_a_statement_that_never_works_makes_all_agencies_wait(two_accounts, settings, harbour, statement):
     settings.ULTRAVOX_API_KEY_SQL = statement
 
-    assert place_next_call(harbour.batch(queued=1)) is DialOutcome.HELD
+    assert place_next_call(harbour.batch(queued=1)) is DialOutcome.DEFERRED
     assert "ULTRAVOX_API_KEY_SQL failed for the agency" in key_problem(harbour.agency.pk)
     assert two_accounts.asked == []
 
@@ -114,7 +114,7 @@ def test_without_usable_credentials_keys_an_agency_with_a_stored_key_waits(two_a
     settings.CREDENTIALS_KEYS, settings.ULTRAVOX_API_KEY = configured, KEY
     expire()
 
-    assert place_next_call(harbour.batch(queued=1)) is DialOutcome.HELD
+    assert place_next_call(harbour.batch(queued=1)) is DialOutcome.DEFERRED
     assert "CREDENTIALS_KEYS" in key_problem(harbour.agency.pk)
     assert two_accounts.asked == []
 
@@ -122,7 +122,7 @@ def test_without_usable_credentials_keys_an_agency_with_a_stored_key_waits(two_a
 def test_a_shared_key_that_cannot_be_a_key_is_never_sent(ultravox, settings, harbour, caplog):
     settings.ULTRAVOX_API_KEY = "a-secret-\r\nX-Other: 1"
 
-    assert place_next_call(harbour.batch(queued=1)) is DialOutcome.HELD
+    assert place_next_call(harbour.batch(queued=1)) is DialOutcome.DEFERRED
     assert key_problem(harbour.agency.pk).startswith("ULTRAVOX_API_KEY is not a key")
     assert "a-secret-" not in caplog.text
 

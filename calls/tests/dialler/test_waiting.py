@@ -95,7 +95,7 @@ def test_a_batch_waits_until_the_provider_takes_calls_of_the_agency_again(harbou
 
 
 @pytest.mark.parametrize(("of_batch", "of_agency", "later"), [(1, 2, 2), (2, 1, 2), (1, None, 1)])
-def test_of_two_holds_the_longer_one_is_shown(harbour, of_batch, of_agency, later):
+def test_of_two_waits_the_longer_one_is_shown(harbour, of_batch, of_agency, later):
     hours = {number: now() + timedelta(hours=number) for number in (1, 2)} | {None: None}
     batch = started_batch(harbour, dial_after=hours[of_batch])
     change_agency(harbour, dial_after=hours[of_agency])
@@ -104,7 +104,7 @@ def test_of_two_holds_the_longer_one_is_shown(harbour, of_batch, of_agency, late
     assert waiting_of(batch) == Waiting(WaitReason.PROVIDER, text)
 
 
-def test_a_hold_that_is_over_is_not_shown(harbour):
+def test_a_wait_that_is_over_is_not_shown(harbour):
     batch = started_batch(harbour, dial_after=now() - timedelta(seconds=1))
     change_agency(harbour, dial_after=now() - timedelta(seconds=1))
 
@@ -233,7 +233,7 @@ def test_a_batch_whose_calls_per_minute_is_null_starts_at_most_30_calls_in_a_min
     assert waiting_of(batch).text == "30 calls started in the last minute, the most this batch may start"
 
 
-def test_a_batch_with_an_infinite_hold_is_kept_by_another_dialler(harbour):
+def test_a_batch_with_an_infinite_wait_is_kept_by_another_dialler(harbour):
     batch = started_batch(harbour)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE call_batches SET dial_after = 'infinity'")
@@ -242,7 +242,7 @@ def test_a_batch_with_an_infinite_hold_is_kept_by_another_dialler(harbour):
 
 
 @pytest.mark.parametrize("table", ["call_batches", "agencies"])
-def test_a_batch_with_a_hold_of_minus_infinity_waits_for_nothing(harbour, table):
+def test_a_batch_with_a_wait_of_minus_infinity_waits_for_nothing(harbour, table):
     batch = started_batch(harbour)
     with connection.cursor() as cursor:
         cursor.execute(f"UPDATE {table} SET dial_after = '-infinity'")
@@ -250,7 +250,7 @@ def test_a_batch_with_a_hold_of_minus_infinity_waits_for_nothing(harbour, table)
     assert waiting_of(batch) is None
 
 
-def test_a_batch_of_an_agency_with_an_infinite_hold_waits(harbour):
+def test_a_batch_of_an_agency_with_an_infinite_wait_is_deferred(harbour):
     batch = started_batch(harbour)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE agencies SET dial_after = 'infinity'")

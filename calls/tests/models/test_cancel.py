@@ -1,6 +1,7 @@
 """CallBatch.cancel(): what it writes, what it leaves unchanged and what it refuses."""
 
 import logging
+from dataclasses import replace
 
 import pghistory
 import pytest
@@ -184,14 +185,14 @@ def test_the_dialable_contacts_of_a_batch_are_read_through_an_index(harbour):
     assert "contact_in_order" in plan
 
 
-def test_the_preview_returns_what_cancel_would_return_and_writes_nothing(harbour):
+def test_the_preview_returns_the_numbers_of_the_cancel_with_the_status_as_it_is_and_writes_nothing(harbour):
     batch = harbour.batch(queued=3, in_progress=2)
     before = batch_snapshot(batch)
 
     preview = batch.preview_cancel()
 
     assert batch_snapshot(batch) == before
-    assert preview == cancel(batch)
+    assert preview == replace(cancel(batch), status=BatchStatus.PROCESSING)
 
 
 def test_the_preview_refuses_what_cancel_refuses(harbour):

@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 BATCHES = "/admin/calls/callbatch/"
 CONTACTS = "/admin/calls/campaigncontact/"
+AGENCIES = "/admin/calls/agency/"
 UNKNOWN_ID = "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"
 
 
@@ -27,6 +28,15 @@ def page_of(batch):
 def confirmation_of(*batches, verb="cancel"):
     """Return the address of the confirmation page for ``batches``, which may also be ids."""
     return f"{BATCHES}{verb}/?ids={','.join(str(getattr(batch, 'pk', batch)) for batch in batches)}"
+
+
+def agency_page_of(tenant, action="change"):
+    """Return the address of an agency's page, or of the page of one of its actions."""
+    return f"{AGENCIES}{tenant.agency.pk}/{action}/"
+
+
+def replacement_page_of(batch):
+    return f"{BATCHES}{batch.pk}/replace/"
 
 
 def text_of(response):

@@ -20,7 +20,7 @@ from django.db import connections
 from calls import tasks
 from calls.api.authentication import issue_token
 from calls.models import CallBatch, CampaignContact
-from calls.tests.support.factories import ROOT, URL
+from calls.tests.support.factories import FUNCTIONS, ROOT, URL
 from calls.tests.support.provider import KEY
 from calls.tests.support.server import database_url, environment_on, free_port, wait_until_it_listens
 from calls.tests.support.workers import start_worker
@@ -94,6 +94,11 @@ class Deployment:
                 continue
             if answer.status_code != 500:
                 return answer.json()
+
+    def create(self, owner, **body):
+        """Create a batch through the API and return the JSON of the answer."""
+        headers = {"Authorization": f"Bearer {issue_token(owner)}"}
+        return httpx.post(f"{self.address}{FUNCTIONS}create", json=body, headers=headers, timeout=30).json()
 
     def stop(self):
         self.stopped.set()

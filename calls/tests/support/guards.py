@@ -23,18 +23,23 @@ def pairs(*groups: Iterable[Any]) -> list[tuple[Any, ...]]:
 
 def refused_by(constraint: str, write: Callable[[], Any]) -> bool:
     """Return whether this guard refuses the write. Fail if the write is refused for another reason."""
+    return refusal_of(constraint, write) is not None
+
+
+def refusal_of(constraint: str, write: Callable[[], Any]) -> str | None:
+    """Return the message with which this guard refuses the write, or None. Fail as :func:`refused_by` does."""
     try:
         with transaction.atomic():
             write()
     except IntegrityError as error:
         refusal = error
     else:
-        return False
+        return None
     cause = refusal.__cause__
     assert isinstance(cause, psycopg.errors.CheckViolation)
     assert (cause.sqlstate, cause.diag.constraint_name, cause.diag.schema_name) == ("23514", constraint, "public")
     assert PHONE not in str(refusal)
-    return True
+    return cause.diag.message_primary
 
 
 def batch_refused(batch: CallBatch, **changes: Any) -> bool:
