@@ -15,7 +15,9 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from calls.exceptions import (
+    AgencyNotFound,
     AgentMappingNotFound,
+    BatchAlreadyReplaced,
     BatchNotFound,
     BatchRefused,
     CallsError,
@@ -23,10 +25,12 @@ from calls.exceptions import (
     DatabaseFailed,
     FieldInvalid,
     FieldRequired,
+    HoldUnconfirmed,
     IdempotencyKeyReused,
     InsufficientRole,
     InvalidContacts,
     NoAgency,
+    NoContactsToReplace,
 )
 from calls.models import AgencyUser
 
@@ -96,6 +100,10 @@ _HTTP_STATUS: dict[type[CallsError], HTTPStatus] = {
     BatchNotFound: HTTPStatus.NOT_FOUND,
     NotFound: HTTPStatus.NOT_FOUND,
     BatchRefused: HTTPStatus.BAD_REQUEST,
+    BatchAlreadyReplaced: HTTPStatus.CONFLICT,
+    NoContactsToReplace: HTTPStatus.BAD_REQUEST,
+    AgencyNotFound: HTTPStatus.NOT_FOUND,
+    HoldUnconfirmed: HTTPStatus.SERVICE_UNAVAILABLE,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     NotStored: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -124,6 +132,8 @@ def error_body(error: CallsError | type[CallsError]) -> dict[str, Any]:
             "status": error.status,
             "completed_at": error.completed_at and DateTimeField().to_representation(error.completed_at),
         }
+    if isinstance(error, BatchAlreadyReplaced):
+        body["batch_id"] = str(error.batch_id)
     if isinstance(error, InvalidContacts):
         body["invalid_contacts"] = [{"index": index, "reason": reason} for index, reason in error.first]
     return body
@@ -148,7 +158,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
         error = Unauthorized()
     elif isinstance(error, NoAgency | InsufficientRole):
         reason = _describe_caller(context["request"].user, error)
-    elif isinstance(error, NotStored | TooManyRequests):
+    elif isinstance(error, NotStored | TooManyRequests | HoldUnconfirmed):
         headers["Retry-After"] = "5"
     elif isinstance(error, django.SuspiciousOperation | django.BadRequest):
         error = BadRequest()

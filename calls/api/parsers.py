@@ -79,6 +79,15 @@ class AnyJSONParser(BaseParser):
         return body
 
 
+class OptionalJSONParser(AnyJSONParser):
+    """Returns ``{}`` for an absent body, so that it differs from a body that is not JSON."""
+
+    def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
+        """:raises BodyTooLarge: see :meth:`AnyJSONParser.parse`."""
+        body = self.read(stream)
+        return parse_json(body) if body.strip() else {}
+
+
 class RawParser(AnyJSONParser):
     """Returns the body as bytes, because a webhook's signature is computed from the raw body."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -13,9 +14,11 @@ from drf_spectacular.utils import (
     OpenApiExample,
     OpenApiParameter,
     OpenApiResponse,
+    PolymorphicProxySerializer,
     extend_schema,
     inline_serializer,
 )
+from pydantic import RootModel
 from rest_framework import serializers
 
 from calls import exceptions
@@ -26,12 +29,15 @@ from calls.api.serializers import (
     BatchPageSerializer,
     BatchWithContactsSerializer,
     CancelledBatchSerializer,
+    CancelPreviewSerializer,
+    CancelRequestSerializer,
     CreatedBatchSerializer,
     PausedBatchSerializer,
+    PauseRequestSerializer,
     ResumedBatchSerializer,
 )
 from calls.exceptions import CallsError
-from calls.inputs import NewBatch
+from calls.inputs import MAX_REASON, NewBatch, NewReplacement
 from calls.models import CancelResult, PauseResult
 from calls.roles import WRITER_ROLES, Role, is_client_role
 from calls.statuses import FINAL, BatchStatus, ContactStatus
@@ -55,7 +61,8 @@ class SupabaseJWTScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unty
 EXAMPLE_BATCH_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10")
 EXAMPLE_CAMPAIGN_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e11")
 EXAMPLE_AGENT_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e12")
-_EXAMPLE_TIME = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+EXAMPLE_REPLACEMENT_ID = UUID("01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e13")
+EXAMPLE_TIME = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
 _ERROR = inline_serializer(
     "Error",
@@ -63,7 +70,8 @@ _ERROR = inline_serializer(
         "error": serializers.CharField(),
         "code": serializers.CharField(),
         "batch_id": serializers.UUIDField(
-            required=False, help_text="Present if the batch's status does not allow this."
+            required=False,
+            help_text="Present if the batch's status does not allow this. If it is already replaced: the new batch.",
         ),
         "status": serializers.ChoiceField(choices=BatchStatus.choices, required=False),
         "completed_at": serializers.DateTimeField(required=False, allow_null=True),
@@ -79,7 +87,7 @@ _ERROR = inline_serializer(
 
 
 def _batch_refused(refusal: type[exceptions.BatchRefused], status: BatchStatus) -> CallsError:
-    return refusal(EXAMPLE_BATCH_ID, status, _EXAMPLE_TIME if status in FINAL else None)
+    return refusal(EXAMPLE_BATCH_ID, status, EXAMPLE_TIME if status in FINAL else None)
 
 
 def error_responses(*errors: CallsError | type[CallsError]) -> dict[int, OpenApiResponse]:
@@ -98,7 +106,9 @@ def error_responses(*errors: CallsError | type[CallsError]) -> dict[int, OpenApi
 
 
 _READ_ERRORS = (api_errors.MethodNotAllowed, api_errors.Unauthorized, exceptions.NoAgency)
-_WRITE_ERRORS = (*_READ_ERRORS, exceptions.InsufficientRole)
+WRITE_ERRORS = (*_READ_ERRORS, exceptions.InsufficientRole)
+REASON_INVALID = exceptions.FieldInvalid("reason", f"must be a string of at most {MAX_REASON} characters")
+DRY_RUN_INVALID = exceptions.FieldInvalid("dry_run", "must be true or false")
 _BATCH_ID_ERRORS = (
     exceptions.FieldRequired("batch_id"),
     exceptions.FieldInvalid("batch_id", "must be a valid UUID"),
@@ -108,7 +118,7 @@ _LIMITED_PER_AGENCY = (
     "\n\nA server process works on eight such requests of an agency at once. If they are slow, others get 429 with "
     "`Retry-After`."
 )
-_WRITERS_ONLY = f"\n\nRequires the role {' or '.join(f'`{role}`' for role in WRITER_ROLES)}."
+WRITERS_ONLY = f"\n\nRequires the role {' or '.join(f'`{role}`' for role in WRITER_ROLES)}."
 _ANY_AGENCY_USER = (
     "\n\nAvailable to every user with an agency. A user with the role "
     f"{' or '.join(f'`{role}`' for role in Role if is_client_role(role))} sees only the batches of campaigns with the "
@@ -118,26 +128,47 @@ _ANY_AGENCY_USER = (
 
 
 def _batch_verb(
-    name: str, summary: str, description: str, answer: Any, example: Any, *refusals: CallsError
+    name: str,
+    summary: str,
+    description: str,
+    answer: Any,
+    example: Any,
+    *refusals: CallsError,
+    request: Any = BatchIdSerializer,
+    preview: Any = None,
 ) -> Callable[[F], F]:
-    """Return the decorator of an endpoint that takes a ``batch_id`` and changes that batch."""
+    """
+    Return the decorator of an endpoint that takes a ``batch_id`` and changes that batch.
+
+    :param preview: the serializer of the answer to a request with ``dry_run``, if the endpoint takes it.
+    """
+    body: dict[str, Any] = {"batch_id": str(EXAMPLE_BATCH_ID)}
+    requests, answers = {"a batch": body}, {example.status: answer(example).data}
+    if request is not BatchIdSerializer:
+        requests["with a reason"] = body | {"reason": "Wrong list"}
+    if preview is not None:
+        requests["a preview"] = body | {"dry_run": True}
+        answers["a preview"] = preview(replace(example, status=BatchStatus.PROCESSING)).data
+        answer = PolymorphicProxySerializer(f"{name.title()}Answer", [answer, preview], None)
     return extend_schema(
         operation_id=f"calls-batch-{name}",
         summary=summary,
-        description=description + _WRITERS_ONLY,
+        description=description + WRITERS_ONLY,
         tags=[FUNCTIONS_TAG],
-        request={JSON: BatchIdSerializer},
-        examples=[OpenApiExample("a batch", value={"batch_id": str(EXAMPLE_BATCH_ID)}, request_only=True)],
+        request={JSON: request},
+        examples=[OpenApiExample(title, value=value, request_only=True) for title, value in requests.items()],
         responses={
             200: OpenApiResponse(
                 answer,
-                description="The change is committed.",
-                examples=[OpenApiExample(example.status, value=answer(example).data)],
+                description="The change is committed." if preview is None else "The change is committed, or previewed.",
+                examples=[OpenApiExample(title, value=value) for title, value in answers.items()],
             ),
             **error_responses(
-                *_WRITE_ERRORS,
+                *WRITE_ERRORS,
                 api_errors.BodyTooLarge,
                 *_BATCH_ID_ERRORS,
+                *([] if request is BatchIdSerializer else [REASON_INVALID]),
+                *([] if preview is None else [DRY_RUN_INVALID]),
                 *refusals,
                 exceptions.BatchUpdateFailed,
                 api_errors.InternalError,
@@ -154,11 +185,15 @@ cancel = _batch_verb(
     "cancel",
     "Cancel a batch",
     "Cancels a batch of the caller's agency and marks its remaining contacts (`pending`, `queued` or `scheduled`) as "
-    "`skipped`. Calls in progress continue until they end; no new call starts. A cancel cannot be undone.",
+    "`skipped`. Calls in progress continue until they end; no new call starts. A cancel cannot be undone.\n\n"
+    "With `dry_run` nothing is changed: the answer has the numbers of a cancel, and the same refusals. A value that is "
+    "not a boolean is refused.",
     CancelledBatchSerializer,
     CancelResult(EXAMPLE_BATCH_ID, EXAMPLE_BATCH_ID, BatchStatus.CANCELLED, contacts_skipped=342, in_progress=5),
     _batch_refused(exceptions.BatchAlreadyCompleted, BatchStatus.COMPLETED),
     _batch_refused(exceptions.BatchAlreadyCancelled, BatchStatus.CANCELLED),
+    request=CancelRequestSerializer,
+    preview=CancelPreviewSerializer,
 )
 
 pause = _batch_verb(
@@ -167,8 +202,9 @@ pause = _batch_verb(
     "Pauses a `processing` or `scheduled` batch. Calls in progress continue until they end; no new call starts until "
     "the batch is resumed.",
     PausedBatchSerializer,
-    _paused(BatchStatus.PAUSED, _EXAMPLE_TIME),
+    _paused(BatchStatus.PAUSED, EXAMPLE_TIME),
     _batch_refused(exceptions.BatchNotPausable, BatchStatus.PAUSED),
+    request=PauseRequestSerializer,
 )
 
 resume = _batch_verb(
@@ -180,6 +216,11 @@ resume = _batch_verb(
     _paused(BatchStatus.PROCESSING, None),
     _batch_refused(exceptions.BatchNotPaused, BatchStatus.PROCESSING),
 )
+
+
+class NewBatchOrReplacement(RootModel[NewBatch | NewReplacement]):
+    """A new batch with contacts, or with those of a cancelled batch."""
+
 
 _CREATED = {
     "batch_id": str(EXAMPLE_BATCH_ID),
@@ -196,6 +237,7 @@ _CREATED = {
     "mode": "immediate",
     "created_at": "2026-01-31T09:30:00Z",
 }
+_REPLACEMENT = _CREATED | {"batch_id": str(EXAMPLE_REPLACEMENT_ID), "replaces": str(EXAMPLE_BATCH_ID)}
 
 create = extend_schema(
     operation_id="calls-batch-create",
@@ -205,7 +247,12 @@ create = extend_schema(
         "one is kept. A null value counts as absent; unknown keys are ignored.\n\n"
         "Send an `Idempotency-Key` to be able to repeat the request when its answer was lost: the same key with the "
         "same body returns the first answer and creates no second batch. Keys are kept for 30 days, unless the "
-        "operator has chosen another time." + _LIMITED_PER_AGENCY + _WRITERS_ONLY
+        "operator has chosen another time.\n\n"
+        "With `replaces` instead of `contacts`, the new batch gets the contacts that the cancel of that batch skipped, "
+        "in their order and with no attempts. Contacts that were called, or that are marked `do_not_call`, are left "
+        "out. What is absent is taken from the cancelled batch, which can be replaced once."
+        + _LIMITED_PER_AGENCY
+        + WRITERS_ONLY
     ),
     tags=[FUNCTIONS_TAG],
     parameters=[
@@ -213,7 +260,7 @@ create = extend_schema(
             "Idempotency-Key", str, "header", description="1 to 255 visible ASCII characters, for example a UUID."
         )
     ],
-    request={JSON: NewBatch},
+    request={JSON: NewBatchOrReplacement},
     examples=[
         OpenApiExample(
             "two contacts",
@@ -227,24 +274,32 @@ create = extend_schema(
                 ],
             },
             request_only=True,
-        )
+        ),
+        OpenApiExample("a replacement", value={"replaces": str(EXAMPLE_BATCH_ID)}, request_only=True),
     ],
     responses={
         201: OpenApiResponse(
             CreatedBatchSerializer,
             description="The batch is stored with all of its contacts.",
-            examples=[OpenApiExample("created", value=_CREATED)],
+            examples=[
+                OpenApiExample("created", value=_CREATED),
+                OpenApiExample("replacement", value=_REPLACEMENT),
+            ],
         ),
         **error_responses(
-            *_WRITE_ERRORS,
+            *WRITE_ERRORS,
             api_errors.BodyTooLarge(LargeRawParser.too_large_text),
             exceptions.FieldInvalid("body", "must be a JSON object"),
             exceptions.FieldRequired("campaign_id"),
             exceptions.FieldInvalid("from_number", "must be an active phone number of the agency"),
             exceptions.InvalidContacts(1, 2, [(0, "phone_number is required")]),
             exceptions.FieldInvalid("idempotency_key", "must be 1 to 255 visible ASCII characters"),
+            _batch_refused(exceptions.BatchNotCancelled, BatchStatus.PROCESSING),
+            exceptions.NoContactsToReplace,
             exceptions.AgentMappingNotFound,
             exceptions.CampaignNotFound,
+            exceptions.BatchNotFound,
+            exceptions.BatchAlreadyReplaced(EXAMPLE_REPLACEMENT_ID),
             exceptions.IdempotencyKeyReused,
             api_errors.TooManyRequests,
             exceptions.BatchCreateFailed,

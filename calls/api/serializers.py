@@ -10,6 +10,7 @@ from rest_framework import serializers
 from calls.dialler.passes import PassResult
 from calls.dialler.waiting import waiting_for
 from calls.exceptions import FieldInvalid, FieldRequired
+from calls.inputs import MAX_REASON, parse_reason
 from calls.models import CallBatch, CampaignContact, CancelResult, CreateResult, PauseResult
 from calls.parsing import parse_uuid
 from calls.statuses import BatchStatus, Mode
@@ -33,6 +34,54 @@ class BatchIdSerializer(serializers.Serializer[Any]):
         return {"batch_id": validate_uuid("batch_id", value)}
 
 
+class ReasonField(serializers.CharField):
+    """Why somebody stops calls. Kept in the history."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            required=False,
+            allow_null=True,
+            max_length=MAX_REASON,
+            help_text="Why. Kept in the history, and shown to the operators.",
+        )
+
+
+class PauseRequestSerializer(BatchIdSerializer):
+    """The batch to pause, and why. Other keys are ignored."""
+
+    reason = ReasonField()
+
+    def run_validation(self, data: Any = serializers.empty) -> dict[str, Any]:
+        """
+        Return ``{"batch_id": <UUID>, "reason": <text or None>}``.
+
+        :raises CallsError: FieldRequired or FieldInvalid.
+        """
+        return {**super().run_validation(data), "reason": parse_reason(data)}
+
+
+class CancelRequestSerializer(PauseRequestSerializer):
+    """The batch to cancel, why, and whether this is only a preview. Other keys are ignored."""
+
+    dry_run = serializers.BooleanField(required=False, help_text="Change nothing, and answer what a cancel would do.")
+
+    def run_validation(self, data: Any = serializers.empty) -> dict[str, Any]:
+        """
+        Return ``{"batch_id": <UUID>, "reason": <text or None>, "dry_run": <bool>}``.
+
+        :raises CallsError: FieldRequired or FieldInvalid.
+        """
+        return {**super().run_validation(data), "dry_run": validate_dry_run(data)}
+
+
+def validate_dry_run(data: dict[str, Any]) -> bool:
+    """:raises FieldInvalid: ``dry_run`` is there and not a boolean."""
+    value = data.get("dry_run", False)
+    if not isinstance(value, bool):
+        raise FieldInvalid("dry_run", "must be true or false")
+    return value
+
+
 def validate_uuid(field: str, value: Any) -> UUID:
     """:raises FieldInvalid: ``value`` is not a UUID."""
     try:
@@ -51,6 +100,18 @@ class CancelledBatchSerializer(serializers.Serializer[CancelResult]):
     message = serializers.CharField(
         default="Batch cancelled. In-progress calls will complete but no new calls will be initiated."
     )
+
+
+class CancelPreviewSerializer(serializers.Serializer[CancelResult]):
+    """The answer to a cancel with ``dry_run``. Nothing was changed."""
+
+    success = serializers.BooleanField(default=True)
+    dry_run = serializers.BooleanField(default=True)
+    batch_id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=BatchStatus.choices, help_text="The batch's status as it is.")
+    contacts_to_skip = serializers.IntegerField(source="contacts_skipped")
+    calls_in_progress = serializers.IntegerField(source="in_progress")
+    message = serializers.CharField(default="Nothing was changed. A cancel would skip these contacts.")
 
 
 class PausedBatchSerializer(serializers.Serializer[PauseResult]):
@@ -90,6 +151,15 @@ class CreatedBatchSerializer(serializers.Serializer[CreateResult]):
     scheduled_for = serializers.DateTimeField(source="batch.scheduled_for", allow_null=True)
     mode = serializers.ChoiceField(choices=Mode.choices, source="batch.mode")
     created_at = serializers.DateTimeField(source="batch.created_at")
+    replaces = serializers.UUIDField(
+        source="batch.replaces_id", required=False, help_text="The cancelled batch. Only of a replacement."
+    )
+
+    def to_representation(self, instance: CreateResult) -> dict[str, Any]:
+        answer = super().to_representation(instance)
+        if instance.batch.replaces_id is None:
+            del answer["replaces"]
+        return answer
 
 
 class CounterField(serializers.IntegerField):
@@ -118,6 +188,10 @@ class BatchSerializer(serializers.ModelSerializer[CallBatch]):
         help_text="Completed, failed and skipped contacts in percent of the total, with one decimal."
     )
     remaining_count = serializers.IntegerField()
+    # An annotation of with_dialling_state().
+    agency_held_at = serializers.DateTimeField(
+        source="state_agency_held_at", allow_null=True, help_text="Since when the agency is on hold, if it is."
+    )
     waiting_for = serializers.SerializerMethodField(
         help_text="Why no call starts at the moment, for people to read. Null if one can, and when the batch has ended."
     )
@@ -129,6 +203,7 @@ class BatchSerializer(serializers.ModelSerializer[CallBatch]):
             *("status", "total_contacts", "queued", "in_progress", "completed", "failed", "skipped"),
             *("progress_percentage", "remaining_count", "calls_per_minute", "max_concurrent", "scheduled_for"),
             *("created_at", "started_at", "paused_at", "completed_at", "error_message", "waiting_for"),
+            "agency_held_at",
         ]
 
     def get_waiting_for(self, batch: CallBatch) -> str | None:
@@ -162,10 +237,21 @@ class BatchPageSerializer(serializers.Serializer[Any]):
     pagination = PaginationSerializer()
 
 
+class SingleBatchSerializer(BatchSerializer):
+    """A batch with the batch that it replaces, and the batch that replaces it."""
+
+    replaces = serializers.UUIDField(source="replaces_id", allow_null=True)
+    # An annotation of with_replacement().
+    replaced_by = serializers.UUIDField(source="replacement_id", allow_null=True)
+
+    class Meta(BatchSerializer.Meta):
+        fields = [*BatchSerializer.Meta.fields, "replaces", "replaced_by"]
+
+
 class BatchWithContactsSerializer(serializers.Serializer[Any]):
     """A batch and a page of its contacts, oldest first."""
 
-    batch = BatchSerializer()
+    batch = SingleBatchSerializer()
     contacts = ContactSerializer(many=True)
     contact_pagination = PaginationSerializer()
 

@@ -1,11 +1,12 @@
 from django.urls import re_path
 from rest_framework.routers import SimpleRouter
 
-from calls.api.views import CallBatchViewSet, ProcessViewSet
+from calls.api.views import AgencyViewSet, CallBatchViewSet, ProcessViewSet
 from calls.api.webhooks import WebhookViewSet
 
 router = SimpleRouter(trailing_slash=False, use_regex_path=False)
 router.register("", CallBatchViewSet, basename="calls-batch")
+router.register("", AgencyViewSet, basename="calls-agency")
 router.register("", ProcessViewSet, basename="calls-batch-process")
 
 urlpatterns = [

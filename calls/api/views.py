@@ -16,22 +16,34 @@ from django.db.models import QuerySet
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import Serializer
 
-from calls.api import dialler_schema, schema
+from calls.api import agency_schema, dialler_schema, schema
+from calls.api.agency_serializers import (
+    CancelAllRequestSerializer,
+    HeldAgencySerializer,
+    HoldRequestSerializer,
+    ReleasedAgencySerializer,
+    cancel_all_answer,
+    cancel_all_preview,
+)
 from calls.api.base import EdgeFunctionViewSet
 from calls.api.concurrency import limited_per_agency, turn_to_parse, turn_to_read
 from calls.api.errors import NotFound
 from calls.api.pagination import BatchPagination, ClampedPagination, ContactPagination
-from calls.api.parsers import LargeRawParser, parse_json
+from calls.api.parsers import LargeRawParser, OptionalJSONParser, parse_json
 from calls.api.permissions import HasCronSecret
 from calls.api.serializers import (
     BatchIdSerializer,
     BatchPageSerializer,
     BatchWithContactsSerializer,
     CancelledBatchSerializer,
+    CancelPreviewSerializer,
+    CancelRequestSerializer,
     CreatedBatchSerializer,
     PassSerializer,
     PausedBatchSerializer,
+    PauseRequestSerializer,
     ResumedBatchSerializer,
     validate_uuid,
 )
@@ -39,9 +51,16 @@ from calls.audit import Source
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.dialler.passes import run_pass
 from calls.dialler.waiting import with_dialling_state
-from calls.exceptions import BatchNotFound, BatchReadFailed
-from calls.inputs import NewBatch
-from calls.models import AgencyUser, CallBatch, CampaignContact, IdempotencyKey
+from calls.exceptions import (
+    AgentMappingNotFound,
+    BatchCreateFailed,
+    BatchNotFound,
+    BatchReadFailed,
+    BatchUpdateFailed,
+    CampaignNotFound,
+)
+from calls.inputs import NewBatch, NewReplacement
+from calls.models import Agency, AgencyUser, AgentMapping, CallBatch, Campaign, CampaignContact, IdempotencyKey
 from calls.models.querysets import CallBatchQuerySet
 from calls.roles import WRITER_ROLES
 
@@ -86,7 +105,7 @@ class CallBatchViewSet(EdgeFunctionViewSet):
             return self._create_or_repeat(parse_json(body) if body else {}, request.headers.get("Idempotency-Key"))
 
     def _create_or_repeat(self, data: Any, key: str | None) -> Response:
-        new = NewBatch.parse(data)
+        new = NewReplacement.parse(data) if NewReplacement.is_meant_by(data) else NewBatch.parse(data)
         if key is None:
             return Response(self._create(new), status=HTTPStatus.CREATED)
         with IdempotencyKey.reserve(self.agency_id, key, new) as reserved:
@@ -96,8 +115,13 @@ class CallBatchViewSet(EdgeFunctionViewSet):
                 reserved.store_answer(answer)
         return Response(answer, status=HTTPStatus.CREATED)
 
-    def _create(self, new: NewBatch) -> dict[str, Any]:
-        result = CallBatch.create(new, agency_id=self.agency_id, actor=self.caller.as_actor(), source=Source.API)
+    def _create(self, new: NewBatch | NewReplacement) -> dict[str, Any]:
+        actor = self.caller.as_actor()
+        if isinstance(new, NewReplacement):
+            cancelled = self.get_queryset().find(new.replaces, failure=BatchCreateFailed)
+            result = cancelled.replace(new, actor=actor, source=Source.API)
+        else:
+            result = CallBatch.create(new, agency_id=self.agency_id, actor=actor, source=Source.API)
         return CreatedBatchSerializer(result).data
 
     @schema.list_batches
@@ -124,7 +148,7 @@ class CallBatchViewSet(EdgeFunctionViewSet):
         if status := request.query_params.get("contact_status"):
             contacts = contacts.with_status(status)
         with turn_to_read(self.agency_id), database_errors_as(BatchReadFailed), transaction_with_timeouts():
-            batch = with_dialling_state(self.get_queryset().with_names()).filter(pk=batch_id).first()
+            batch = with_dialling_state(self.get_queryset().with_names().with_replacement()).filter(pk=batch_id).first()
             if batch is None:
                 raise BatchNotFound
             page = list(CampaignContact.objects.filter(pk__in=self._page_of_ids(contacts)).oldest_first())
@@ -144,7 +168,9 @@ class CallBatchViewSet(EdgeFunctionViewSet):
     @schema.pause
     @action(detail=False, methods=["post"], url_path="calls-batch-pause", required_roles=WRITER_ROLES)
     def pause(self, request: Request) -> Response:
-        result = self.find_batch().pause(actor=self.caller.as_actor(), source=Source.API)
+        body = validated(PauseRequestSerializer, request)
+        batch = self.get_queryset().find(body["batch_id"])
+        result = batch.pause(actor=self.caller.as_actor(), source=Source.API, reason=body["reason"])
         return Response(PausedBatchSerializer(result).data)
 
     @schema.resume
@@ -156,8 +182,70 @@ class CallBatchViewSet(EdgeFunctionViewSet):
     @schema.cancel
     @action(detail=False, methods=["post"], url_path="calls-batch-cancel", required_roles=WRITER_ROLES)
     def cancel(self, request: Request) -> Response:
-        result = self.find_batch().cancel(actor=self.caller.as_actor(), source=Source.API)
+        body = validated(CancelRequestSerializer, request)
+        batch = self.get_queryset().find(body["batch_id"])
+        if body["dry_run"]:
+            return Response(CancelPreviewSerializer(batch.preview_cancel()).data)
+        result = batch.cancel(actor=self.caller.as_actor(), source=Source.API, reason=body["reason"])
         return Response(CancelledBatchSerializer(result).data)
+
+    @agency_schema.cancel_all
+    @action(
+        detail=False,
+        methods=["post"],
+        url_path="calls-batch-cancel-all",
+        required_roles=WRITER_ROLES,
+        parser_classes=[OptionalJSONParser],
+    )
+    def cancel_all(self, request: Request) -> Response:
+        body = validated(CancelAllRequestSerializer, request)
+        batches = self._batches_to_cancel(**body["filters"])
+        if body["dry_run"]:
+            return Response(cancel_all_preview(batches.preview_cancel_all()))
+        outcomes = batches.cancel_all(actor=self.caller.as_actor(), source=Source.API, reason=body["reason"])
+        return Response(cancel_all_answer(outcomes))
+
+    def _batches_to_cancel(
+        self, campaign_id: UUID | None = None, agent_mapping_id: UUID | None = None
+    ) -> CallBatchQuerySet:
+        """
+        Return the batches of the agency, of the campaign and with the agent, where they are given.
+
+        :raises CallsError: CampaignNotFound, AgentMappingNotFound or BatchUpdateFailed. With a wrong id no batch would
+            be found, and the caller would believe that all are cancelled.
+        """
+        batches = self.get_queryset()
+        with database_errors_as(BatchUpdateFailed), transaction_with_timeouts():
+            if campaign_id is not None:
+                if not Campaign.objects.filter(agency=self.agency_id, pk=campaign_id).exists():
+                    raise CampaignNotFound
+                batches = batches.filter(campaign=campaign_id)
+            if agent_mapping_id is not None:
+                if not AgentMapping.objects.filter(agency=self.agency_id, pk=agent_mapping_id).exists():
+                    raise AgentMappingNotFound
+                batches = batches.filter(agent_mapping=agent_mapping_id)
+        return batches
+
+
+class AgencyViewSet(EdgeFunctionViewSet):
+    """The caller's own agency."""
+
+    required_roles = WRITER_ROLES
+    parser_classes = [OptionalJSONParser]
+
+    @agency_schema.hold
+    @action(detail=False, methods=["post"], url_path="calls-agency-hold")
+    def hold(self, request: Request) -> Response:
+        caller, body = cast(AgencyUser, request.user), validated(HoldRequestSerializer, request)
+        result = Agency(pk=caller.agency_id).hold(actor=caller.as_actor(), source=Source.API, reason=body["reason"])
+        return Response(HeldAgencySerializer(result).data)
+
+    @agency_schema.release
+    @action(detail=False, methods=["post"], url_path="calls-agency-release")
+    def release(self, request: Request) -> Response:
+        caller = cast(AgencyUser, request.user)
+        result = Agency(pk=caller.agency_id).release(actor=caller.as_actor(), source=Source.API)
+        return Response(ReleasedAgencySerializer(result).data)
 
 
 class ProcessViewSet(EdgeFunctionViewSet):
@@ -177,6 +265,17 @@ class ProcessViewSet(EdgeFunctionViewSet):
     @action(detail=False, methods=["get", "post"], url_path="calls-batch-process")
     def process(self, request: Request) -> Response:
         return Response(PassSerializer(run_pass()).data)
+
+
+def validated(serializer_class: type[Serializer[Any]], request: Request) -> dict[str, Any]:
+    """
+    Return the validated body.
+
+    :raises CallsError: FieldRequired or FieldInvalid.
+    """
+    serializer = serializer_class(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    return cast(dict[str, Any], serializer.validated_data)
 
 
 def validate_batch_id(data: Any) -> UUID:

@@ -313,11 +313,14 @@ def test_the_answer_is_json_with_any_accept_header(harbour, owner, accept):
 
 
 def test_unknown_parameters_keys_and_headers_are_ignored(harbour, owner):
-    content = json.dumps({"batch_id": str(harbour.batch().pk), "dry_run": True})
+    content = json.dumps({"batch_id": str(harbour.batch().pk), "Dry_Run": True, "limits": 5})
 
-    response = owner.generic("POST", f"{URL}?format=xml&batch_id=1", content, HTTP_X_REGION="eu", HTTP_X_WHAT="ever")
+    response = owner.generic(
+        "POST", f"{URL}?format=xml&batch_id=1&dry_run=true", content, HTTP_X_REGION="eu", HTTP_X_WHAT="ever"
+    )
 
     assert response.status_code == 200
+    assert response.json()["status"] == "cancelled"
 
 
 @pytest.mark.parametrize(

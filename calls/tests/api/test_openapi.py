@@ -6,7 +6,8 @@ from io import StringIO
 import pytest
 from django.core.management import call_command
 
-from calls.tests.support.factories import FUNCTIONS, URL, call
+from calls.tests.support.factories import FUNCTIONS, URL, call, cancel
+from calls.tests.support.functions import post_to
 
 READ_ERRORS = {
     "401": {"unauthorized"},
@@ -20,6 +21,13 @@ WRITE_ERRORS = READ_ERRORS | {
     "413": {"body_too_large"},
     "500": {"update_failed", "internal_error"},
 }
+AGENCY_ERRORS = {
+    "401": {"unauthorized"},
+    "403": {"no_agency", "insufficient_role"},
+    "404": {"agency_not_found"},
+    "405": {"method_not_allowed"},
+    "500": {"agency_update_failed", "internal_error"},
+}
 BATCH_ID_ERRORS = {"batch_id_required", "batch_id_invalid"}
 PROCESS_ANSWERS = {
     "200": {None},
@@ -32,15 +40,27 @@ PROCESS_ANSWERS = {
 # The error codes of each endpoint, by HTTP status.
 ANSWERS = {
     ("post", "cancel"): WRITE_ERRORS
-    | {"200": {None}, "400": BATCH_ID_ERRORS | {"batch_already_completed", "batch_already_cancelled"}},
-    ("post", "pause"): WRITE_ERRORS | {"200": {None}, "400": BATCH_ID_ERRORS | {"batch_not_pausable"}},
+    | {
+        "200": {None},
+        "400": BATCH_ID_ERRORS
+        | {"reason_invalid", "dry_run_invalid", "batch_already_completed", "batch_already_cancelled"},
+    },
+    ("post", "cancel-all"): WRITE_ERRORS
+    | {
+        "200": {None},
+        "400": {"body_invalid", "reason_invalid", "dry_run_invalid", "campaign_id_invalid"},
+        "404": {"agent_mapping_not_found", "campaign_not_found"},
+    },
+    ("post", "pause"): WRITE_ERRORS
+    | {"200": {None}, "400": BATCH_ID_ERRORS | {"reason_invalid", "batch_not_pausable"}},
     ("post", "resume"): WRITE_ERRORS | {"200": {None}, "400": BATCH_ID_ERRORS | {"batch_not_paused"}},
     ("post", "create"): WRITE_ERRORS
     | {
         "201": {None},
         "400": {"body_invalid", "campaign_id_required", "from_number_invalid", "contacts_invalid"}
-        | {"idempotency_key_invalid"},
-        "404": {"agent_mapping_not_found", "campaign_not_found"},
+        | {"idempotency_key_invalid", "batch_not_cancelled", "no_contacts_to_replace"},
+        "404": {"agent_mapping_not_found", "campaign_not_found", "batch_not_found"},
+        "409": {"batch_already_replaced"},
         "422": {"idempotency_key_reused"},
         "429": {"too_many_requests"},
         "500": {"create_failed", "internal_error"},
@@ -48,6 +68,14 @@ ANSWERS = {
     ("get", "list"): READ_ERRORS | {"200": {None}, "400": {"campaign_id_invalid"}, "429": {"too_many_requests"}},
     ("get", "get"): READ_ERRORS
     | {"200": {None}, "400": BATCH_ID_ERRORS, "404": {"batch_not_found"}, "429": {"too_many_requests"}},
+    ("post", "calls-agency-hold"): AGENCY_ERRORS
+    | {
+        "200": {None},
+        "400": {"body_invalid", "reason_invalid"},
+        "413": {"body_too_large"},
+        "503": {"hold_unconfirmed"},
+    },
+    ("post", "calls-agency-release"): AGENCY_ERRORS | {"200": {None}},
     ("post", "process"): PROCESS_ANSWERS,
     ("get", "process"): PROCESS_ANSWERS,
     ("post", "webhook-ingest/{agency_id}/{secret}"): {
@@ -63,7 +91,7 @@ ANSWERS = {
 
 
 def endpoint_path(name):
-    return f"/functions/v1/{name}" if "/" in name else f"{FUNCTIONS}{name}"
+    return f"/functions/v1/{name}" if name.startswith(("calls-", "webhook-")) else f"{FUNCTIONS}{name}"
 
 
 @pytest.fixture
@@ -98,16 +126,45 @@ def test_every_answer_and_every_error_has_an_example(schema, method, name):
     } == ANSWERS[method, name]
 
 
-def test_the_create_example_works_and_its_answer_has_the_documented_keys(schema, harbour, owner):
-    create = schema["paths"][f"{FUNCTIONS}create"]["post"]
-    (request_example,) = create["requestBody"]["content"]["application/json"]["examples"].values()
-    (answer_example,) = create["responses"]["201"]["content"]["application/json"]["examples"].values()
-    own = {name: harbour.create_body()[name] for name in ("agent_mapping_id", "campaign_id", "from_number")}
+def examples(content):
+    """Return the values of the examples of a request or an answer, by name."""
+    return {name: example["value"] for name, example in content["content"]["application/json"]["examples"].items()}
 
-    response = call(owner, "create", request_example["value"] | own)
+
+@pytest.mark.parametrize(("request_name", "answer_name"), [("TwoContacts", "Created"), ("AReplacement", "Replacement")])
+def test_the_create_examples_work_and_their_answers_have_the_documented_keys(
+    schema, harbour, owner, request_name, answer_name
+):
+    create = schema["paths"][f"{FUNCTIONS}create"]["post"]
+    body = examples(create["requestBody"])[request_name]
+    own = {name: harbour.create_body()[name] for name in ("agent_mapping_id", "campaign_id", "from_number")}
+    if "replaces" in body:
+        cancelled = harbour.batch(queued=2)
+        cancel(cancelled)
+        own = {"replaces": str(cancelled.pk)}
+
+    response = call(owner, "create", body | own)
 
     assert response.status_code == 201
-    assert list(response.json()) == list(answer_example["value"])
+    assert list(response.json()) == list(examples(create["responses"]["201"])[answer_name])
+
+
+@pytest.mark.parametrize("name", ["cancel", "cancel-all", "pause", "calls-agency-hold", "calls-agency-release"])
+def test_each_request_example_is_answered_with_the_documented_keys(schema, harbour, owner, name):
+    operation = schema["paths"][endpoint_path(name)]["post"]
+    requests = examples(operation["requestBody"]) if "requestBody" in operation else {"none": {}}
+    answers = {frozenset(answer) for answer in examples(operation["responses"]["200"]).values()}
+
+    for body in requests.values():
+        own = {
+            "batch_id": str(harbour.batch(queued=1).pk),
+            "campaign_id": str(harbour.campaign.pk),
+            "agent_mapping_id": str(harbour.agent.pk),
+        }
+        response = post_to(owner, endpoint_path(name), {key: own.get(key, value) for key, value in body.items()})
+
+        assert response.status_code == 200
+        assert set(response.json()) in answers
 
 
 def test_the_schema_of_a_contact_has_its_limits(schema):
@@ -132,9 +189,9 @@ def test_the_example_of_an_error_is_the_real_answer(schema, client, db):
 
 
 def test_the_example_of_a_cancel_has_exactly_the_five_keys(schema):
-    (example,) = schema["paths"][URL]["post"]["responses"]["200"]["content"]["application/json"]["examples"].values()
+    example = examples(schema["paths"][URL]["post"]["responses"]["200"])["Cancelled"]
 
-    assert list(example["value"]) == ["success", "batch_id", "status", "contacts_skipped", "message"]
+    assert list(example) == ["success", "batch_id", "status", "contacts_skipped", "message"]
 
 
 def test_the_schema_requires_a_bearer_token(schema):

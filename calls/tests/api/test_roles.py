@@ -7,13 +7,16 @@ import uuid
 import pytest
 from django.core.management import call_command
 from django.test import Client
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from calls.audit import Source
-from calls.models import AgencyUser, CallBatch
+from calls.models import Agency, AgencyUser, CallBatch
 from calls.roles import Role
 from calls.statuses import BatchStatus
-from calls.tests.support.factories import FUNCTIONS, call, client_of, staff
+from calls.tests.support.factories import CALLER_ID, FUNCTIONS, call, client_of, staff
+from calls.tests.support.functions import HOLD, RELEASE, answer_to
+from calls.tests.support.replacements import cancelled_batch
 
 pytestmark = pytest.mark.django_db
 
@@ -28,13 +31,16 @@ SIGN_IN = "/admin/login/"
 VERBS = ["cancel", "pause", "resume"]
 BEFORE = {"cancel": BatchStatus.PROCESSING, "pause": BatchStatus.PROCESSING, "resume": BatchStatus.PAUSED}
 
-ALL_PERMISSIONS = {f"{verb}_callbatch" for verb in ("view", "add", "change", "delete", *VERBS)}
+CRUD = ("view", "add", "change", "delete")
+ALL_PERMISSIONS = {f"{verb}_callbatch" for verb in (*CRUD, *VERBS, "replace")}
+ALL_PERMISSIONS |= {*(f"{verb}_agency" for verb in (*CRUD, "hold")), "set_ultravox_key"}
+VIEW_PERMISSIONS = {"view_callbatch", "view_agency"}
 # The permissions of each kind of admin user, given the permission of the verb.
 STAFF_PERMISSIONS = {
-    "staff with the permission": lambda permission: {"view_callbatch", permission},
+    "staff with the permission": lambda permission: VIEW_PERMISSIONS | {permission},
     "staff with all permissions but this one": lambda permission: ALL_PERMISSIONS - {permission},
     "staff without the view permission": lambda permission: {permission},
-    "a user who is not staff": lambda permission: {"view_callbatch", permission},
+    "a user who is not staff": lambda permission: VIEW_PERMISSIONS | {permission},
 }
 
 # A user of the API and four expected results: of changing a batch of Harbour, of changing a batch of Bluebell, of
@@ -68,6 +74,10 @@ ADMIN_AND_COMMAND = [
     (Source.COMMAND, "--agency=harbour", ALLOWED, NOT_FOUND),
     (Source.COMMAND, "--agency=bluebell", NOT_FOUND, ALLOWED),
 ]
+ADMIN_USERS = pytest.mark.parametrize(
+    ("user_kind", "harbour_result", "bluebell_result"),
+    [row[1:] for row in ADMIN_AND_COMMAND if row[0] == Source.ADMIN],
+)
 
 
 def api_client(user_kind, harbour):
@@ -85,10 +95,10 @@ def api_client(user_kind, harbour):
     return client_of(user)
 
 
-def admin_client(user_kind, harbour, verb):
+def admin_client(user_kind, harbour, verb, model="callbatch"):
     if user_kind == "an agency's owner":
         return client_of(harbour.owner)
-    permissions = STAFF_PERMISSIONS[user_kind](f"{verb}_callbatch") if user_kind in STAFF_PERMISSIONS else ()
+    permissions = STAFF_PERMISSIONS[user_kind](f"{verb}_{model}") if user_kind in STAFF_PERMISSIONS else ()
     user = staff(f"user {uuid.uuid4()}", *permissions)
     user.is_superuser = user_kind == "a superuser"
     user.is_staff = user_kind != "a user who is not staff"
@@ -96,6 +106,14 @@ def admin_client(user_kind, harbour, verb):
     client = Client()
     client.force_login(user)
     return client
+
+
+def admin_result(answer, page):
+    """Return SIGN_IN, the status of a refusal, or ALLOWED if the answer redirects to ``page``."""
+    redirect = answer.headers.get("Location", "")
+    if redirect.startswith(SIGN_IN):
+        return SIGN_IN
+    return ALLOWED if redirect == page else answer.status_code
 
 
 @pytest.fixture
@@ -109,16 +127,17 @@ def change_batch(harbour, capsys):
             answer = admin_client(user_kind, harbour, verb).post(
                 f"/admin/calls/callbatch/{verb}/?ids={batch.pk}", {"batch_ids": str(batch.pk)}, secure=True
             )
-            redirect = answer.headers.get("Location", "")
-            if redirect.startswith(SIGN_IN):
-                return SIGN_IN
-            return None if redirect == f"/admin/calls/callbatch/{batch.pk}/change/" else answer.status_code
+            return admin_result(answer, f"/admin/calls/callbatch/{batch.pk}/change/")
         options = [user_kind] if user_kind.startswith("--") else []
         with contextlib.suppress(SystemExit):
             call_command(f"{verb}_batch", str(batch.pk), "--json", *options)
         return json.loads(capsys.readouterr().out).get("code")
 
     return change_batch
+
+
+def held_agencies():
+    return set(Agency.objects.filter(held_at__isnull=False))
 
 
 def check(change_batch, source, user_kind, verb, expectations):
@@ -186,3 +205,78 @@ def test_the_list_has_and_counts_the_batches_that_the_user_may_get(
 
     assert {batch["id"] for batch in answer.get("batches", [])} == expected
     assert answer.get("pagination", {"total": 0})["total"] == len(expected)
+
+
+@pytest.mark.parametrize(("user_kind", "expected", "_others", "_reading", "_reading_others"), API_USERS)
+def test_only_owners_and_admins_may_cancel_all_batches_of_their_agency_and_of_no_other(
+    harbour, bluebell, user_kind, expected, _others, _reading, _reading_others
+):
+    own, other = harbour.batch(queued=1), bluebell.batch(queued=1)
+
+    answer = call(api_client(user_kind, harbour), "cancel-all", {}).json()
+
+    assert answer.get("code") == expected
+    cancelled = set(CallBatch.objects.filter(status=BatchStatus.CANCELLED))
+    assert cancelled == ({own} if expected is ALLOWED else set())
+    assert other not in cancelled
+
+
+@pytest.mark.parametrize(("user_kind", "expected", "_others", "_reading", "_reading_others"), API_USERS)
+def test_only_owners_and_admins_may_hold_and_release_their_agency_and_no_other(
+    harbour, bluebell, user_kind, expected, _others, _reading, _reading_others
+):
+    client = api_client(user_kind, harbour)
+
+    assert answer_to(client, HOLD)[1].get("code") == expected
+    assert held_agencies() == ({harbour.agency} if expected is ALLOWED else set())
+    Agency.objects.update(held_at=timezone.now())
+    assert answer_to(client, RELEASE)[1].get("code") == expected
+    assert held_agencies() == ({bluebell.agency} if expected is ALLOWED else {harbour.agency, bluebell.agency})
+
+
+@pytest.mark.parametrize(("user_kind", "own", "others", "_reading", "_reading_others"), API_USERS)
+def test_only_owners_and_admins_may_replace_batches_of_their_agency(
+    harbour, bluebell, user_kind, own, others, _reading, _reading_others
+):
+    client = api_client(user_kind, harbour)
+
+    for tenant, expected in ((harbour, own), (bluebell, others)):
+        cancelled = cancelled_batch(tenant)
+        assert call(client, "create", {"replaces": str(cancelled.pk)}).json().get("code") == expected
+        assert CallBatch.objects.filter(replaces=cancelled).exists() is (expected is ALLOWED)
+
+
+@ADMIN_USERS
+@pytest.mark.parametrize("verb", ["hold", "release"])
+def test_staff_may_hold_and_release_every_agency_if_they_are_permitted_to(
+    harbour, bluebell, user_kind, harbour_result, bluebell_result, verb
+):
+    Agency.objects.update(held_at=timezone.now() if verb == "release" else None)
+    client = admin_client(user_kind, harbour, "hold", "agency")
+
+    for tenant, expected in ((harbour, harbour_result), (bluebell, bluebell_result)):
+        answer = client.post(f"/admin/calls/agency/{tenant.agency.pk}/{verb}/", secure=True)
+        assert admin_result(answer, f"/admin/calls/agency/{tenant.agency.pk}/change/") == expected
+        is_changed = (tenant.agency in held_agencies()) is (verb == "hold")
+        assert is_changed is (expected is ALLOWED)
+
+
+@ADMIN_USERS
+def test_staff_may_replace_batches_of_every_agency_if_they_are_permitted_to(
+    harbour, bluebell, user_kind, harbour_result, bluebell_result
+):
+    client = admin_client(user_kind, harbour, "replace")
+
+    for tenant, expected in ((harbour, harbour_result), (bluebell, bluebell_result)):
+        cancelled = cancelled_batch(tenant)
+        form = {
+            "agent_mapping_id": str(tenant.agent.pk),
+            "campaign_id": str(tenant.campaign.pk),
+            "from_number": CALLER_ID,
+            "calls_per_minute": 30,
+            "max_concurrent": 10,
+        }
+        answer = client.post(f"/admin/calls/callbatch/{cancelled.pk}/replace/", form, secure=True)
+        new = CallBatch.objects.filter(replaces=cancelled).first()
+        assert admin_result(answer, f"/admin/calls/callbatch/{new and new.pk}/change/") == expected
+        assert (new is not None) is (expected is ALLOWED)
