@@ -14,7 +14,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from calls.audit import Actor
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
-from calls.exceptions import BatchReadFailed, CallsError, DatabaseFailed
+from calls.exceptions import BatchReadFailed, CallsError, DatabaseFailed, FieldInvalid
+from calls.inputs import parse_reason
 from calls.management.database_errors import UNREACHABLE, DatabaseUnreachable, can_connect
 from calls.models import Agency, CallBatch, CancelResult, PauseResult
 from calls.models.querysets import CallBatchQuerySet
@@ -28,6 +29,17 @@ def batch_id(value: str) -> UUID:
         return parse_uuid(value)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{value!r} is not a batch id of 8-4-4-4-12 hexadecimal digits") from None
+
+
+def reason(value: str) -> str | None:
+    try:
+        return parse_reason({"reason": value})
+    except FieldInvalid as invalid:
+        raise argparse.ArgumentTypeError(str(invalid)) from None
+
+
+def add_reason_argument(parser: CommandParser) -> None:
+    parser.add_argument("--reason", metavar="TEXT", type=reason, help="why, kept in the history")
 
 
 def find_agency(slug: str) -> Agency:
@@ -67,7 +79,7 @@ def redirect_stdout_to_devnull() -> None:
 
 class BatchCommand(BaseCommand):
     """
-    ``VERB_batch BATCH_ID [BATCH_ID …] [--agency SLUG] [--dry-run] [--json]``
+    ``VERB_batch BATCH_ID [BATCH_ID …] [--agency SLUG] [--reason TEXT] [--dry-run] [--json]``
 
     Each batch has its own transaction and its own line of output. Exits with 0 when every batch succeeded, 1 when any
     batch was refused or is unknown (the others are still done), 2 for bad usage (nothing is done).
@@ -77,8 +89,11 @@ class BatchCommand(BaseCommand):
     requires_system_checks = []
     verb: ClassVar[str]
     done: ClassVar[str]
+    takes_reason: ClassVar[bool] = False
+    # How many batch ids are needed, as argparse's nargs.
+    batch_ids_needed: ClassVar[str] = "+"
 
-    def perform(self, batch: CallBatch, actor: Actor) -> CancelResult | PauseResult:
+    def perform(self, batch: CallBatch, actor: Actor, reason: str | None) -> CancelResult | PauseResult:
         """Call the batch's method. May raise :class:`CallsError`."""
         raise NotImplementedError
 
@@ -95,12 +110,16 @@ class BatchCommand(BaseCommand):
         raise NotImplementedError
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("batch_ids", metavar="BATCH_ID", nargs="+", type=batch_id)
+        parser.add_argument("batch_ids", metavar="BATCH_ID", nargs=self.batch_ids_needed, type=batch_id)
         parser.add_argument("--agency", metavar="SLUG", help="find only batches of this agency")
+        if self.takes_reason:
+            add_reason_argument(parser)
         parser.add_argument("--dry-run", action="store_true", help="print what would happen, and write nothing")
         parser.add_argument("--json", action="store_true", help="print one JSON object per batch, one per line")
 
-    def handle(self, *, batch_ids: list[UUID], agency: str | None, dry_run: bool, **options: Any) -> None:
+    def handle(
+        self, *, batch_ids: list[UUID], agency: str | None, dry_run: bool, reason: str | None = None, **options: Any
+    ) -> None:
         # An id that is given twice is one batch, not a second cancel that is refused.
         pks = list(dict.fromkeys(batch_ids))
         as_line = self._as_json if options["json"] else self._as_text_line
@@ -114,14 +133,14 @@ class BatchCommand(BaseCommand):
                     self._print(as_line(pk, failed, dry_run))
             raise CommandError(UNREACHABLE) from None
         refused = False
-        for pk, outcome in self._outcomes(batches, pks, dry_run=dry_run):
+        for pk, outcome in self.outcomes(batches, pks, dry_run=dry_run, reason=reason):
             refused = refused or isinstance(outcome, CallsError)
             self._print(as_line(pk, outcome, dry_run))
         if refused:
             sys.exit(1)
 
-    def _outcomes(
-        self, batches: CallBatchQuerySet, pks: list[UUID], *, dry_run: bool
+    def outcomes(
+        self, batches: CallBatchQuerySet, pks: list[UUID], *, dry_run: bool, reason: str | None
     ) -> Iterator[tuple[UUID, Outcome]]:
         """Change or preview each batch. After a lost connection, fail the remaining ones without connecting."""
         unreachable = False
@@ -131,7 +150,7 @@ class BatchCommand(BaseCommand):
                 if unreachable:
                     raise DatabaseUnreachable
                 batch = batches.find(pk)
-                outcome = self.preview(batch) if dry_run else self.perform(batch, Actor.os_user())
+                outcome = self.preview(batch) if dry_run else self.perform(batch, Actor.os_user(), reason)
             except CallsError as refusal:
                 outcome = refusal
             yield pk, outcome

@@ -15,7 +15,7 @@ class Command(BatchCommand):
         "resumed), 2 for bad usage (nothing is done)."
     )
 
-    def perform(self, batch: CallBatch, actor: Actor) -> PauseResult:
+    def perform(self, batch: CallBatch, actor: Actor, reason: str | None) -> PauseResult:
         return batch.resume(actor=actor, source=Source.COMMAND)
 
     def preview(self, batch: CallBatch) -> PauseResult:

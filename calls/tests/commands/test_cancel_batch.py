@@ -87,7 +87,7 @@ def test_a_malformed_id_is_bad_usage_and_changes_nothing(harbour, malformed):
 
 
 def test_a_missing_id_is_bad_usage():
-    with pytest.raises(CommandError, match="BATCH_ID"):
+    with pytest.raises(CommandError, match="give at least one batch id"):
         call_command("cancel_batch")
 
 
@@ -194,7 +194,7 @@ def test_it_cancels_even_if_a_system_check_fails(harbour, settings):
     with pytest.raises(SystemCheckError):
         call_command("check")
 
-    options = {"agency": None, "dry_run": False, "json": False, "force_color": False, "no_color": False}
+    options = {"all": False, "agency": None, "dry_run": False, "json": False, "force_color": False, "no_color": False}
     cancel_batch.Command().execute(batch_ids=[batch.pk], skip_checks=False, **options)
 
     batch.refresh_from_db()

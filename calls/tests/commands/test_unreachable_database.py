@@ -9,6 +9,7 @@ from django.db import connection
 
 from calls.database.adoption.survey import survey
 from calls.management.commands import cancel_batch, check_database, reconcile_batches
+from calls.models import CallBatch
 from calls.models.reconciliation import reconcile
 from calls.tests.support.manage import manage
 from calls.tests.support.outage import database_away
@@ -27,6 +28,12 @@ COMMANDS = [
     *("check_database", "repair_database", "reconcile_batches", "reconcile_batches --fix"),
     *("process_batches", "sweep_batches", "delete_expired", "issue_token a@example.com", "demo"),
     *("set_ultravox_key a", "set_ultravox_key a --remove"),
+    *(
+        "cancel_batch --all --agency a",
+        "cancel_batch --all --agency a --dry-run",
+        "cancel_batch --all --agency a --json",
+    ),
+    *("hold_agency a", "release_agency a", f"replace_batch {IDS[0]}", f"replace_batch {IDS[0]} --agency a"),
 ]
 
 
@@ -101,11 +108,11 @@ def test_a_database_lost_between_two_batches_fails_the_others_without_a_wait_for
     batches = [harbour.batch(queued=1) for _ in range(4)]
     perform, tried = cancel_batch.Command.perform, []
 
-    def perform_until_the_second(self, batch, actor):
+    def perform_until_the_second(self, batch, actor, reason):
         tried.append(batch.pk)
         if len(tried) == 2:
             lose_database()
-        return perform(self, batch, actor)
+        return perform(self, batch, actor, reason)
 
     monkeypatch.setattr(cancel_batch.Command, "perform", perform_until_the_second)
     status, lines = run_command("cancel_batch", *(batch.pk for batch in batches), *json_option)
@@ -114,6 +121,27 @@ def test_a_database_lost_between_two_batches_fails_the_others_without_a_wait_for
     assert [str(batch.pk) in line for batch, line in zip(batches, lines, strict=True)] == [True] * 4
     assert "update_failed" in lines[1]
     assert ["the database cannot be reached" in line for line in lines] == [False, False, True, True]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_lost_during_a_cancel_of_all_batches_fails_the_others_without_a_wait_for_each(
+    harbour, run_command, monkeypatch, lose_database
+):
+    for _ in range(4):
+        harbour.batch(queued=1)
+    cancel, tried = CallBatch.cancel, []
+
+    def cancel_until_the_second(self, **arguments):
+        tried.append(self.pk)
+        if len(tried) == 2:
+            lose_database()
+        return cancel(self, **arguments)
+
+    monkeypatch.setattr(CallBatch, "cancel", cancel_until_the_second)
+    status, lines = run_command("cancel_batch", "--all", "--agency=harbour")
+
+    assert (status, len(tried), len(lines)) == (1, 2, 4)
+    assert ["update_failed" in line for line in lines] == [False, True, True, True]
 
 
 @pytest.mark.django_db(transaction=True)
