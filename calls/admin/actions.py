@@ -28,6 +28,7 @@ class BatchAction(Generic[R]):
     warning: ClassVar[str]
     columns: ClassVar[list[str]]
     is_dangerous: ClassVar[bool] = False
+    takes_reason: ClassVar[bool] = False
 
     def is_permitted(self, request: HttpRequest, model_admin: ModelAdmin[CallBatch]) -> bool:
         """Return whether the user may look at batches and may perform this action."""
@@ -41,7 +42,7 @@ class BatchAction(Generic[R]):
         """Return what :meth:`perform` would do, or raise what it would raise. Nothing is changed."""
         raise NotImplementedError
 
-    def perform(self, batch: CallBatch, actor: Actor) -> R:
+    def perform(self, batch: CallBatch, actor: Actor, reason: str | None) -> R:
         """Call the batch's method. May raise :class:`calls.exceptions.CallsError`."""
         raise NotImplementedError
 
@@ -66,6 +67,7 @@ class Pause(BatchAction[PauseResult]):
     name, done, permission = "pause", "paused", "calls.pause_callbatch"
     warning = "No new call starts until the batch is resumed. Calls in progress continue until they end."
     columns = ["Contacts left to call", "Calls that will finish"]
+    takes_reason = True
 
     def applies_to(self, batch: CallBatch) -> bool:
         return batch.status in PAUSABLE
@@ -73,8 +75,8 @@ class Pause(BatchAction[PauseResult]):
     def preview(self, batch: CallBatch) -> PauseResult:
         return batch.preview_pause()
 
-    def perform(self, batch: CallBatch, actor: Actor) -> PauseResult:
-        return batch.pause(actor=actor, source=Source.ADMIN)
+    def perform(self, batch: CallBatch, actor: Actor, reason: str | None) -> PauseResult:
+        return batch.pause(actor=actor, source=Source.ADMIN, reason=reason)
 
     def numbers(self, result: PauseResult) -> list[int]:
         return [result.queued, result.in_progress]
@@ -97,7 +99,7 @@ class Resume(BatchAction[PauseResult]):
     def preview(self, batch: CallBatch) -> PauseResult:
         return batch.preview_resume()
 
-    def perform(self, batch: CallBatch, actor: Actor) -> PauseResult:
+    def perform(self, batch: CallBatch, actor: Actor, reason: str | None) -> PauseResult:
         return batch.resume(actor=actor, source=Source.ADMIN)
 
     def numbers(self, result: PauseResult) -> list[int]:
@@ -115,6 +117,7 @@ class Cancel(BatchAction[CancelResult]):
     )
     columns = ["Contacts to skip", "Calls that will finish"]
     is_dangerous = True
+    takes_reason = True
 
     def applies_to(self, batch: CallBatch) -> bool:
         return not batch.has_ended
@@ -122,8 +125,8 @@ class Cancel(BatchAction[CancelResult]):
     def preview(self, batch: CallBatch) -> CancelResult:
         return batch.preview_cancel()
 
-    def perform(self, batch: CallBatch, actor: Actor) -> CancelResult:
-        return batch.cancel(actor=actor, source=Source.ADMIN)
+    def perform(self, batch: CallBatch, actor: Actor, reason: str | None) -> CancelResult:
+        return batch.cancel(actor=actor, source=Source.ADMIN, reason=reason)
 
     def numbers(self, result: CancelResult) -> list[int]:
         return [result.contacts_skipped, result.in_progress]

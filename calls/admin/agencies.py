@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, cast
 from uuid import UUID
 
@@ -10,7 +9,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
-from django.db import Error, models
+from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, reverse
@@ -18,16 +17,15 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.generic import FormView
 
+from calls.admin.agency_actions import AGENCY_ACTIONS, AgencyActionView, CancelAllView
 from calls.admin.base import ReadOnlyAdmin
-from calls.admin.display import refusal_text
+from calls.admin.display import HISTORY_SHOWN, history_row, refusal_text
+from calls.admin.holds import on_hold
 from calls.audit import Actor, Source
-from calls.database.transactions import transaction_with_timeouts
 from calls.dialler.accounts import key_problem
 from calls.exceptions import CallsError
 from calls.models import Agency
 from calls.parsing import API_KEY_RULE, is_api_key
-
-logger = logging.getLogger(__name__)
 
 # The largest value of a PostgreSQL integer.
 MAX_INTEGER = 2**31 - 1
@@ -111,15 +109,8 @@ class UltravoxKeyView(FormView):  # type: ignore[type-arg]
             self.model_admin.message_user(self.request, refusal_text(refusal), messages.ERROR)
         else:
             self.model_admin.message_user(self.request, f"{done}. Workers notice it within a minute.", messages.SUCCESS)
-            self._log_recent_action(done)
+            self.model_admin.log_recent_action(self.request, self.agency, done)
         return HttpResponseRedirect(self._page_url())
-
-    def _log_recent_action(self, text: str) -> None:
-        try:
-            with transaction_with_timeouts():
-                self.model_admin.log_change(self.request, self.agency, text)
-        except Error as error:
-            logger.warning("the change was not added to the recent actions: %s", type(error).__name__)
 
     def _page_url(self) -> str:
         url = reverse("admin:calls_agency_change", args=[self.agency.pk])
@@ -135,16 +126,25 @@ class AgencyAdmin(ReadOnlyAdmin):
     """
 
     form = AgencyForm
-    list_display = ["name", "slug", "max_concurrent_calls", "has_own_key"]
+    list_display = ["name", "slug", "held_at", "max_concurrent_calls", "has_own_key"]
     sortable_by = ["name", "slug"]
     ordering = ["name", "slug"]
     search_fields = ["name", "slug"]
+    actions = ["cancel_all_batches"]
     fields = ["name", "slug", "max_concurrent_calls", "has_own_key", "account", "dial_after"]
     readonly_fields = ["name", "slug", "has_own_key", "account", "dial_after"]
 
     def get_urls(self) -> list[URLPattern]:
+        def action(name: str, view: type[AgencyActionView]) -> URLPattern:
+            wrapped = self.admin_site.admin_view(view.as_view(model_admin=self))
+            return path(f"<uuid:pk>/{name.replace('_', '-')}/", wrapped, name=f"calls_agency_{name}")
+
         view = self.admin_site.admin_view(UltravoxKeyView.as_view(model_admin=self))
-        return [path("<uuid:pk>/ultravox-key/", view, name="calls_agency_ultravox_key"), *super().get_urls()]
+        return [
+            path("<uuid:pk>/ultravox-key/", view, name="calls_agency_ultravox_key"),
+            *(action(*each) for each in AGENCY_ACTIONS.items()),
+            *super().get_urls(),
+        ]
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Agency]:
         return super().get_queryset(request).defer("settings", "webhook_secret", "webhook_signing_secret")
@@ -155,6 +155,18 @@ class AgencyAdmin(ReadOnlyAdmin):
     def has_set_ultravox_key_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may look at agencies and may set their keys."""
         return self.has_view_permission(request) and request.user.has_perm("calls.set_ultravox_key")
+
+    def has_cancel_all_permission(self, request: HttpRequest) -> bool:
+        return CancelAllView.is_permitted(request, self)
+
+    @admin.action(description="Cancel all batches of this agency", permissions=["cancel_all"])
+    def cancel_all_batches(self, request: HttpRequest, queryset: models.QuerySet[Agency]) -> HttpResponse | None:
+        """Redirect to the confirmation page. Nothing is changed yet."""
+        selected = list(queryset.values_list("pk", flat=True)[:2])
+        if len(selected) == 1:
+            return HttpResponseRedirect(reverse("admin:calls_agency_cancel_all", args=selected))
+        self.message_user(request, "Select one agency at a time. Nothing was changed.", messages.ERROR)
+        return None
 
     @admin.display(description="Own Ultravox key", boolean=True)
     def has_own_key(self, agency: Agency) -> bool:
@@ -170,6 +182,18 @@ class AgencyAdmin(ReadOnlyAdmin):
     def render_change_form(  # type: ignore[override]
         self, request: HttpRequest, context: dict[str, Any], *, obj: Agency, **kwargs: Any
     ) -> HttpResponse:
+        held = on_hold([obj])
+        offered = ["release" if held else "hold", "cancel_all"]
+        context |= {
+            "held_agencies": held,
+            "buttons": [
+                {"view": AGENCY_ACTIONS[name], "url": reverse(f"admin:calls_agency_{name}", args=[obj.pk])}
+                for name in offered
+                if AGENCY_ACTIONS[name].is_permitted(request, self)
+            ],
+            "history": [history_row(event) for event in obj.events.order_by("-pk")[:HISTORY_SHOWN]],
+            "history_shown": HISTORY_SHOWN,
+        }
         if self.has_set_ultravox_key_permission(request):
             url = reverse("admin:calls_agency_ultravox_key", args=[obj.pk])
             context["key_url"] = self.with_preserved_filters(request, url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cached_property
 from typing import Any, cast
@@ -12,11 +13,15 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.admin.views.main import ORDER_VAR, ChangeList
 from django.core.paginator import Page, Paginator
+from django.db import Error
 from django.db.models import Model, QuerySet, TextChoices
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from calls.admin.selection import selects_all_matching, wellformed_ids
+from calls.database.transactions import transaction_with_timeouts
+
+logger = logging.getLogger(__name__)
 
 MANY_DIGITS = re.compile(r"(\d\W*){7}")
 DATE_PART = re.compile(r"[12][0-9]{3}|0?[1-9]|[12][0-9]|3[01]")
@@ -122,6 +127,14 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if lookup in offered or (lookup in dates and DATE_PART.fullmatch(value)):
             return True
         raise IncorrectLookupParameters
+
+    def log_recent_action(self, request: HttpRequest, obj: Model, text: str) -> None:
+        """Add ``text`` to the user's recent actions. A database error is logged and does not fail the request."""
+        try:
+            with transaction_with_timeouts():
+                self.log_change(request, obj, text)
+        except Error as error:
+            logger.warning("recent actions are not logged: %s", type(error).__name__)
 
     def list_url(self, request: HttpRequest) -> str:
         """Return the URL of the list, filtered as the operator left it."""

@@ -22,7 +22,15 @@ from django.utils.timesince import timesince
 from calls.admin.actions import BATCH_ACTIONS, CANCEL, PAUSE, RESUME, BatchAction
 from calls.admin.base import OfferedFilter, ReadOnlyAdmin, StatusFilter
 from calls.admin.confirmation import ConfirmationView
-from calls.admin.display import agency_and_campaign, history_row, progress_parts, refusal_text
+from calls.admin.display import (
+    HISTORY_SHOWN,
+    agency_and_campaign,
+    history_row,
+    progress_parts,
+    refusal_text,
+)
+from calls.admin.holds import held_agencies
+from calls.admin.replacing import ReplaceView
 from calls.admin.selection import BATCHES_AT_ONCE, SelectionForm, find_batches, selected_ids, with_ids
 from calls.database.transactions import database_errors_as
 from calls.dialler.waiting import waiting_for, with_dialling_state
@@ -32,9 +40,6 @@ from calls.models import Agency, CallBatch, CampaignContact
 from calls.models.querysets import CallBatchQuerySet
 from calls.parsing import parse_phone_number, parse_uuid
 from calls.statuses import BatchStatus
-
-# How many history rows a batch's page shows. Only a batch that is paused in a loop has more.
-HISTORY_SHOWN = 100
 
 
 class BatchStatusFilter(StatusFilter):
@@ -84,6 +89,11 @@ class CallBatchAdmin(ReadOnlyAdmin):
 
         return [
             *map(confirmation, BATCH_ACTIONS),
+            path(
+                "<uuid:pk>/replace/",
+                self.admin_site.admin_view(ReplaceView.as_view(model_admin=self)),
+                name="calls_callbatch_replace",
+            ),
             path("export/", self.admin_site.admin_view(self.export_view), name="calls_callbatch_export"),
             *super().get_urls(),
         ]
@@ -92,7 +102,14 @@ class CallBatchAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[CallBatch]:
         batches = cast(CallBatchQuerySet, super().get_queryset(request))
-        return with_dialling_state(batches).prefetch_related("agency", "campaign")
+        return with_dialling_state(batches.with_replacement()).prefetch_related("agency", "campaign")
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        response = super().changelist_view(request, extra_context)
+        context = getattr(response, "context_data", None) or {}
+        if "cl" in context:
+            context["held_agencies"] = held_agencies(context["cl"].result_list)
+        return response
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[CallBatch], search_term: str
@@ -154,6 +171,10 @@ class CallBatchAdmin(ReadOnlyAdmin):
     ) -> HttpResponse:
         context |= {
             "title": agency_and_campaign(obj, ": "),
+            "held_agencies": held_agencies([obj]),
+            "replaces_url": self._page_url(obj.replaces_id),
+            "replaced_by_url": self._page_url(cast(Any, obj).replacement_id),
+            "replace_url": self._replace_url(request, obj),
             "parts": progress_parts(obj),
             "waiting": waiting_for(obj),
             "history": [history_row(event) for event in obj.events.order_by("-pk")[:HISTORY_SHOWN]],
@@ -175,7 +196,21 @@ class CallBatchAdmin(ReadOnlyAdmin):
         """Redirect to the history on the batch's page. Django's history page shows only changes made in the admin."""
         return HttpResponseRedirect(reverse("admin:calls_callbatch_change", args=[object_id]) + "#history")
 
+    def _page_url(self, pk: UUID | None) -> str | None:
+        return reverse("admin:calls_callbatch_change", args=[pk]) if pk else None
+
+    def _replace_url(self, request: HttpRequest, batch: CallBatch) -> str | None:
+        """Return the URL of the form that replaces the batch, if it can be replaced and the user may do so."""
+        can_be_replaced = batch.status == BatchStatus.CANCELLED and cast(Any, batch).replacement_id is None
+        if not can_be_replaced or not self.has_replace_permission(request):
+            return None
+        return reverse("admin:calls_callbatch_replace", args=[batch.pk])
+
     # Actions
+
+    def has_replace_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may look at batches and may replace them."""
+        return self.has_view_permission(request) and request.user.has_perm("calls.replace_callbatch")
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return CANCEL.is_permitted(request, self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -11,7 +10,6 @@ from django.contrib import messages
 from django.contrib.auth.models import User
 from django.core import signing
 from django.core.exceptions import PermissionDenied
-from django.db import Error
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import reverse
@@ -20,32 +18,49 @@ from django.views.generic import FormView
 from calls.admin.actions import BatchAction
 from calls.admin.base import ReadOnlyAdmin
 from calls.admin.display import batch_name, counted, refusal_text
+from calls.admin.holds import held_agencies
 from calls.admin.selection import BATCHES_AT_ONCE, SelectionForm, find_batches
 from calls.audit import Actor
-from calls.database.transactions import database_errors_as, transaction_with_timeouts
+from calls.database.transactions import database_errors_as
 from calls.exceptions import BatchNotFound, BatchRefused, BatchUpdateFailed, CallsError
+from calls.inputs import MAX_REASON
 from calls.models import CallBatch
 
-logger = logging.getLogger(__name__)
+
+class ReasonForm(forms.Form):
+    """Why the operator stops calls."""
+
+    reason = forms.CharField(
+        required=False,
+        max_length=MAX_REASON,
+        help_text=f"Optional, at most {MAX_REASON} characters. Kept in the history.",
+    )
 
 
-class ConfirmationForm(forms.Form):
-    """The ids of the batches that the page offered, and the numbers that it showed for each. Both fields are hidden."""
+class ConfirmationForm(ReasonForm):
+    """
+    The reason, the ids of the batches that the page offered, and the numbers that it showed for each.
+
+    The last two are hidden. An action that takes no reason has no field for it.
+    """
 
     SALT = "calls.admin.confirmation"
 
     batch_ids = forms.MultipleChoiceField(widget=forms.MultipleHiddenInput)
     announced = forms.CharField(widget=forms.HiddenInput, required=False)
 
-    def __init__(self, *args: Any, ids: Iterable[str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, ids: Iterable[str], takes_reason: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if not takes_reason:
+            del self.fields["reason"]
         cast(forms.MultipleChoiceField, self.fields["batch_ids"]).choices = [(pk, pk) for pk in ids]
 
     @classmethod
-    def offering(cls, announced: dict[str, list[int]]) -> ConfirmationForm:
+    def offering(cls, announced: dict[str, list[int]], *, takes_reason: bool, reason: str) -> ConfirmationForm:
         """Return an unbound form that offers the batches in ``announced``."""
         signed = signing.dumps(announced, salt=cls.SALT)
-        return cls(ids=announced, initial={"batch_ids": list(announced), "announced": signed})
+        initial = {"batch_ids": list(announced), "announced": signed, "reason": reason}
+        return cls(ids=announced, takes_reason=takes_reason, initial=initial)
 
     def clean_announced(self) -> dict[str, list[int]]:
         """Return the announced numbers. Without a valid signature they are ignored: they are only for the message."""
@@ -90,7 +105,7 @@ class ConfirmationView(FormView):  # type: ignore[type-arg]
         return super().dispatch(request, *args, **kwargs)
 
     def get_form_kwargs(self) -> dict[str, Any]:
-        return super().get_form_kwargs() | {"ids": self.ids}
+        return super().get_form_kwargs() | {"ids": self.ids, "takes_reason": self.action.takes_reason}
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         results: dict[str, Any] = {}
@@ -111,7 +126,11 @@ class ConfirmationView(FormView):  # type: ignore[type-arg]
             "plans": [(self.batches[pk], list(zip(self.action.columns, numbers[pk], strict=True))) for pk in results],
             "refusals": refusals,
             # Use a new form even if the posted form is invalid: the next POST confirms what the page shows now.
-            "form": ConfirmationForm.offering(numbers),
+            "form": ConfirmationForm.offering(
+                numbers, takes_reason=self.action.takes_reason, reason=self.request.POST.get("reason", "")
+            ),
+            "errors": kwargs["form"].errors.get("reason") if "form" in kwargs else None,
+            "held_agencies": held_agencies(self.batches.values()),
             "button": self.action.button(list(results.values())),
             "back_url": self._back_url(self.ids),
         }
@@ -120,11 +139,12 @@ class ConfirmationView(FormView):  # type: ignore[type-arg]
     def form_valid(self, form: ConfirmationForm) -> HttpResponse:
         actor = Actor.staff(cast(User, self.request.user))
         confirmed = [pk for pk in self.ids if pk in form.cleaned_data["batch_ids"]]
+        reason = form.cleaned_data.get("reason") or None
         done: list[tuple[CallBatch, str]] = []
         for pk in confirmed:
             try:
                 batch = self._get_batch(pk)
-                result = self.action.perform(batch, actor)
+                result = self.action.perform(batch, actor, reason)
             except CallsError as refusal:
                 level = messages.WARNING if isinstance(refusal, BatchRefused) else messages.ERROR
                 self._show_message(pk, refusal_text(refusal), level)
@@ -134,7 +154,7 @@ class ConfirmationView(FormView):  # type: ignore[type-arg]
                 done.append((batch, text))
         # Log at the end, so that an error here cannot prevent the action on another batch.
         for batch, text in done:
-            self._log_recent_action(batch, text)
+            self.model_admin.log_recent_action(self.request, batch, text)
         return HttpResponseRedirect(self._back_url(confirmed))
 
     def _get_batch(self, pk: str) -> CallBatch:
@@ -146,13 +166,6 @@ class ConfirmationView(FormView):  # type: ignore[type-arg]
     def _show_message(self, pk: str, text: str, level: int) -> None:
         name = batch_name(self.batches[pk]) if pk in self.batches else f"Batch {pk}"
         self.model_admin.message_user(self.request, f"{name}: {text}", level)
-
-    def _log_recent_action(self, batch: CallBatch, text: str) -> None:
-        try:
-            with transaction_with_timeouts():
-                self.model_admin.log_change(self.request, batch, text)
-        except Error as error:
-            logger.warning("recent actions are not logged: %s", type(error).__name__)
 
     def _back_to_list(self, error: str) -> HttpResponse:
         self.model_admin.message_user(self.request, error, messages.ERROR)

@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 
 from calls.admin.base import BoundedPaginator, IdsFirstPaginator, OfferedFilter, ReadOnlyAdmin, StatusFilter
+from calls.admin.holds import held_agencies
 from calls.models import CallBatch, CampaignContact
 from calls.parsing import parse_phone_number, parse_uuid
 from calls.statuses import ContactStatus
@@ -81,7 +82,13 @@ class CampaignContactAdmin(ReadOnlyAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         batch = find_batch(request.GET.get(BatchFilter.parameter_name))
-        context = {"title": f"Contacts of {batch.agency}: {batch.campaign}", "batch": batch} if batch else {}
+        context: dict[str, Any] = {}
+        if batch:
+            context = {
+                "title": f"Contacts of {batch.agency}: {batch.campaign}",
+                "batch": batch,
+                "held_agencies": held_agencies([batch]),
+            }
         return super().changelist_view(request, context | (extra_context or {}))
 
     def get_ordering(self, request: HttpRequest) -> list[Any]:

@@ -10,7 +10,7 @@ from django.utils.formats import date_format
 
 from calls.admin.contacts import ContactStatusFilter
 from calls.exceptions import BatchFinished, BatchNotPausable, BatchNotPaused, CallsError, DatabaseFailed
-from calls.models import CallBatch, CallBatchEvent
+from calls.models import AgencyEvent, CallBatch, CallBatchEvent
 from calls.statuses import ContactStatus
 
 # The parts of a progress bar from left to right: the batch's counter, its label, and the status filter of its contacts.
@@ -21,6 +21,10 @@ PROGRESS_PARTS = [
     ("in_progress", "in progress", ContactStatus.IN_PROGRESS),
     ("queued", "left", ContactStatusFilter.LEFT),
 ]
+
+
+# How many history rows a page shows. Only a batch that is paused in a loop has more.
+HISTORY_SHOWN = 100
 
 
 def counted(number: int, noun: str, plural_suffix: str = "s") -> str:
@@ -53,13 +57,14 @@ def progress_parts(batch: CallBatch) -> list[dict[str, Any]]:
 
 def agency_and_campaign(batch: CallBatch, separator: str) -> str:
     """Return the names of the batch's agency and campaign, or the id of one that another service has deleted."""
-    names = []
-    for relation in ("agency", "campaign"):
-        try:
-            names.append(str(getattr(batch, relation)))
-        except ObjectDoesNotExist:
-            names.append(f"{relation} {getattr(batch, f'{relation}_id')}")
-    return separator.join(names)
+    return separator.join(_related_name(batch, relation) for relation in ("agency", "campaign"))
+
+
+def _related_name(batch: CallBatch, relation: str) -> str:
+    try:
+        return str(getattr(batch, relation))
+    except ObjectDoesNotExist:
+        return f"{relation} {getattr(batch, f'{relation}_id')}"
 
 
 def batch_name(batch: CallBatch) -> str:
@@ -82,9 +87,15 @@ def _as_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def history_row(event: CallBatchEvent) -> dict[str, Any]:
+def _what_happened(event: CallBatchEvent | AgencyEvent) -> str:
+    if isinstance(event, CallBatchEvent) and event.pgh_label != "created":
+        return str(event.get_status_display())
+    return str(event.pgh_label).capitalize()
+
+
+def history_row(event: CallBatchEvent | AgencyEvent) -> dict[str, Any]:
     """
-    Return one row of a batch's history for its page.
+    Return one row of the history of a batch or an agency, for its page.
 
     A change that did not come through one of our entry points, such as plain SQL, has neither ``who`` nor ``source``.
     """
@@ -92,7 +103,7 @@ def history_row(event: CallBatchEvent) -> dict[str, Any]:
     actor = _as_dict(context.get("actor"))
     return {
         "when": event.pgh_created_at,
-        "what": "Created" if event.pgh_label == "created" else event.get_status_display(),
+        "what": _what_happened(event),
         "who": actor.get("label") or actor.get("id"),
         "kind": str(actor.get("kind")).replace("_", " "),
         "client": actor.get("client_id"),

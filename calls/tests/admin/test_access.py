@@ -7,7 +7,7 @@ from django.contrib.admin import site
 from django.test import Client
 from django.urls import reverse
 
-from calls.models import CallBatch, CampaignContact
+from calls.models import Agency, CallBatch, CampaignContact
 from calls.statuses import BatchStatus, ContactStatus
 from calls.tests.support.admin_pages import (
     BATCHES,
@@ -31,7 +31,7 @@ def test_each_page_opens_only_for_users_with_the_permission(harbour, admin, oper
     operator.is_superuser = user == "superuser"
     operator.save()
     cancel(harbour.batch(queued=3, completed=1))
-    permitted = user == "superuser" or model in (CallBatch, CampaignContact)
+    permitted = user == "superuser" or model in (Agency, CallBatch, CampaignContact)
     ours = model._meta.app_label == "calls"
     name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
     row = model.objects.first()
@@ -94,13 +94,16 @@ def test_the_list_offers_only_actions_that_the_user_may_perform(harbour, verb):
     assert offered == [f"{verb}_selected"]
 
 
-def test_call_operators_may_view_cancel_pause_and_resume_and_nothing_else(operator):
+def test_call_operators_may_view_stop_and_replace_batches_and_hold_agencies_and_nothing_else(operator):
     assert operator.get_all_permissions() == {
         "calls.view_callbatch",
         "calls.cancel_callbatch",
         "calls.pause_callbatch",
         "calls.resume_callbatch",
+        "calls.replace_callbatch",
         "calls.view_campaigncontact",
+        "calls.view_agency",
+        "calls.hold_agency",
     }
 
 

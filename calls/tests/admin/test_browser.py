@@ -13,10 +13,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from calls.api.schema import EXAMPLE_BATCH_ID
+from calls.audit import Source
 from calls.models import Agency, CallBatch
 from calls.statuses import BatchStatus
-from calls.tests.support.admin_pages import BATCHES, CONTACTS
+from calls.tests.support.admin_pages import AGENCIES, BATCHES, CONTACTS
 from calls.tests.support.browser import browser, needs_chromium
+from calls.tests.support.factories import STAFF_ACTOR
 from calls.tests.support.server import database_url, gunicorn
 
 pytestmark = [
@@ -29,6 +31,7 @@ pytestmark = [
 PAGE = f"{BATCHES}{EXAMPLE_BATCH_ID}/change/"
 CONFIRMATION = f"{BATCHES}cancel/?ids={EXAMPLE_BATCH_ID}"
 PAUSE = f"{BATCHES}pause/?ids={EXAMPLE_BATCH_ID}"
+REPLACEMENT = f"{BATCHES}{EXAMPLE_BATCH_ID}/replace/"
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 
 
@@ -170,6 +173,29 @@ def test_going_back_to_the_confirmation_shows_that_the_batch_is_already_cancelle
     assert "Nothing to cancel" in operator.text
 
 
+def test_an_operator_holds_an_agency_cancels_its_batches_and_replaces_one(operator):
+    operator.visit(AGENCIES)
+    operator.click("Harbour & Pine")
+    operator.click("Hold agency")
+    operator.type("reason", "Wrong script")
+    assert operator.messages == ["Harbour & Pine is on hold. 5 calls in progress will finish."]
+    assert "Held operator (staff) admin Wrong script" in operator.text
+
+    operator.click("Cancel all batches of this agency")
+    assert "Harbour & Pine is on hold since" in operator.text
+    operator.click("Cancel all batches of this agency")
+    assert "5 calls in progress will finish." in operator.messages[0]
+    operator.visit(PAGE)
+    operator.click("Create a replacement")
+    operator.type("calls_per_minute", Keys.END, Keys.BACKSPACE)
+
+    assert operator.messages == [f"Created this batch with 342 contacts of batch {EXAMPLE_BATCH_ID}."]
+    assert CallBatch.objects.get(replaces=EXAMPLE_BATCH_ID).calls_per_minute == 3
+    assert "Harbour & Pine is on hold since" in operator.text
+    operator.click(f"batch {EXAMPLE_BATCH_ID}")
+    assert "Replaced by batch" in operator.text
+
+
 def violations(chromium):
     """Return the accessibility rules that the page breaks (contrast, names, landmarks, headings), and where."""
     return [
@@ -181,9 +207,18 @@ def violations(chromium):
     ]
 
 
-@pytest.mark.parametrize("address", [BATCHES, PAGE, CONFIRMATION, PAUSE, CONTACTS])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(BATCHES, PAGE, CONFIRMATION, PAUSE, REPLACEMENT, CONTACTS, f"{CONTACTS}?batch={EXAMPLE_BATCH_ID}"),
+        *(AGENCIES, *(f"{AGENCIES}{{pk}}/{page}/" for page in ("change", "hold", "release", "cancel-all"))),
+    ],
+)
 def test_pages_are_accessible_on_desktop_and_phone_in_light_and_dark(operator, address):
-    Agency.objects.filter(slug="harbour-pine").update(name="harbour_and_pine_outbound_operations_" * 4)
+    agency = Agency.objects.get(slug="harbour-pine")
+    Agency.objects.update(name="harbour_and_pine_outbound_operations_" * 4)
+    agency.hold(actor=STAFF_ACTOR, source=Source.API, reason="wrong_script_" * 30)
+    address = address.format(pk=agency.pk)
     for width, scheme in product((1280, 360), ("light", "dark")):
         operator.set_window(width=width, scheme=scheme)
         operator.visit(address)

@@ -136,6 +136,28 @@ def test_the_history_names_the_operator(harbour, admin, operator):
     }
 
 
+def test_the_reason_is_kept_with_each_batch_and_shown_in_its_history(harbour, admin):
+    first, second = harbour.batch(queued=1), harbour.batch(queued=2)
+    address = confirmation_of(first, second)
+
+    admin.post(address, hidden_fields(admin.get(address)) | {"reason": " The client <b>called</b> \n"})
+
+    for batch in (first, second):
+        assert batch.events.last().pgh_context["reason"] == "The client <b>called</b>"
+    assert "The client &lt;b&gt;called&lt;/b&gt;" in text_of(admin.get(page_of(first)))
+
+
+@pytest.mark.parametrize("reason", ["", " ", None])
+def test_a_cancel_without_a_reason_records_none(harbour, admin, reason):
+    batch = harbour.batch(queued=1)
+    fields = hidden_fields(admin.get(confirmation_of(batch)))
+
+    admin.post(confirmation_of(batch), fields if reason is None else fields | {"reason": reason})
+
+    context = batch.events.last().pgh_context
+    assert (context["contacts_skipped"], "reason" in context) == (1, False)
+
+
 def test_the_cancel_is_among_the_operators_recent_actions(harbour, admin):
     batch = harbour.batch(queued=3)
 

@@ -16,6 +16,7 @@ from calls.tests.support.admin_pages import (
     UNKNOWN_ID,
     confirm,
     confirmation_of,
+    hidden_fields,
     messages_at,
     page_of,
     select,
@@ -55,7 +56,8 @@ def test_it_shows_what_would_happen_and_changes_nothing(harbour, admin):
     text = text_of(admin.get(confirmation_of(batch)))
 
     assert "This cannot be undone." in text
-    assert f"{batch.pk} Harbour Spring Paused 342 5 Skip 342 contacts in 1 batch No, go back" in text
+    assert f"{batch.pk} Harbour Spring Paused 342 5 Reason:" in text
+    assert text.endswith("Skip 342 contacts in 1 batch No, go back")
     assert batch_snapshot(batch) == before
 
 
@@ -216,3 +218,42 @@ def test_a_database_error_is_reported(harbour, admin, monkeypatch):
     assert messages_at(admin, response["Location"]) == [
         ("error", "Failed to update batch status. It is safe to try again.")
     ]
+
+
+# The reason
+
+
+@pytest.mark.parametrize("verb", ["cancel", "pause"])
+@pytest.mark.parametrize(("reason", "error"), [("x" * 501, "at most 500 characters"), ("a\0b", "Null characters")])
+def test_a_reason_that_cannot_be_kept_shows_the_page_again_with_the_operators_text(harbour, admin, verb, reason, error):
+    batch = harbour.batch(queued=3)
+    fields = hidden_fields(admin.get(confirmation_of(batch, verb=verb)))
+    before = batch_snapshot(batch)
+
+    response = admin.post(confirmation_of(batch, verb=verb), fields | {"reason": reason})
+
+    assert response.status_code == 200
+    assert error in text_of(response)
+    assert f'value="{reason}"' in response.content.decode()
+    assert batch_snapshot(batch) == before
+    admin.post(confirmation_of(batch, verb=verb), hidden_fields(response) | {"reason": "x" * 500})
+    assert batch.events.last().pgh_context["reason"] == "x" * 500
+
+
+def test_a_page_without_an_error_shows_none(harbour, admin):
+    page = admin.get(confirmation_of(harbour.batch(queued=3)))
+
+    assert "errorlist" not in page.content.decode()
+    assert "None" not in text_of(page)
+
+
+def test_a_resume_has_no_reason(harbour, admin):
+    batch = harbour.batch(BatchStatus.PAUSED, queued=1)
+    address = confirmation_of(batch, verb="resume")
+    page = admin.get(address)
+
+    admin.post(address, hidden_fields(page) | {"reason": "x" * 501})
+
+    assert 'name="reason"' not in page.content.decode()
+    assert CallBatch.objects.get(pk=batch.pk).status == BatchStatus.PROCESSING
+    assert "reason" not in batch.events.last().pgh_context

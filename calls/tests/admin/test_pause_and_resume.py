@@ -140,6 +140,16 @@ def test_a_pause_is_in_the_history_and_among_the_operators_recent_actions(harbou
     assert "paused. 1 contact left to call" in LogEntry.objects.get().get_change_message()
 
 
+def test_the_reason_of_a_pause_is_kept_and_shown_in_the_history(harbour, admin):
+    batch = harbour.batch(queued=1)
+    address = confirmation_of(batch, verb="pause")
+
+    admin.post(address, hidden_fields(admin.get(address)) | {"reason": "Wrong script"})
+
+    assert batch.events.latest("pk").pgh_context["reason"] == "Wrong script"
+    assert "Paused operator (staff) admin Wrong script" in text_of(admin.get(page_of(batch)))
+
+
 def test_a_paused_batch_can_be_cancelled(harbour, admin):
     batch = harbour.batch(queued=2)
     pause(batch)
