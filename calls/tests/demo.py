@@ -1,8 +1,9 @@
 """
-``make demo``: dial a batch, cancel it half-way, and compare the provider's log with the answer.
+``make demo``: dial a batch, cancel it half-way, compare the provider's log with the answer, and replace the batch.
 
 PostgreSQL, gunicorn and the two workers are real. The provider is a fake that speaks its protocol over HTTP. The demo
-exits with 1 if the provider received a call request that was not claimed before the cancel was answered.
+exits with 1 if the provider received a call request that was not claimed before the cancel was answered, or if the
+replacement called somebody whom the cancelled batch had called.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any
 
 import django
 from django.core.management import call_command
@@ -18,6 +20,13 @@ CONTACTS = 600
 WEBHOOK_SECRET = "the-secret-of-the-address"
 # More than the API allows, so that the demo takes seconds and not an hour.
 MAX_CONCURRENT, CALLS_PER_MINUTE = 30, 10_000
+
+
+def numbers_called(provider: Any, batch: Any) -> set[str]:
+    """Return the numbers that the provider was asked to call for the batch."""
+    with provider.lock:
+        of_batch = [asked.body for asked in provider.asked if asked.metadata["batch_id"] == str(batch.pk)]
+    return {body["medium"]["telnyx"]["outgoing"]["to"] for body in of_batch}
 
 
 def main() -> int:
@@ -53,8 +62,8 @@ def main() -> int:
         provider.call_seconds, provider.webhook_delay = (0.4, 1.2), 0.3
         bars = [progress.add_task(name, total=CONTACTS) for name in names]
 
-        def show_progress() -> CallBatch:
-            current = CallBatch.objects.get(pk=batch.pk)
+        def show_progress(shown: CallBatch = batch) -> CallBatch:
+            current = CallBatch.objects.get(pk=shown.pk)
             counters = (current.queued, current.in_progress, current.completed, current.failed, current.skipped)
             for bar, count in zip(bars, counters, strict=True):
                 progress.update(bar, completed=count)
@@ -75,12 +84,26 @@ def main() -> int:
         show_progress()
         requests, unclaimed = cancelled.requests(provider), cancelled.requests_without_claim(provider)
         last = max(request.at for request in requests) - cancelled.at
+
+        replacement = deployment.create(harbour.owner, replaces=str(batch.pk))
+        progress.console.print(
+            f"\nPOST calls-batch-create, replaces: {replacement['status']}, {replacement['total_contacts']} contacts\n"
+        )
+        new = CallBatch.objects.get(pk=replacement["batch_id"])
+        for bar in bars:
+            progress.update(bar, total=replacement["total_contacts"])
+        while new.contacts.filter(last_attempt_at=None).exists() or has_calls_in_progress():
+            show_progress(new)
+        called, called_by_new = numbers_called(provider, batch), numbers_called(provider, new)
     counters = checked_counters(batch)
     say(f"\nThe provider received {len(requests)} call requests, the last one {abs(last) * 1000:.0f} ms", end=" ")
     say(f"{'after' if last > 0 else 'before'} the cancel was answered.")
     say(f"Claimed before the answer: {len(requests) - len(unclaimed)} of {len(requests)}. After it: {len(unclaimed)}.")
     say(f"Counters, confirmed by a fresh count: {', '.join(f'{count} {name}' for name, count in counters.items())}.")
-    return 1 if unclaimed else 0
+    twice = called & called_by_new
+    say(f"The cancelled batch called {len(called)} people, and its replacement {len(called_by_new)}", end=" ")
+    say(f"others. Called by both: {len(twice)}.")
+    return 1 if unclaimed or twice else 0
 
 
 if __name__ == "__main__":

@@ -90,13 +90,17 @@ def test_the_printed_curl_command_cancels_the_batch(demo, client):
     assert response.json()["contacts_skipped"] == 342
 
 
-def test_the_example_of_the_docs_page_works_with_its_data(demo, client):
+def test_the_examples_of_the_docs_page_work_with_its_data(demo, client):
     demo()
-    owner = AgencyUser.objects.get(email="owner@harbour-pine.example")
+    owner = client_of(AgencyUser.objects.get(email="owner@harbour-pine.example"))
     create = client.get("/openapi.json", secure=True).json()["paths"][f"{FUNCTIONS}create"]["post"]
-    (example,) = create["requestBody"]["content"]["application/json"]["examples"].values()
+    new, replacement = (
+        example["value"] for example in create["requestBody"]["content"]["application/json"]["examples"].values()
+    )
 
-    assert call(client_of(owner), "create", example["value"]).status_code == 201
+    assert call(owner, "create", new).status_code == 201
+    assert call(owner, "cancel", {"batch_id": replacement["replaces"]}).status_code == 200
+    assert call(owner, "create", replacement).status_code == 201
 
 
 def test_a_second_run_keeps_the_data_and_prints_another_batch(demo, client):
