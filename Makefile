@@ -10,7 +10,7 @@ PRODUCTION := ULTRAVOX_API_KEY=key DJANGO_DEBUG=0 DJANGO_SECRET_KEY=$$($(BIN)/py
 	SUPABASE_URL=https://project.supabase.co TRUSTED_PROXIES=1 CORS_ALLOWED_ORIGINS=https://app.example.com
 
 # All benchmarks take three quarters of an hour. Run one with: make bench BENCH=cancel
-BENCH := cancel layout adopted claim bloat read ways create memory load platform
+BENCH := cancel layout adopted claim bloat read ways create memory replace load platform
 
 .PHONY: run test test-acceptance test-adopted demo check lint bench screenshots clean
 

@@ -6,10 +6,12 @@ import asyncio
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
+from importlib import import_module
 from itertools import cycle
 from multiprocessing import get_context
 from uuid import UUID
@@ -31,6 +33,8 @@ from benchmarks.measuring import (
     vacuum,
 )
 from calls.api.authentication import issue_token
+from calls.database.triggers import RUN_AS_OWNER
+from calls.dialler import claims
 from calls.dialler.claims import claim_next_contact
 from calls.models import CallBatch, CampaignContact
 from calls.statuses import ContactStatus, Outcome
@@ -43,6 +47,7 @@ INSERT_JOBS = """
     SELECT 'calls.tasks.dial', 'default', '{}', 'todo' FROM generate_series(1, 100000)
 """
 CLAIMERS, SECONDS = 8, 5.0
+BLOCKS, CLAIMS_OF_BLOCK = 20, 50
 LARGE = 1_000_000
 
 
@@ -138,6 +143,60 @@ def measure_rate(tenant: Tenant) -> None:
         print_row(name, f"{statistics.median(values):,.0f}")
 
 
+# With and without the check of a hold
+
+
+@contextmanager
+def without_holds() -> Iterator[None]:
+    """Let claims and guards know of no hold, as before holds existed."""
+    changes = {
+        "_EXPRESSIONS": claims._EXPRESSIONS | {"is_agency_held": "false"},
+        "_CHOOSE": claims._CHOOSE.replace("pg_advisory_xact_lock_shared(hashtextextended(%(claim_lock)s, 0))", "NULL"),
+        "_CLAIM": claims._CLAIM.replace("AND held_at IS NOT NULL", "AND false"),
+    }
+    originals = {name: getattr(claims, name) for name in changes}
+    for name, value in changes.items():
+        if value == originals[name]:
+            raise SystemExit(f"{name} has changed, so holds cannot be left out")
+        setattr(claims, name, value)
+    install_guards("0006_refuse_second_claims")
+    try:
+        yield
+    finally:
+        for name, value in originals.items():
+            setattr(claims, name, value)
+        install_guards("0017_refuse_claims_during_holds")
+
+
+def install_guards(migration: str) -> None:
+    with connection.cursor() as cursor:
+        for guard in import_module(f"calls.migrations.{migration}").NEW_GUARDS:
+            cursor.execute(guard.trigger.install_sql)
+        cursor.execute(RUN_AS_OWNER)
+
+
+def measure_hold(tenant: Tenant) -> None:
+    """Claim in blocks, in turns with and without the check of a hold."""
+    (batch,) = filled_batches(tenant, 100_000, 1)
+    CallBatch.objects.update(calls_per_minute=1_000_000, max_concurrent=1_000_000)
+    seconds: dict[str, list[float]] = {"without holds": [], "with holds": []}
+    for number in range(2 * BLOCKS):
+        name = list(seconds)[number % 2]
+        with without_holds() if name == "without holds" else nullcontext():
+            end_calls(batch)
+            for position in range(20 + CLAIMS_OF_BLOCK):
+                started = time.perf_counter()
+                claim(batch)
+                # The first claims of a block fill PostgreSQL's caches again.
+                if position >= 20:
+                    seconds[name].append(time.perf_counter() - started)
+    print_row = start_table("claims", "number", "median", "ratio", "required")
+    base = statistics.median(seconds["without holds"])
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print_row(name, f"{len(values):,}", f"{median * 1000:.2f} ms", f"{median / base:.3f}", "≤ 1.05")
+
+
 # While another batch is cancelled
 
 
@@ -186,7 +245,7 @@ def measure_during_cancel(tenant: Tenant) -> None:
 
 def main() -> None:
     tenant = create_tenant()
-    for measure in (measure_depth, measure_rate, measure_during_cancel):
+    for measure in (measure_depth, measure_hold, measure_rate, measure_during_cancel):
         measure(tenant)
         print()
 
