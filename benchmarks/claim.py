@@ -150,8 +150,9 @@ def measure_rate(tenant: Tenant) -> None:
 def without_holds() -> Iterator[None]:
     """Let claims and guards know of no hold, as before holds existed."""
     changes = {
-        "_EXPRESSIONS": claims._EXPRESSIONS | {"is_agency_held": "false"},
-        "_CHOOSE": claims._CHOOSE.replace("pg_advisory_xact_lock_shared(hashtextextended(%(claim_lock)s, 0))", "NULL"),
+        "_CHOOSE": claims._CHOOSE.replace(
+            "pg_advisory_xact_lock_shared(hashtextextended(%(claim_lock)s, 0))", "NULL"
+        ).replace("held_at IS NOT NULL OR ", ""),
         "_CLAIM": claims._CLAIM.replace("AND held_at IS NOT NULL", "AND false"),
     }
     originals = {name: getattr(claims, name) for name in changes}

@@ -30,7 +30,7 @@ from calls.admin.display import (
     refusal_text,
 )
 from calls.admin.holds import held_agencies
-from calls.admin.replacing import ReplaceView
+from calls.admin.replacing import ReplaceView, can_be_replaced
 from calls.admin.selection import BATCHES_AT_ONCE, SelectionForm, find_batches, selected_ids, with_ids
 from calls.database.transactions import database_errors_as
 from calls.dialler.waiting import waiting_for, with_dialling_state
@@ -201,8 +201,7 @@ class CallBatchAdmin(ReadOnlyAdmin):
 
     def _replace_url(self, request: HttpRequest, batch: CallBatch) -> str | None:
         """Return the URL of the form that replaces the batch, if it can be replaced and the user may do so."""
-        can_be_replaced = batch.status == BatchStatus.CANCELLED and cast(Any, batch).replacement_id is None
-        if not can_be_replaced or not self.has_replace_permission(request):
+        if not can_be_replaced(batch) or not self.has_replace_permission(request):
             return None
         return reverse("admin:calls_callbatch_replace", args=[batch.pk])
 

@@ -91,6 +91,12 @@ class CampaignContactAdmin(ReadOnlyAdmin):
             }
         return super().changelist_view(request, context | (extra_context or {}))
 
+    def render_change_form(  # type: ignore[override]
+        self, request: HttpRequest, context: dict[str, Any], *, obj: CampaignContact, **kwargs: Any
+    ) -> HttpResponse:
+        context["held_agencies"] = held_agencies([obj.batch] if obj.batch else [])
+        return super().render_change_form(request, context, obj=obj, **kwargs)
+
     def get_ordering(self, request: HttpRequest) -> list[Any]:
         """Order by an index. Sorting millions of rows by anything else would take too long."""
         return ["created_at", "id"] if request.GET.get(BatchFilter.parameter_name) else ["id"]

@@ -22,6 +22,12 @@ from calls.database.transactions import database_errors_as
 from calls.exceptions import BatchCreateFailed, CallsError, FieldInvalid
 from calls.inputs import REPLACEMENT_DEFAULTS, NewReplacement
 from calls.models import AgencyPhoneNumber, AgentMapping, CallBatch, Campaign
+from calls.statuses import BatchStatus
+
+
+def can_be_replaced(batch: CallBatch) -> bool:
+    """Return whether the batch was cancelled and not replaced, when it was read ``with_replacement``."""
+    return batch.status == BatchStatus.CANCELLED and cast(Any, batch).replacement_id is None
 
 
 class ReplacementForm(forms.Form):
@@ -104,6 +110,13 @@ class ReplaceView(FormView):  # type: ignore[type-arg]
             "back_url": self._page_url(self.batch.pk),
         }
         return super().get_context_data(**kwargs | context)
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not can_be_replaced(self.batch):
+            text = "Only a cancelled batch that was not replaced before can be replaced."
+            self.model_admin.message_user(request, text, messages.ERROR)
+            return HttpResponseRedirect(self._page_url(self.batch.pk))
+        return super().get(request, *args, **kwargs)
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:

@@ -22,7 +22,7 @@ from calls.database.transactions import database_errors_as, lock_name
 from calls.dialler.pacing import calls_per_minute, max_concurrent
 from calls.exceptions import BatchUpdateFailed
 from calls.models import CallBatch, CampaignContact
-from calls.models.locking import IS_AGENCY_HELD, claim_lock_name
+from calls.models.locking import claim_lock_name
 from calls.statuses import DIALABLE, BatchStatus, ContactStatus, Outcome
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ MAX_ENDED_UNCALLED = 100
 # What a claim reads of the batch and its agency, and what the call request needs of its agent. They are subselects and
 # not joins, because the lock is for the batch alone.
 _COLUMNS = ("calls_per_minute", "max_concurrent", "from_number")
-_EXPRESSIONS = IS_AGENCY_HELD | {
+_EXPRESSIONS = {
     "is_deferred": "dial_after > now()",
     "agency_limit": "(SELECT max_concurrent_calls FROM agencies WHERE id = call_batches.agency_id)",
     "agent_id": "(SELECT ultravox_agent_id FROM agent_mappings WHERE id = call_batches.agent_mapping_id)",
@@ -64,7 +64,8 @@ _AGENCY_LIMIT = "(SELECT max_concurrent_calls FROM agencies WHERE id = %(agency)
 _CHOOSE = f"""
     SELECT id, do_not_call, COALESCE(attempts, 0), COALESCE(max_attempts, 3), outcome, statement_timestamp(),
         pg_advisory_xact_lock_shared(hashtextextended(%(claim_lock)s, 0)),
-        (SELECT dial_after > statement_timestamp() FROM agencies WHERE id = %(agency)s), {_AGENCY_LIMIT},
+        (SELECT held_at IS NOT NULL OR dial_after > statement_timestamp() FROM agencies WHERE id = %(agency)s),
+        {_AGENCY_LIMIT},
         (
             SELECT count(*) FROM campaign_contacts
             WHERE CASE WHEN last_attempt_at IS NOT NULL AND outcome IS NULL THEN batch_id END = %(batch)s
@@ -126,7 +127,8 @@ class _Choice:
     now: datetime
     claim_lock: object
     """No value: the column takes the lock that :meth:`Agency.hold` looks for."""
-    is_agency_deferred: bool | None
+    is_agency_waiting: bool | None
+    """Whether it is on hold or deferred."""
     agency_limit: int | None
     in_progress: int
     started: int
@@ -151,7 +153,7 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
     :raises BatchUpdateFailed: a database error or timeout; nothing was changed.
     """
     with batch.locked(*_COLUMNS, **_EXPRESSIONS) as locked:
-        if locked.status != BatchStatus.PROCESSING or locked.is_deferred or locked.is_agency_held:
+        if locked.status != BatchStatus.PROCESSING or locked.is_deferred:
             return None
         if locked.agent_id is None:
             logger.error("dial batch=%s: its agent mapping does not exist", locked.pk)
@@ -163,7 +165,7 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
             if choice is None:
                 locked.complete_if_finished()
                 return None
-            if choice.is_agency_deferred or not choice.is_number_locked or _may_exceed_limit(locked, choice):
+            if choice.is_agency_waiting or not choice.is_number_locked or _may_exceed_limit(locked, choice):
                 return None
             if choice.do_not_call:
                 _end_uncalled(choice, locked, ContactStatus.SKIPPED, "Do not call")

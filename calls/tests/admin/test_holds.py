@@ -4,6 +4,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.db import OperationalError
 from django.test import Client
+from django.urls import reverse
 
 from calls.audit import Source
 from calls.exceptions import AgencyUpdateFailed, HoldUnconfirmed
@@ -267,6 +268,7 @@ def pages_about(tenant):
         *(BATCHES, page_of(batch), page_of(cancelled), f"{CONTACTS}?batch={batch.pk}"),
         *(confirmation_of(batch), confirmation_of(batch, verb="pause"), confirmation_of(paused, verb="resume")),
         replacement_page_of(cancelled),
+        reverse("admin:calls_campaigncontact_change", args=[batch.contacts.get().pk]),
         *(agency_page_of(tenant, action) for action in ("change", "hold", "release", "cancel-all")),
     ]
 

@@ -257,6 +257,20 @@ def test_a_batch_that_is_not_cancelled_is_refused(harbour, admin):
     assert replacement_of(batch) is None
 
 
+@pytest.mark.parametrize("is_replaced", [False, True], ids=["live", "replaced"])
+def test_the_form_of_a_batch_that_cannot_be_replaced_leads_back_to_its_page(harbour, admin, cancelled, is_replaced):
+    batch = cancelled if is_replaced else harbour.batch(queued=1)
+    if is_replaced:
+        admin.post(replacement_page_of(cancelled), fields_of(harbour))
+        messages_at(admin, page_of(replacement_of(cancelled)))
+
+    response = admin.get(replacement_page_of(batch))
+
+    assert (response.status_code, response["Location"]) == (302, page_of(batch))
+    text = "Only a cancelled batch that was not replaced before can be replaced."
+    assert messages_at(admin, page_of(batch)) == [("error", text)]
+
+
 def test_a_second_replacement_is_refused_and_the_first_is_named(harbour, admin, cancelled):
     admin.post(replacement_page_of(cancelled), fields_of(harbour))
     created = replacement_of(cancelled)

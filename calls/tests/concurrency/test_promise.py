@@ -5,7 +5,8 @@ Four agencies have an account each at the provider, a limit of calls in progress
 workers and a web server are killed at random. The provider is busy, slow, or gives unclear answers. Webhooks arrive
 late. In two of the agencies another service lists contacts and later claims one of them by its id, even if it was
 claimed or skipped meanwhile. Each round cancels a batch through the API. After the answer, no contact of the batch is
-claimed.
+claimed. Meanwhile a user holds one agency after the other. From the answer until its release, no contact of the agency
+is claimed.
 """
 
 import logging
@@ -32,6 +33,7 @@ from calls.tests.support.deployment import (
     running_deployment,
 )
 from calls.tests.support.factories import Tenant, checked_counters, plain_connection
+from calls.tests.support.functions import HOLD, RELEASE
 from calls.tests.support.provider import KEY, Answer
 
 pytestmark = [
@@ -70,6 +72,12 @@ END_CALL = """
     WHERE id = %s AND status = 'in_progress' AND last_attempt_at = %s
 """
 COUNT_END = "UPDATE call_batches SET in_progress = in_progress - 1, completed = completed + 1 WHERE id = %s"
+
+LATEST_CLAIMS = """
+    SELECT contact.id, contact.last_attempt_at
+    FROM campaign_contacts contact JOIN call_batches batch ON batch.id = contact.batch_id
+    WHERE batch.agency_id = %s AND contact.last_attempt_at IS NOT NULL
+"""
 
 # Of each agency: its calls in progress, and the most of them to one number.
 IN_PROGRESS = """
@@ -159,6 +167,33 @@ class Observer(threading.Thread):
                 self.waits += plain.execute(WAITING_FOR_NUMBER).rowcount
 
 
+class Holder(threading.Thread):
+    """
+    Hold a random agency through the API for a moment, and release it, again and again.
+
+    ``late`` has the contacts that were claimed while their agency was on hold.
+    """
+
+    def __init__(self, stopped, tenants, deployment):
+        super().__init__(daemon=True)
+        self.stopped, self.tenants, self.deployment = stopped, tenants, deployment
+        self.holds, self.late = 0, set()
+
+    def run(self):
+        with plain_connection() as plain:
+            while not self.stopped.wait(random.uniform(0.5, 1.5)):
+                tenant = random.choice(self.tenants)
+                assert self.deployment.post(HOLD, tenant.owner)["success"]
+                claimed = self.claims(plain, tenant)
+                time.sleep(random.uniform(0.1, 0.5))
+                self.late |= self.claims(plain, tenant) - claimed
+                assert self.deployment.post(RELEASE, tenant.owner)["success"]
+                self.holds += 1
+
+    def claims(self, plain, tenant):
+        return set(plain.execute(LATEST_CLAIMS, [tenant.agency.pk]).fetchall())
+
+
 class UnreliableAnswers:
     """
     Sometimes the provider is busy, fails, or drops the connection, with or without placing the call.
@@ -227,7 +262,8 @@ def deployment(tenants, ultravox, settings):
 def test_no_contact_is_claimed_after_the_cancel_was_answered(tenants, ultravox, deployment):
     stopped = threading.Event()
     observer, other_diallers = Observer(stopped), [OtherDialler(stopped) for _ in range(OTHER_DIALLERS)]
-    for thread in (observer, *other_diallers):
+    holder = Holder(stopped, list(tenants.values()), deployment)
+    for thread in (observer, holder, *other_diallers):
         thread.start()
     kills = {"worker": 0, "server": 0}
 
@@ -247,7 +283,7 @@ def test_no_contact_is_claimed_after_the_cancel_was_answered(tenants, ultravox, 
         of_rounds = islice(cycle(tenants.values()), ROUNDS)
         rounds = list(threads.map(lambda tenant: run_round(tenant, deployment), of_rounds))
     stopped.set()
-    for thread in (killer, observer, *other_diallers):
+    for thread in (killer, observer, holder, *other_diallers):
         thread.join()
     deadline = time.monotonic() + 60
     while has_calls_in_progress() and time.monotonic() < deadline:
@@ -262,9 +298,9 @@ def test_no_contact_is_claimed_after_the_cancel_was_answered(tenants, ultravox, 
     statuses = [cancelled.answer.get("status") for cancelled in rounds]
     logger.info(
         "%s rounds: %s cancelled, %s completed before; %s call requests; by SQL: %s; killed: %s; most calls at once "
-        "of an agency: %s, to a number: %s; seen %s times waiting for a number",
+        "of an agency: %s, to a number: %s; seen %s times waiting for a number; %s holds",
         *(ROUNDS, statuses.count("cancelled"), statuses.count("completed"), len(ultravox.asked), by_sql, kills),
-        *(observer.most, observer.most_to_number, observer.waits),
+        *(observer.most, observer.most_to_number, observer.waits, holder.holds),
     )
     for cancelled in rounds:
         batch = CallBatch.objects.get(pk=cancelled.batch.pk)
@@ -278,6 +314,8 @@ def test_no_contact_is_claimed_after_the_cancel_was_answered(tenants, ultravox, 
     assert {(asked.key, asked.agent) for asked in ultravox.asked} == {
         (key, tenant.agent.ultravox_agent_id) for key, tenant in tenants.items()
     }
+    assert holder.late == set()
+    assert holder.holds > 0
     # The limit was reached and never exceeded, and contacts waited because their number was being called.
     assert observer.most == AGENCY_LIMIT
     assert observer.most_to_number == 1

@@ -83,17 +83,21 @@ class Deployment:
         self.server = self.start_server()
         wait_until_it_listens(self.port)
 
-    def cancel(self, batch, owner):
-        """Cancel through the API and return the JSON of the answer. Repeat the request until there is an answer."""
+    def post(self, path, owner, **body):
+        """Send a POST request and return the JSON of the answer. Repeat it until it is answered and has not failed."""
         headers = {"Authorization": f"Bearer {issue_token(owner)}"}
         while True:
             try:
-                answer = httpx.post(self.address + URL, json={"batch_id": str(batch.pk)}, headers=headers, timeout=30)
+                answer = httpx.post(self.address + path, json=body, headers=headers, timeout=30)
             except httpx.HTTPError:
                 time.sleep(0.05)
                 continue
-            if answer.status_code != 500:
+            if answer.status_code < 500:
                 return answer.json()
+
+    def cancel(self, batch, owner):
+        """Cancel through the API and return the JSON of the answer."""
+        return self.post(URL, owner, batch_id=str(batch.pk))
 
     def create(self, owner, **body):
         """Create a batch through the API and return the JSON of the answer."""
