@@ -324,7 +324,7 @@ def test_a_claim_that_began_before_the_release_claims_nothing_and_the_next_one_d
     batch = harbour.batch(queued=3)
     hold(harbour)
 
-    with PausedThread(lambda: claim_next_contact(batch), after=BATCH_LOCK) as claiming:
+    with PausedThread(lambda: claim_next_contact(batch), after=CONTACT_CHOSEN) as claiming:
         release(harbour)
 
     assert claiming.outcome is None
