@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from typing import Any, cast
-from uuid import UUID
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
 from django.db import models
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.http.response import HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
-from django.views.generic import FormView
 
 from calls.admin.agency_actions import AGENCY_ACTIONS, AgencyActionView, CancelAllView
 from calls.admin.base import ReadOnlyAdmin
 from calls.admin.display import HISTORY_SHOWN, history_row, refusal_text
 from calls.admin.holds import on_hold
+from calls.admin.pages import ObjectFormView
 from calls.audit import Actor, Source
 from calls.dialler.accounts import key_problem
 from calls.exceptions import CallsError
@@ -62,59 +59,40 @@ class UltravoxKeyForm(forms.Form):
 
 
 @method_decorator(sensitive_post_parameters("key"), name="dispatch")
-class UltravoxKeyView(FormView):  # type: ignore[type-arg]
+class UltravoxKeyView(ObjectFormView[Agency]):
     """Set or remove the key of one agency's account. Only a POST changes anything, and no answer contains a key."""
 
     form_class = UltravoxKeyForm
     template_name = "admin/calls/agency/ultravox_key.html"
-    # Not PUT, which FormView treats like POST.
-    http_method_names = ["get", "head", "post"]
 
-    # Set by as_view().
-    model_admin: AgencyAdmin = None  # type: ignore[assignment]
-
-    agency: Agency
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not self.model_admin.has_set_ultravox_key_permission(request):
-            raise PermissionDenied
-        agency = self.model_admin.get_queryset(request).filter(pk=cast(UUID, kwargs["pk"])).first()
-        if agency is None:
-            raise Http404
-        self.agency = agency
-        return super().dispatch(request, *args, **kwargs)
+    @classmethod
+    def is_permitted(cls, request: HttpRequest, model_admin: ReadOnlyAdmin) -> bool:
+        """Return whether the user may look at agencies and may set their keys."""
+        return model_admin.has_view_permission(request) and request.user.has_perm("calls.set_ultravox_key")
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        context = {
-            **self.model_admin.admin_site.each_context(self.request),
-            "opts": self.model_admin.opts,
-            "media": self.model_admin.media,
-            "title": f"Set Ultravox key: {self.agency}",
-            "agency": self.agency,
-            "back_url": self._page_url(),
-        }
-        return super().get_context_data(**kwargs | context)
+        return super().get_context_data(title=f"Set Ultravox key: {self.object}", **kwargs)
 
     @method_decorator(sensitive_variables("form"))
     def form_valid(self, form: UltravoxKeyForm) -> HttpResponse:
         actor = Actor.staff(cast(User, self.request.user))
         try:
             if form.cleaned_data["remove"]:
-                self.agency.remove_ultravox_key(actor=actor, source=Source.ADMIN)
+                self.object.remove_ultravox_key(actor=actor, source=Source.ADMIN)
                 done = "Removed the Ultravox key"
             else:
-                self.agency.set_ultravox_key(form.cleaned_data["key"], actor=actor, source=Source.ADMIN)
+                self.object.set_ultravox_key(form.cleaned_data["key"], actor=actor, source=Source.ADMIN)
                 done = "Set the Ultravox key"
         except CallsError as refusal:
             self.model_admin.message_user(self.request, refusal_text(refusal), messages.ERROR)
         else:
             self.model_admin.message_user(self.request, f"{done}. Workers notice it within a minute.", messages.SUCCESS)
-            self.model_admin.log_recent_action(self.request, self.agency, done)
-        return HttpResponseRedirect(self._page_url())
+            self.model_admin.log_recent_action(self.request, self.object, done)
+        return HttpResponseRedirect(self.page_url)
 
-    def _page_url(self) -> str:
-        url = reverse("admin:calls_agency_change", args=[self.agency.pk])
-        return self.model_admin.with_preserved_filters(self.request, url)
+    @property
+    def page_url(self) -> str:
+        return self.model_admin.with_preserved_filters(self.request, super().page_url)
 
 
 @admin.register(Agency)
@@ -151,10 +129,6 @@ class AgencyAdmin(ReadOnlyAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
         return request.user.has_perm("calls.change_agency")
-
-    def has_set_ultravox_key_permission(self, request: HttpRequest) -> bool:
-        """Return whether the user may look at agencies and may set their keys."""
-        return self.has_view_permission(request) and request.user.has_perm("calls.set_ultravox_key")
 
     def has_cancel_all_permission(self, request: HttpRequest) -> bool:
         return CancelAllView.is_permitted(request, self)
@@ -194,7 +168,7 @@ class AgencyAdmin(ReadOnlyAdmin):
             "history": [history_row(event) for event in obj.events.order_by("-pk")[:HISTORY_SHOWN]],
             "history_shown": HISTORY_SHOWN,
         }
-        if self.has_set_ultravox_key_permission(request):
+        if UltravoxKeyView.is_permitted(request, self):
             url = reverse("admin:calls_agency_ultravox_key", args=[obj.pk])
             context["key_url"] = self.with_preserved_filters(request, url)
         return super().render_change_form(request, context, obj=obj, **kwargs)

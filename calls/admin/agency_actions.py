@@ -10,17 +10,14 @@ from django import forms
 from django.contrib import messages
 from django.contrib.admin import site
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.http.response import HttpResponseBase
-from django.urls import reverse
-from django.views.generic import FormView
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 from calls.admin.actions import CANCEL
 from calls.admin.base import ReadOnlyAdmin
 from calls.admin.confirmation import ReasonForm
 from calls.admin.display import batch_name, counted, refusal_text
 from calls.admin.holds import on_hold
+from calls.admin.pages import ObjectFormView
 from calls.audit import Actor, Source
 from calls.database.transactions import database_errors_as, transaction_with_timeouts
 from calls.exceptions import BatchReadFailed, CallsError
@@ -30,23 +27,16 @@ from calls.models import Agency, CallBatch, CancelResult
 MAX_MESSAGES = 20
 
 
-class AgencyActionView(FormView):  # type: ignore[type-arg]
+class AgencyActionView(ObjectFormView[Agency]):
     """A page with a button that does something to one agency. Only a POST changes anything."""
 
     form_class: type[forms.Form] = ReasonForm
     template_name = "admin/calls/agency/confirmation.html"
-    # Not PUT, which FormView treats like POST.
-    http_method_names = ["get", "head", "post"]
 
     title: ClassVar[str]
     warning: ClassVar[str]
     button: ClassVar[str]
     is_dangerous: ClassVar[bool] = True
-
-    # Set by as_view().
-    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]
-
-    agency: Agency
 
     @classmethod
     def is_permitted(cls, request: HttpRequest, model_admin: ReadOnlyAdmin) -> bool:
@@ -57,25 +47,11 @@ class AgencyActionView(FormView):  # type: ignore[type-arg]
         """Do it, and tell the user. May raise :class:`CallsError`."""
         raise NotImplementedError
 
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not self.is_permitted(request, self.model_admin):
-            raise PermissionDenied
-        agency = self.model_admin.get_queryset(request).filter(pk=cast(UUID, kwargs["pk"])).first()
-        if agency is None:
-            raise Http404
-        self.agency = agency
-        return super().dispatch(request, *args, **kwargs)
-
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = {
-            **self.model_admin.admin_site.each_context(self.request),
-            "opts": self.model_admin.opts,
-            "media": self.model_admin.media,
-            "title": f"{self.title}: {self.agency}",
-            "view": self,
+            "title": f"{self.title}: {self.object}",
             "errors": kwargs["form"].errors.get("reason") if "form" in kwargs else None,
-            "held_agencies": on_hold([self.agency]),
-            "back_url": self._page_url(),
+            "held_agencies": on_hold([self.object]),
         }
         return super().get_context_data(**kwargs | context)
 
@@ -84,15 +60,12 @@ class AgencyActionView(FormView):  # type: ignore[type-arg]
             self.perform(Actor.staff(cast(User, self.request.user)), form.cleaned_data.get("reason") or None)
         except CallsError as refusal:
             self.model_admin.message_user(self.request, refusal_text(refusal), messages.ERROR)
-        return HttpResponseRedirect(self._page_url())
+        return HttpResponseRedirect(self.page_url)
 
     def report(self, text: str, level: int = messages.SUCCESS) -> None:
         """Show what was done, and add it to the recent actions."""
         self.model_admin.message_user(self.request, text, level)
-        self.model_admin.log_recent_action(self.request, self.agency, text)
-
-    def _page_url(self) -> str:
-        return reverse("admin:calls_agency_change", args=[self.agency.pk])
+        self.model_admin.log_recent_action(self.request, self.object, text)
 
 
 class HoldView(AgencyActionView):
@@ -103,8 +76,8 @@ class HoldView(AgencyActionView):
     )
 
     def perform(self, actor: Actor, reason: str | None) -> None:
-        result = self.agency.hold(actor=actor, source=Source.ADMIN, reason=reason)
-        self.report(f"{self.agency} is on hold. {counted(result.in_progress, 'call')} in progress will finish.")
+        result = self.object.hold(actor=actor, source=Source.ADMIN, reason=reason)
+        self.report(f"{self.object} is on hold. {counted(result.in_progress, 'call')} in progress will finish.")
 
 
 class ReleaseView(AgencyActionView):
@@ -113,8 +86,8 @@ class ReleaseView(AgencyActionView):
     warning = "Calls start again in all batches of the agency that are not paused, cancelled or scheduled for later."
 
     def perform(self, actor: Actor, reason: str | None) -> None:
-        self.agency.release(actor=actor, source=Source.ADMIN)
-        self.report(f"{self.agency} is released.")
+        self.object.release(actor=actor, source=Source.ADMIN)
+        self.report(f"{self.object} is released.")
 
 
 class CancelAllView(AgencyActionView):
@@ -139,7 +112,7 @@ class CancelAllView(AgencyActionView):
         errors: dict[UUID, CallsError] = {}
         batches: dict[UUID, CallBatch] = {}
         try:
-            for batch, outcome in CallBatch.objects.for_agency(self.agency.pk).preview_cancel_all():
+            for batch, outcome in CallBatch.objects.for_agency(self.object.pk).preview_cancel_all():
                 if isinstance(outcome, CallsError):
                     errors[batch.pk] = outcome
                 else:
@@ -163,14 +136,14 @@ class CancelAllView(AgencyActionView):
     def perform(self, actor: Actor, reason: str | None) -> None:
         done: list[CancelResult] = []
         failed: dict[UUID, CallsError] = {}
-        batches = CallBatch.objects.for_agency(self.agency.pk)
+        batches = CallBatch.objects.for_agency(self.object.pk)
         for batch, outcome in batches.cancel_all(actor=actor, source=Source.ADMIN, reason=reason):
             if isinstance(outcome, CallsError):
                 failed[batch.pk] = outcome
             else:
                 done.append(outcome)
         if not done and not failed:
-            self.model_admin.message_user(self.request, f"{self.agency} has no batch to cancel.", messages.INFO)
+            self.model_admin.message_user(self.request, f"{self.object} has no batch to cancel.", messages.INFO)
             return
         text = f"{counted(len(done), 'batch', 'es')} cancelled, {_effects(done, 'skipped')}."
         if failed:

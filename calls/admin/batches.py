@@ -201,15 +201,11 @@ class CallBatchAdmin(ReadOnlyAdmin):
 
     def _replace_url(self, request: HttpRequest, batch: CallBatch) -> str | None:
         """Return the URL of the form that replaces the batch, if it can be replaced and the user may do so."""
-        if not can_be_replaced(batch) or not self.has_replace_permission(request):
+        if not can_be_replaced(batch) or not ReplaceView.is_permitted(request, self):
             return None
         return reverse("admin:calls_callbatch_replace", args=[batch.pk])
 
     # Actions
-
-    def has_replace_permission(self, request: HttpRequest) -> bool:
-        """Return whether the user may look at batches and may replace them."""
-        return self.has_view_permission(request) and request.user.has_perm("calls.replace_callbatch")
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return CANCEL.is_permitted(request, self)

@@ -13,12 +13,11 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import reverse
-from django.views.generic import FormView
 
 from calls.admin.actions import BatchAction
-from calls.admin.base import ReadOnlyAdmin
 from calls.admin.display import batch_name, counted, refusal_text
 from calls.admin.holds import held_agencies
+from calls.admin.pages import AdminFormView
 from calls.admin.selection import BATCHES_AT_ONCE, SelectionForm, find_batches
 from calls.audit import Actor
 from calls.database.transactions import database_errors_as
@@ -70,7 +69,7 @@ class ConfirmationForm(ReasonForm):
             return {}
 
 
-class ConfirmationView(FormView):  # type: ignore[type-arg]
+class ConfirmationView(AdminFormView):
     """
     Ask the operator to confirm an action on the batches in ``?ids=``, then perform it.
 
@@ -80,11 +79,8 @@ class ConfirmationView(FormView):  # type: ignore[type-arg]
 
     form_class = ConfirmationForm
     template_name = "admin/calls/callbatch/confirmation.html"
-    # Not PUT, which FormView treats like POST.
-    http_method_names = ["get", "head", "post"]
 
     # Set by as_view().
-    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]
     action: BatchAction[Any] = None  # type: ignore[assignment]
 
     ids: list[str]
@@ -118,9 +114,6 @@ class ConfirmationView(FormView):  # type: ignore[type-arg]
         numbers = {pk: self.action.numbers(result) for pk, result in results.items()}
         name = self.action.name
         context = {
-            **self.model_admin.admin_site.each_context(self.request),
-            "opts": self.model_admin.opts,
-            "media": self.model_admin.media,
             "title": f"{name.title()} {counted(len(results), 'batch', 'es')}?" if results else f"Nothing to {name}",
             "action": self.action,
             "plans": [(self.batches[pk], list(zip(self.action.columns, numbers[pk], strict=True))) for pk in results],

@@ -8,15 +8,13 @@ from uuid import UUID
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.http.response import HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.views.generic import FormView
 
 from calls.admin.base import ReadOnlyAdmin
 from calls.admin.display import batch_name, counted, refusal_text
 from calls.admin.holds import held_agencies
+from calls.admin.pages import ObjectFormView
 from calls.audit import Actor, Source
 from calls.database.transactions import database_errors_as
 from calls.exceptions import BatchCreateFailed, CallsError, FieldInvalid
@@ -70,52 +68,36 @@ class ReplacementForm(forms.Form):
         )
 
 
-class ReplaceView(FormView):  # type: ignore[type-arg]
+class ReplaceView(ObjectFormView[CallBatch]):
     """Replace one cancelled batch. Only a POST changes anything."""
 
     form_class = ReplacementForm
     template_name = "admin/calls/callbatch/replace.html"
-    # Not PUT, which FormView treats like POST.
-    http_method_names = ["get", "head", "post"]
 
-    # Set by as_view().
-    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]
-
-    batch: CallBatch
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not cast(Any, self.model_admin).has_replace_permission(request):
-            raise PermissionDenied
-        batch = self.model_admin.get_queryset(request).filter(pk=cast(UUID, kwargs["pk"])).first()
-        if batch is None:
-            raise Http404
-        self.batch = batch
-        return super().dispatch(request, *args, **kwargs)
+    @classmethod
+    def is_permitted(cls, request: HttpRequest, model_admin: ReadOnlyAdmin) -> bool:
+        """Return whether the user may look at batches and may replace them."""
+        return model_admin.has_view_permission(request) and request.user.has_perm("calls.replace_callbatch")
 
     def get_initial(self) -> dict[str, Any]:
-        return {name: getattr(self.batch, name) for name in REPLACEMENT_DEFAULTS}
+        return {name: getattr(self.object, name) for name in REPLACEMENT_DEFAULTS}
 
     def get_form_kwargs(self) -> dict[str, Any]:
-        return super().get_form_kwargs() | {"agency_id": self.batch.agency_id}
+        return super().get_form_kwargs() | {"agency_id": self.object.agency_id}
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = {
-            **self.model_admin.admin_site.each_context(self.request),
-            "opts": self.model_admin.opts,
-            "media": self.model_admin.media,
             "title": "Create a replacement",
-            "batch": self.batch,
-            "batch_name": batch_name(self.batch),
-            "held_agencies": held_agencies([self.batch]),
-            "back_url": self._page_url(self.batch.pk),
+            "batch_name": batch_name(self.object),
+            "held_agencies": held_agencies([self.object]),
         }
         return super().get_context_data(**kwargs | context)
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if not can_be_replaced(self.batch):
+        if not can_be_replaced(self.object):
             text = "Only a cancelled batch that was not replaced before can be replaced."
             self.model_admin.message_user(request, text, messages.ERROR)
-            return HttpResponseRedirect(self._page_url(self.batch.pk))
+            return HttpResponseRedirect(self.page_url)
         return super().get(request, *args, **kwargs)
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -125,20 +107,17 @@ class ReplaceView(FormView):  # type: ignore[type-arg]
                 return super().post(request, *args, **kwargs)
         except CallsError as refusal:
             self.model_admin.message_user(request, refusal_text(refusal), messages.ERROR)
-            return HttpResponseRedirect(self._page_url(self.batch.pk))
+            return HttpResponseRedirect(self.page_url)
 
     def form_valid(self, form: ReplacementForm) -> HttpResponse:
         try:
-            new = form.new_replacement(self.batch)
+            new = form.new_replacement(self.object)
             actor = Actor.staff(cast(User, self.request.user))
-            created = self.batch.replace(new, actor=actor, source=Source.ADMIN).batch
+            created = self.object.replace(new, actor=actor, source=Source.ADMIN).batch
         except FieldInvalid as invalid:
             form.add_error(None, refusal_text(invalid))
             return self.form_invalid(form)
-        text = f"Created this batch with {counted(created.total_contacts, 'contact')} of batch {self.batch.pk}."
+        text = f"Created this batch with {counted(created.total_contacts, 'contact')} of batch {self.object.pk}."
         self.model_admin.message_user(self.request, text, messages.SUCCESS)
         self.model_admin.log_recent_action(self.request, created, text)
-        return HttpResponseRedirect(self._page_url(created.pk))
-
-    def _page_url(self, pk: UUID) -> str:
-        return reverse("admin:calls_callbatch_change", args=[pk])
+        return HttpResponseRedirect(reverse("admin:calls_callbatch_change", args=[created.pk]))
