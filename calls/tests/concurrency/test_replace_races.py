@@ -101,8 +101,11 @@ def test_a_replacement_that_waited_for_one_that_failed_succeeds(cancelled):
         second.start()
         assert wait_for_lock_waiter()
         with plain_connection() as plain:
-            sql = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE query LIKE %s AND pid <> %s"
-            assert plain.execute(sql, [f"%{CONTACTS_COPIED}%", plain.info.backend_pid]).fetchall() == [(True,)]
+            sql = (
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query LIKE %s AND pid <> pg_backend_pid()"
+            )
+            assert plain.execute(sql, [f"%{CONTACTS_COPIED}%"]).fetchall() == [(True,)]
 
     assert isinstance(first.outcome, BatchCreateFailed)
     assert isinstance(second.release(), CreateResult)
