@@ -143,12 +143,12 @@ def measure_rate(tenant: Tenant) -> None:
         print_row(name, f"{statistics.median(values):,.0f}")
 
 
-# With and without the check of a hold
+# With and without the check for a hold
 
 
 @contextmanager
 def without_holds() -> Iterator[None]:
-    """Let claims and guards know of no hold, as before holds existed."""
+    """Remove the check for holds from claims and guards, as before holds existed."""
     changes = {
         "_CHOOSE": claims._CHOOSE.replace(
             "pg_advisory_xact_lock_shared(hashtextextended(%(claim_lock)s, 0))", "NULL"
@@ -177,7 +177,7 @@ def install_guards(migration: str) -> None:
 
 
 def measure_hold(tenant: Tenant) -> None:
-    """Claim in blocks, in turns with and without the check of a hold."""
+    """Time blocks of claims, alternately with and without the check for a hold."""
     (batch,) = filled_batches(tenant, 100_000, 1)
     CallBatch.objects.update(calls_per_minute=1_000_000, max_concurrent=1_000_000)
     seconds: dict[str, list[float]] = {"without holds": [], "with holds": []}

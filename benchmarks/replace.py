@@ -1,4 +1,4 @@
-"""The time to replace a cancelled batch, compared with the INSERT … SELECT of the same contacts alone."""
+"""The time to replace a cancelled batch, compared with only the INSERT … SELECT that copies the same contacts."""
 
 from __future__ import annotations
 

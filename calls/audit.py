@@ -134,8 +134,7 @@ def audited(
     asked for did not happen.
 
     The method takes ``actor`` and ``source`` as keyword arguments. Its ``reason`` is not logged, because it may contain
-    a name or a number. A receiver that raises an exception is logged and
-    changes nothing.
+    a name or a number. If a receiver raises an exception, it is logged and has no other effect.
     """
 
     def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:

@@ -179,7 +179,7 @@ class HoldUnconfirmed(DatabaseFailed):
     """Unlike after the other failures, the hold is stored: no claim that begins now succeeds."""
 
     code = "hold_unconfirmed"
-    text = "The agency is on hold, but a call that was about to start may still start. Ask again to be certain"
+    text = "The agency is on hold, but a call that was about to start may still start. Hold it again to be certain"
 
 
 class CleanupFailed(DatabaseFailed):

@@ -278,7 +278,11 @@ class NewBatch(_BatchInput):
 
 
 class NewReplacement(_BatchInput):
-    """A batch that replaces a cancelled one and gets its skipped contacts. Absent fields are those of that batch."""
+    """
+    A batch that replaces a cancelled one and gets its skipped contacts.
+
+    Omitted fields are copied from that batch, except the start time.
+    """
 
     replaces: Id = Field(description="The id of a cancelled batch.")
     agent_mapping_id: Id | None = None
@@ -288,7 +292,7 @@ class NewReplacement(_BatchInput):
     max_concurrent: int | None = Field(default=None, ge=1, le=100)
 
     @classmethod
-    def is_meant_by(cls, data: Any) -> bool:
+    def is_requested_by(cls, data: Any) -> bool:
         """Return whether the body asks for a replacement."""
         return isinstance(data, dict) and data.get("replaces") is not None
 
@@ -300,7 +304,7 @@ class NewReplacement(_BatchInput):
         :raises CallsError: FieldRequired or FieldInvalid.
         """
         if isinstance(data, dict) and data.get("contacts") is not None:
-            raise FieldInvalid("contacts", "must be absent where replaces is given")
+            raise FieldInvalid("contacts", "must be absent when replaces is given")
         return super().parse(data)
 
 

@@ -9,6 +9,7 @@ batch_cancelled = Signal()
 # Sent by CallBatch.create() and CallBatch.replace() after their commit, with ``result`` (a CreateResult).
 batch_created = Signal()
 
-# Sent by Agency.hold() and Agency.release() when they return, with ``result`` (a HoldResult).
+# Sent by Agency.hold() and Agency.release() after their commit, with ``result`` (a HoldResult). Not sent if hold()
+# raises HoldUnconfirmed.
 agency_held = Signal()
 agency_released = Signal()

@@ -87,7 +87,7 @@ class ReleaseView(AgencyActionView):
 
     def perform(self, actor: Actor, reason: str | None) -> None:
         self.object.release(actor=actor, source=Source.ADMIN)
-        self.report(f"{self.object} is released.")
+        self.report(f"{self.object} has been released.")
 
 
 class CancelAllView(AgencyActionView):
@@ -120,7 +120,7 @@ class CancelAllView(AgencyActionView):
             batches = _read_with_names([*results, *errors])
             summary = _summary(list(results.values()), len(errors))
         except CallsError:
-            summary = "The numbers could not be read. The batches can be cancelled nevertheless."
+            summary = "The numbers could not be read. You can still cancel the batches."
         context = {
             "action": CANCEL,
             "plans": [
@@ -147,7 +147,7 @@ class CancelAllView(AgencyActionView):
             return
         text = f"{counted(len(done), 'batch', 'es')} cancelled, {_effects(done, 'skipped')}."
         if failed:
-            text += f" {counted(len(failed), 'batch', 'es')} not cancelled."
+            text += f" {counted(len(failed), 'batch', 'es')} could not be cancelled."
         self.report(text, messages.WARNING if failed else messages.SUCCESS)
         self._show_failed(failed)
 
@@ -161,8 +161,8 @@ class CancelAllView(AgencyActionView):
             name = batch_name(batches[pk]) if pk in batches else f"Batch {pk}"
             self.model_admin.message_user(self.request, f"{name}: {refusal_text(failed[pk])}", messages.ERROR)
         if len(failed) > len(shown):
-            others = counted(len(failed) - len(shown), "other batch", "es")
-            self.model_admin.message_user(self.request, f"{others} not cancelled either.", messages.ERROR)
+            others = counted(len(failed) - len(shown), "more batch", "es")
+            self.model_admin.message_user(self.request, f"{others} could not be cancelled.", messages.ERROR)
 
 
 @database_errors_as(BatchReadFailed)
@@ -188,7 +188,7 @@ def _summary(results: Sequence[CancelResult], unknown: int) -> str:
     text = f"{counted(len(results), 'batch', 'es')} to cancel, {_effects(results, 'to skip')}."
     if unknown:
         text += (
-            f" The numbers of {counted(unknown, 'batch', 'es')} could not be read; cancelling is tried nevertheless."
+            f" The numbers of {counted(unknown, 'batch', 'es')} could not be read; a cancel will still be attempted."
         )
     return text
 

@@ -23,7 +23,7 @@ PROGRESS_PARTS = [
 ]
 
 
-# How many history rows a page shows. Only a batch that is paused in a loop has more.
+# The most history rows on one page. A batch or an agency rarely has more.
 HISTORY_SHOWN = 100
 
 

@@ -1,4 +1,4 @@
-"""Pages with a form, beside the lists and the pages of single objects that Django has."""
+"""Base views for admin pages with a form, in addition to Django's list and change pages."""
 
 from __future__ import annotations
 

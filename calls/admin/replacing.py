@@ -40,7 +40,7 @@ class ReplacementForm(forms.Form):
         required=False,
         label="Start time",
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}),
-        help_text="In UTC. Empty, or a time in the past: calls start at once.",
+        help_text="In UTC. Leave empty to start calls at once; a time in the past does the same.",
     )
 
     def __init__(self, *args: Any, agency_id: UUID, **kwargs: Any) -> None:
@@ -95,7 +95,7 @@ class ReplaceView(ObjectFormView[CallBatch]):
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if not can_be_replaced(self.object):
-            text = "Only a cancelled batch that was not replaced before can be replaced."
+            text = "Only a cancelled batch that has not been replaced can be replaced."
             self.model_admin.message_user(request, text, messages.ERROR)
             return HttpResponseRedirect(self.page_url)
         return super().get(request, *args, **kwargs)

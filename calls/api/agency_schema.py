@@ -56,11 +56,12 @@ cancel_all = extend_schema(
     operation_id="calls-batch-cancel-all",
     summary="Cancel all batches",
     description=(
-        "Cancels every batch of the caller's agency that can be cancelled, or those of a campaign or with an agent. "
-        "The batch with the latest activity comes first. Each batch is cancelled as by `calls-batch-cancel`, in a "
-        "transaction of its own. If this is interrupted, or if a batch fails, ask again: it cancels the batches that "
-        "are left. A batch that is created meanwhile is not cancelled; `calls-agency-hold` stops its calls too.\n\n"
-        "With `dry_run` nothing is changed: the answer has the numbers of each batch." + WRITERS_ONLY
+        "Cancels every batch of the caller's agency that can be cancelled, optionally only those of one campaign or "
+        "one agent. The batch with the latest activity comes first. Each batch is cancelled as by "
+        "`calls-batch-cancel`, in a transaction of its own. If the request is interrupted, or a batch fails, repeat it "
+        "to cancel the remaining batches. A batch that is created meanwhile is not cancelled; `calls-agency-hold` "
+        "stops its calls too.\n\n"
+        "With `dry_run`, nothing is changed: the response shows what a cancel of each batch would do." + WRITERS_ONLY
     ),
     tags=[FUNCTIONS_TAG],
     request={JSON: CancelAllRequestSerializer},
@@ -75,7 +76,7 @@ cancel_all = extend_schema(
     responses={
         200: OpenApiResponse(
             PolymorphicProxySerializer("CancelAllAnswer", [CancelAllSerializer, CancelAllPreviewSerializer], None),
-            description="Each batch was cancelled or has an error. With `dry_run`, nothing was changed.",
+            description="Each batch was cancelled or has an error in `results`. With `dry_run`, nothing was changed.",
             examples=[
                 OpenApiExample("all cancelled", value=cancel_all_answer([(_BATCH, _example(BatchStatus.CANCELLED))])),
                 OpenApiExample("a batch failed", value=cancel_all_answer([(_BATCH, exceptions.BatchUpdateFailed())])),
@@ -114,10 +115,10 @@ hold = extend_schema(
     description=(
         "From the answer on, no call starts in any batch of the caller's agency, now or later, until "
         "`calls-agency-release`. Calls in progress continue until they end. Batches keep their status, and can be "
-        "created, cancelled, paused and resumed. Takes the same time for any number of batches. Asking again is safe, "
-        "and keeps `held_at`.\n\n"
+        "created, cancelled, paused and resumed. The request takes the same time for any number of batches. Repeating "
+        "the request is safe and does not change `held_at`.\n\n"
         "503 `hold_unconfirmed` means that the hold is stored, but that a call that was about to start may still "
-        "start. Ask again after `Retry-After`." + WRITERS_ONLY
+        "start. Repeat the request after `Retry-After`." + WRITERS_ONLY
     ),
     tags=[FUNCTIONS_TAG],
     request={JSON: HoldRequestSerializer},
@@ -136,8 +137,8 @@ release = extend_schema(
     operation_id="calls-agency-release",
     summary="Release the agency",
     description=(
-        "Ends the hold of the caller's agency. Nothing starts that a pause, a cancel or a schedule holds back. Asking "
-        "again is safe." + WRITERS_ONLY
+        "Ends the hold of the caller's agency. Batches that are paused, cancelled or scheduled for later still start "
+        "no calls. Repeating the request is safe." + WRITERS_ONLY
     ),
     tags=[FUNCTIONS_TAG],
     request=None,

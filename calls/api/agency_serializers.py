@@ -36,11 +36,11 @@ class CancelAllRequestSerializer(HoldRequestSerializer):
 
     campaign_id = serializers.UUIDField(required=False, allow_null=True, help_text="Only batches of this campaign.")
     agent_mapping_id = serializers.UUIDField(required=False, allow_null=True, help_text="Only batches with this agent.")
-    dry_run = serializers.BooleanField(required=False, help_text="Change nothing, and answer what a cancel would do.")
+    dry_run = serializers.BooleanField(required=False, help_text="Change nothing, and return what a cancel would do.")
 
     def run_validation(self, data: Any = serializers.empty) -> dict[str, Any]:
         """
-        Return ``reason``, ``dry_run``, and ``filters``: the values of the two ids, where they are given.
+        Return ``reason``, ``dry_run`` and ``filters`` (the ids that were given).
 
         :raises FieldInvalid: a field is invalid, or ``data`` is not an object.
         """
@@ -51,7 +51,7 @@ class CancelAllRequestSerializer(HoldRequestSerializer):
 
 
 class CancelledItemSerializer(serializers.Serializer[CancelResult]):
-    """A batch that was cancelled with others."""
+    """One cancelled batch in the answer to cancel-all."""
 
     batch_id = serializers.UUIDField()
     status = serializers.ChoiceField(choices=[BatchStatus.CANCELLED])
@@ -59,7 +59,7 @@ class CancelledItemSerializer(serializers.Serializer[CancelResult]):
 
 
 class CancelPreviewItemSerializer(serializers.Serializer[CancelResult]):
-    """A batch that would be cancelled with others."""
+    """One batch that cancel-all would cancel."""
 
     batch_id = serializers.UUIDField()
     status = serializers.ChoiceField(choices=BatchStatus.choices)
@@ -68,7 +68,7 @@ class CancelPreviewItemSerializer(serializers.Serializer[CancelResult]):
 
 
 class BatchErrorSerializer(serializers.Serializer[Any]):
-    """A batch that could not be cancelled with others."""
+    """One batch that cancel-all could not cancel."""
 
     batch_id = serializers.UUIDField()
     error = serializers.CharField()
@@ -95,7 +95,9 @@ class CancelPreviewItemsField(serializers.ListField):
 class CancelAllSerializer(serializers.Serializer[Any]):
     """The answer to a cancel of all batches."""
 
-    success = serializers.BooleanField(help_text="False if a batch could not be cancelled. Ask again to cancel it.")
+    success = serializers.BooleanField(
+        help_text="False if a batch could not be cancelled. Repeat the request to cancel it."
+    )
     batches_cancelled = serializers.IntegerField()
     batches_failed = serializers.IntegerField()
     contacts_skipped = serializers.IntegerField()
@@ -124,15 +126,18 @@ def cancel_all_answer(outcomes: Outcomes) -> dict[str, Any]:
     done, items = _collect(outcomes, CancelledItemSerializer)
     failed = len(items) - len(done)
     message = (
-        f"Batches cancelled: {len(done)}. In-progress calls will complete but no new calls will be initiated in them."
+        f"Batches cancelled: {len(done)}. In-progress calls will complete but no new calls will be initiated in these"
+        " batches."
     )
+    if failed:
+        message += f" Batches that could not be cancelled: {failed}. Repeat the request."
     return {
         "success": not failed,
         "batches_cancelled": len(done),
         "batches_failed": failed,
         "contacts_skipped": sum(result.contacts_skipped for result in done),
         "results": items,
-        "message": f"{message} Batches that could not be cancelled: {failed}. Ask again." if failed else message,
+        "message": message,
     }
 
 
@@ -147,7 +152,7 @@ def cancel_all_preview(outcomes: Outcomes) -> dict[str, Any]:
         "contacts_to_skip": sum(result.contacts_skipped for result in done),
         "calls_in_progress": sum(result.in_progress for result in done),
         "results": items,
-        "message": "Nothing was changed. A cancel would skip these contacts.",
+        "message": "Nothing was changed. These numbers show what a cancel would do.",
     }
 
 

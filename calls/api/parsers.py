@@ -80,7 +80,7 @@ class AnyJSONParser(BaseParser):
 
 
 class OptionalJSONParser(AnyJSONParser):
-    """Returns ``{}`` for an absent body, so that it differs from a body that is not JSON."""
+    """Like ``AnyJSONParser``, but returns ``{}`` for an empty body, which is then valid."""
 
     def parse(self, stream: IO[bytes], media_type: str | None = None, parser_context: Any = None) -> Any:
         """:raises BodyTooLarge: see :meth:`AnyJSONParser.parse`."""

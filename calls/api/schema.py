@@ -71,7 +71,7 @@ _ERROR = inline_serializer(
         "code": serializers.CharField(),
         "batch_id": serializers.UUIDField(
             required=False,
-            help_text="Present if the batch's status does not allow this. If it is already replaced: the new batch.",
+            help_text="The batch whose status does not allow this. For `batch_already_replaced`, the replacement.",
         ),
         "status": serializers.ChoiceField(choices=BatchStatus.choices, required=False),
         "completed_at": serializers.DateTimeField(required=False, allow_null=True),
@@ -160,7 +160,8 @@ def _batch_verb(
         responses={
             200: OpenApiResponse(
                 answer,
-                description="The change is committed." if preview is None else "The change is committed, or previewed.",
+                description="The change is committed."
+                + ("" if preview is None else " With `dry_run`, nothing was changed."),
                 examples=[OpenApiExample(title, value=value) for title, value in answers.items()],
             ),
             **error_responses(
@@ -186,8 +187,8 @@ cancel = _batch_verb(
     "Cancel a batch",
     "Cancels a batch of the caller's agency and marks its remaining contacts (`pending`, `queued` or `scheduled`) as "
     "`skipped`. Calls in progress continue until they end; no new call starts. A cancel cannot be undone.\n\n"
-    "With `dry_run` nothing is changed: the answer has the numbers of a cancel, and the same refusals. A value that is "
-    "not a boolean is refused.",
+    "With `dry_run`, nothing is changed: the response shows what a cancel would do, or is the error that a cancel "
+    "would return. A value that is not a boolean is refused.",
     CancelledBatchSerializer,
     CancelResult(EXAMPLE_BATCH_ID, EXAMPLE_BATCH_ID, BatchStatus.CANCELLED, contacts_skipped=342, in_progress=5),
     _batch_refused(exceptions.BatchAlreadyCompleted, BatchStatus.COMPLETED),
@@ -250,9 +251,8 @@ create = extend_schema(
         "operator has chosen another time.\n\n"
         "With `replaces` instead of `contacts`, the new batch gets the contacts that the cancel of that batch skipped, "
         "in their order and with no attempts. Contacts that were called, or that are marked `do_not_call`, are left "
-        "out. What is absent is taken from the cancelled batch, which can be replaced once."
-        + _LIMITED_PER_AGENCY
-        + WRITERS_ONLY
+        "out. Omitted fields are copied from the cancelled batch, except `scheduled_for` and `mode`. A batch can be "
+        "replaced only once." + _LIMITED_PER_AGENCY + WRITERS_ONLY
     ),
     tags=[FUNCTIONS_TAG],
     parameters=[

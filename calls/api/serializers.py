@@ -35,14 +35,14 @@ class BatchIdSerializer(serializers.Serializer[Any]):
 
 
 class ReasonField(serializers.CharField):
-    """Why somebody stops calls. Kept in the history."""
+    """The reason for stopping calls, kept in the history."""
 
     def __init__(self) -> None:
         super().__init__(
             required=False,
             allow_null=True,
             max_length=MAX_REASON,
-            help_text="Why. Kept in the history, and shown to the operators.",
+            help_text="Why the calls are stopped. Kept in the history and shown to operators.",
         )
 
 
@@ -63,7 +63,7 @@ class PauseRequestSerializer(BatchIdSerializer):
 class CancelRequestSerializer(PauseRequestSerializer):
     """The batch to cancel, why, and whether this is only a preview. Other keys are ignored."""
 
-    dry_run = serializers.BooleanField(required=False, help_text="Change nothing, and answer what a cancel would do.")
+    dry_run = serializers.BooleanField(required=False, help_text="Change nothing, and return what a cancel would do.")
 
     def run_validation(self, data: Any = serializers.empty) -> dict[str, Any]:
         """
@@ -75,7 +75,7 @@ class CancelRequestSerializer(PauseRequestSerializer):
 
 
 def validate_dry_run(data: dict[str, Any]) -> bool:
-    """:raises FieldInvalid: ``dry_run`` is there and not a boolean."""
+    """:raises FieldInvalid: ``dry_run`` is present but not a boolean."""
     value = data.get("dry_run", False)
     if not isinstance(value, bool):
         raise FieldInvalid("dry_run", "must be true or false")
@@ -108,10 +108,10 @@ class CancelPreviewSerializer(serializers.Serializer[CancelResult]):
     success = serializers.BooleanField(default=True)
     dry_run = serializers.BooleanField(default=True)
     batch_id = serializers.UUIDField()
-    status = serializers.ChoiceField(choices=BatchStatus.choices, help_text="The batch's status as it is.")
+    status = serializers.ChoiceField(choices=BatchStatus.choices, help_text="The batch's current status.")
     contacts_to_skip = serializers.IntegerField(source="contacts_skipped")
     calls_in_progress = serializers.IntegerField(source="in_progress")
-    message = serializers.CharField(default="Nothing was changed. A cancel would skip these contacts.")
+    message = serializers.CharField(default="Nothing was changed. These numbers show what a cancel would do.")
 
 
 class PausedBatchSerializer(serializers.Serializer[PauseResult]):
@@ -152,7 +152,7 @@ class CreatedBatchSerializer(serializers.Serializer[CreateResult]):
     mode = serializers.ChoiceField(choices=Mode.choices, source="batch.mode")
     created_at = serializers.DateTimeField(source="batch.created_at")
     replaces = serializers.UUIDField(
-        source="batch.replaces_id", required=False, help_text="The cancelled batch. Only of a replacement."
+        source="batch.replaces_id", required=False, help_text="The cancelled batch. Present only for a replacement."
     )
 
     def to_representation(self, instance: CreateResult) -> dict[str, Any]:
@@ -190,7 +190,9 @@ class BatchSerializer(serializers.ModelSerializer[CallBatch]):
     remaining_count = serializers.IntegerField()
     # An annotation of with_dialling_state().
     agency_held_at = serializers.DateTimeField(
-        source="state_agency_held_at", allow_null=True, help_text="Since when the agency is on hold, if it is."
+        source="state_agency_held_at",
+        allow_null=True,
+        help_text="When the agency was put on hold. Null if it is not on hold.",
     )
     waiting_for = serializers.SerializerMethodField(
         help_text="Why no call starts at the moment, for people to read. Null if one can, and when the batch has ended."

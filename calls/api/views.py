@@ -105,7 +105,7 @@ class CallBatchViewSet(EdgeFunctionViewSet):
             return self._create_or_repeat(parse_json(body) if body else {}, request.headers.get("Idempotency-Key"))
 
     def _create_or_repeat(self, data: Any, key: str | None) -> Response:
-        new = NewReplacement.parse(data) if NewReplacement.is_meant_by(data) else NewBatch.parse(data)
+        new = NewReplacement.parse(data) if NewReplacement.is_requested_by(data) else NewBatch.parse(data)
         if key is None:
             return Response(self._create(new), status=HTTPStatus.CREATED)
         with IdempotencyKey.reserve(self.agency_id, key, new) as reserved:
@@ -209,12 +209,12 @@ class CallBatchViewSet(EdgeFunctionViewSet):
         self, campaign_id: UUID | None = None, agent_mapping_id: UUID | None = None
     ) -> CallBatchQuerySet:
         """
-        Return the batches of the agency, of the campaign and with the agent, where they are given.
+        Return the agency's batches, limited to the campaign and the agent if given.
 
-        :raises CallsError: CampaignNotFound, AgentMappingNotFound or BatchUpdateFailed. With a wrong id no batch would
-            be found, and the caller would believe that all are cancelled.
+        :raises CallsError: CampaignNotFound, AgentMappingNotFound or BatchUpdateFailed.
         """
         batches = self.get_queryset()
+        # Without these checks, a wrong id would match no batch, and the caller would think that all were cancelled.
         with database_errors_as(BatchUpdateFailed), transaction_with_timeouts():
             if campaign_id is not None:
                 if not Campaign.objects.filter(agency=self.agency_id, pk=campaign_id).exists():

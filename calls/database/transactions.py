@@ -78,7 +78,7 @@ def database_errors_as(failure: type[DatabaseFailed]) -> Iterator[None]:
 
 
 def is_connection_lost(failure: DatabaseFailed) -> bool:
-    """Return whether the failure is one of the connection, and not of a statement."""
+    """Return whether the error has no SQLSTATE, which usually means that the server did not answer."""
     error = failure.__cause__
     return isinstance(error, Error) and getattr(error.__cause__, "sqlstate", None) is None
 

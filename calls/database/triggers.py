@@ -56,7 +56,7 @@ def _is_in_progress(status: str) -> str:
 
 
 def _describe_batch(status: str, is_held: str) -> str:
-    """Return the expression that says why a batch takes no contact that is dialable or in progress."""
+    """Return the SQL expression that describes the batch in the error message of a refused write."""
     return (
         f"CASE WHEN {status} IS NULL THEN 'not there' WHEN {status} IN {_FINAL} OR NOT {is_held} THEN {status}"
         " ELSE 'of an agency on hold' END"
@@ -133,7 +133,8 @@ contact_batch_live = pgtrigger.Trigger(
     # From a dialable status no lock on the batch is needed: claim and cancel update the same contact, so the second one
     # waits and reads it again. A lock would deadlock with a cancel, which holds the batch and waits for the contact.
     # From any other status a cancel does not update the contact, so this trigger must wait for the batch's row.
-    # A pause and a hold write no contact: they wait for the transactions that read the batch here before their commit.
+    # A pause and a hold write no contact. After their commit they wait for the transactions that may have read the old
+    # batch or agency here.
     func=f"""
         IF OLD.status IN {_DIALABLE} AND NEW.batch_id IS NOT DISTINCT FROM OLD.batch_id THEN
             {_READ_BATCH};

@@ -10,9 +10,9 @@ from django.db import connection, transaction
 
 logger = logging.getLogger(__name__)
 
-# The longest wait for other transactions, and the pause between two looks at their locks, in seconds.
+# How long to wait for other transactions, and how often to look at pg_locks, in seconds.
 WAIT = 5.0
-LOOK_EVERY = 0.01
+POLL_INTERVAL = 0.01
 
 # The transactions that hold a lock for writing on the table, and whether each also holds the advisory lock.
 _WRITERS = """
@@ -53,8 +53,9 @@ def wait_for_writers(table: str, *, subject: str, lock_name: str = "") -> list[W
     """
     Wait until every transaction that is writing ``table`` now has ended, for at most 5 seconds.
 
-    Afterwards, a trigger of the table sees everything that was committed before this call, whatever transaction it runs
-    in. Transactions that are still open are logged as a warning. Call it outside of a transaction.
+    A write that starts later in a READ COMMITTED transaction sees everything that was committed before this call, and
+    so do the triggers that it fires. Transactions that are still open are logged as a warning. Call it outside of a
+    transaction.
 
     :param subject: what the wait is for, for the log.
     :param lock_name: the advisory lock that ``Writer.has_lock`` is about.
@@ -63,17 +64,17 @@ def wait_for_writers(table: str, *, subject: str, lock_name: str = "") -> list[W
     deadline = time.monotonic() + WAIT
     open_ = _writers(table, lock_name)
     while open_ and time.monotonic() < deadline:
-        time.sleep(LOOK_EVERY)
+        time.sleep(POLL_INTERVAL)
         current = _writers(table, lock_name)
         open_ = {virtual_id: writer for virtual_id, writer in current.items() if virtual_id in open_}
     if open_:
         pids = ",".join(str(writer.pid) for writer in open_.values())
-        logger.warning("%s outcome=uncertain: transactions still write %s, pids=%s", subject, table, pids)
+        logger.warning("%s outcome=uncertain: transactions are still writing %s, pids=%s", subject, table, pids)
     return list(open_.values())
 
 
 def _writers(table: str, lock_name: str) -> dict[str, Writer]:
-    # In a transaction, because Django replaces a lost connection only after one.
+    # In a transaction: if the connection is lost, Django closes it at the end of the block, and reconnects next time.
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_WRITERS, {"table": table, "lock_name": lock_name})
         return {row[0]: Writer(*row) for row in cursor.fetchall()}

@@ -1,4 +1,4 @@
-"""The agencies' accounts at the provider: each agency's key, and the wait of an account that takes no calls."""
+"""The agencies' accounts at the provider: each agency's key, and the deferral of an account that takes no calls."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def lookup_after() -> timedelta:
 @database_errors_as(AgencyUpdateFailed)
 def defer_account(agency_id: UUID, pause: timedelta, *, provider: Provider) -> bool:
     """
-    Let the account that refused a call of the agency wait: start no call with its key for this long.
+    Defer the agency's account: start no call with its key for this long.
 
     This defers the agency and every other agency that, as far as this process knows, uses the same key. Do not call
     this while a batch is locked, and call it outside of a transaction.
@@ -123,7 +123,7 @@ def _defer_agencies(ids: set[UUID], pause: timedelta) -> None:
     until = Now() + pause
     with transaction_with_timeouts():
         earlier = Agency.objects.filter(Q(dial_after=None) | Q(dial_after__lt=until), pk__in=ids)
-        # In the order of the ids, so that two calls of this do not deadlock.
+        # Lock in the order of the ids, so that two concurrent deferrals do not deadlock.
         locked = list(earlier.order_by("pk").select_for_update(no_key=True).values_list("pk", flat=True))
         Agency.objects.filter(pk__in=locked).update(
             dial_after=Greatest("dial_after", until), updated_at=TransactionNow()

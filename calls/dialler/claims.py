@@ -97,7 +97,7 @@ _CHOOSE = f"""
     ) AS chosen
 """
 # The condition on the number is checked again, because a call to it may have begun after the contact was chosen. The
-# agency may have been held since then.
+# hold is checked again for the same reason: it may have begun since then.
 _CLAIM = f"""
     WITH claimed AS (
         UPDATE campaign_contacts AS contact
@@ -126,7 +126,7 @@ class _Choice:
     outcome: str | None
     now: datetime
     claim_lock: object
-    """No value: the column takes the lock that :meth:`Agency.hold` looks for."""
+    """Always empty. Selecting this column takes the lock that :meth:`Agency.hold` looks for."""
     is_agency_waiting: bool | None
     """Whether it is on hold or deferred."""
     agency_limit: int | None
@@ -145,7 +145,7 @@ def claim_next_contact(batch: CallBatch, *, called_before: datetime | None = Non
     dialled, its agency is on hold, it or its agency has reached a limit, or no contact can be claimed now. A batch
     without unfinished contacts is completed. A contact marked ``do_not_call`` is skipped. A contact without attempts
     left becomes ``failed``. Contacts that another service has locked, or whose number is being called in another batch
-    of the agency, are passed over. If another claim is just taking the same number, nothing is claimed.
+    of the agency, are passed over. If another claim takes the same number at this moment, nothing is claimed.
 
     :param called_before: leave out contacts that were called since then.
     :returns: the contact. Its ``batch`` has the agent and the caller id.
@@ -216,7 +216,7 @@ def _claim(choice: _Choice, batch: CallBatch) -> CampaignContact | None:
     """
     Claim the contact, and count it on the batch.
 
-    Return None if a call to its number has just begun, or if its agency has just been held.
+    Return None if a call to its number has just begun, or if its agency has just been put on hold.
     """
     values = {
         "contact": choice.contact_id,

@@ -26,7 +26,7 @@ MAX_THREADS = 8
 PASS_SECONDS = 50.0
 # The longest that a pass waits until calls_per_minute allows the next call, and how often it looks, in seconds.
 LONGEST_WAIT = 5.0
-LOOK_EVERY = 0.5
+POLL_INTERVAL = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def run_pass() -> PassResult:
             elif not current.turns:
                 if not current.waits_for_rate or waited >= LONGEST_WAIT:
                     break
-                time.sleep(LOOK_EVERY)
-                waited += LOOK_EVERY
+                time.sleep(POLL_INTERVAL)
+                waited += POLL_INTERVAL
             current = next_round(include_empty=False, skip=nothing_claimed, called_before=began)
     return PassResult(len(batches), outcomes[DialOutcome.PLACED], outcomes[DialOutcome.FAILED])
 

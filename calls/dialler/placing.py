@@ -139,7 +139,8 @@ def _place(provider: Provider, request: CallRequest, contact: CampaignContact, a
         pause = f"pause={unreachable.pause.total_seconds():.0f} in this process"
         outcome, detail = DialOutcome.DEFERRED, f"{unreachable}, {pause}"
     except ProviderBusy as busy:
-        # First the wait: another worker could otherwise claim the contact and send a request in between.
+        # Defer the account before releasing the claim. Otherwise another worker could claim the contact and send a
+        # request in between.
         pause = _defer_account(agency_id, busy, provider)
         contact.release_claim()
         outcome, detail = DialOutcome.DEFERRED, f"{busy}, {pause}"
@@ -183,7 +184,7 @@ def _is_old_key(agency_id: UUID, provider: Provider) -> bool:
 
 
 def _defer_account(agency_id: UUID, busy: ProviderBusy, provider: Provider) -> str:
-    """Let an account that takes no calls wait, and return what was done, for the log. Raises no database error."""
+    """Defer an account that takes no calls, and describe for the log what was done. Raises no database error."""
     try:
         deferred = defer_account(agency_id, busy.pause, provider=provider)
     except AgencyUpdateFailed as failed:

@@ -98,9 +98,10 @@ class _Candidate:
         is_blocked = waiting is not None and waiting.reason.is_obstacle
         is_empty = has_nothing_to_call(state)
         has_call = waiting is None and not is_empty
-        is_kept = waiting is not None and waiting.reason in (WaitReason.HELD, WaitReason.OTHER_DIALLER)
-        # A batch whose calls cannot start may still be finished.
-        start = (not is_blocked and needs_start(batch, state)) or (include_empty and is_empty and not is_kept)
+        # A batch that cannot start calls may still be completed, unless its agency is on hold or another dialler owns
+        # it.
+        may_complete = waiting is None or waiting.reason not in (WaitReason.HELD, WaitReason.OTHER_DIALLER)
+        start = (not is_blocked and needs_start(batch, state)) or (include_empty and is_empty and may_complete)
         limit = math.inf if state.agency_limit is None else state.agency_limit - state.agency_in_progress
         slots = free_slots(batch, state)
         if not has_call:

@@ -39,7 +39,7 @@ class WaitReason(Enum):
 
     @property
     def is_obstacle(self) -> bool:
-        """Whether no call can start, as opposed to having reached a limit or having no contact to call now."""
+        """Whether something other than a limit or a lack of contacts keeps a due batch from starting calls."""
         return self in (
             *(WaitReason.HELD, WaitReason.OTHER_DIALLER, WaitReason.PROVIDER),
             *(WaitReason.CREDENTIALS, WaitReason.AGENT),
@@ -163,13 +163,13 @@ def waiting_for(batch: CallBatch) -> Waiting | None:
     if batch.status not in STARTABLE:
         return None
     if state.agency_held_at is not None:
-        return Waiting(WaitReason.HELD, f"the agency is on hold since {_shown(state.agency_held_at)}")
+        return Waiting(WaitReason.HELD, f"the agency has been on hold since {_shown(state.agency_held_at)}")
     if batch.scheduled_for is not None and batch.scheduled_for > state.now:
         return Waiting(WaitReason.SCHEDULED, f"the batch starts at {_shown(batch.scheduled_for)}")
-    return _hold(batch, state) or _limit(batch, state) or _contacts(batch, state)
+    return _obstacle(batch, state) or _limit(batch, state) or _contacts(batch, state)
 
 
-def _hold(batch: CallBatch, state: DiallingState) -> Waiting | None:
+def _obstacle(batch: CallBatch, state: DiallingState) -> Waiting | None:
     if batch.dial_after is not None and batch.dial_after > state.now + LONGEST_PAUSE:
         return Waiting(WaitReason.OTHER_DIALLER, "another dialler keeps the batch")
     until = max(time for time in (batch.dial_after, state.agency_dial_after, state.now) if time is not None)

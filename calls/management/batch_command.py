@@ -81,8 +81,9 @@ class BatchCommand(BaseCommand):
     """
     ``VERB_batch BATCH_ID [BATCH_ID …] [--agency SLUG] [--reason TEXT] [--dry-run] [--json]``
 
-    Each batch has its own transaction and its own line of output. Exits with 0 when every batch succeeded, 1 when any
-    batch was refused or is unknown (the others are still done), 2 for bad usage (nothing is done).
+    ``--reason`` exists only if ``takes_reason`` is true. Each batch has its own transaction and its own line of output.
+    Exits with 0 when every batch succeeded, 1 when any batch was refused or is unknown (the others are still done), 2
+    for bad usage (nothing is done).
     """
 
     # A wrong setting of the API must not keep an operator from stopping a batch.

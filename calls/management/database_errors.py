@@ -19,7 +19,7 @@ class DatabaseUnreachable(BatchReadFailed):
     text = "the database cannot be reached"
 
 
-UNREACHABLE = f"{BatchReadFailed.text} ({BatchReadFailed.code}): {DatabaseUnreachable.text}, nothing is done"
+UNREACHABLE = f"{BatchReadFailed.text} ({BatchReadFailed.code}): {DatabaseUnreachable.text}, nothing was done"
 
 
 def can_connect() -> bool:

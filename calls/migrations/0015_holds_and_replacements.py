@@ -1,4 +1,4 @@
-"""Add the time since when an agency is on hold, and the cancelled batch that a batch replaces."""
+"""Add ``agencies.held_at`` and ``call_batches.replaces_id``."""
 
 import django.db.models.deletion
 from django.db import migrations, models

@@ -76,8 +76,8 @@ class Agency(BaseModel):
         :param reason: kept in the history.
         :raises AgencyNotFound: the row is gone.
         :raises AgencyUpdateFailed: a database error or timeout; nothing was changed.
-        :raises HoldUnconfirmed: the hold is stored, but it is not certain that all claims of this app that began before
-            have ended. Calling hold again is safe.
+        :raises HoldUnconfirmed: the hold is stored, but the wait for this app's open claims, or the count of calls in
+            progress, failed. Calling hold again is safe.
         """
         held_at = self._write_hold(TransactionNow(), actor=actor, source=source, reason=reason)
         transaction.on_commit(self._wait_for_claims)
@@ -87,7 +87,7 @@ class Agency(BaseModel):
     @audited("release", signal=agency_released)
     def release(self, *, actor: Actor, source: Source) -> HoldResult:
         """
-        End the hold of :meth:`hold`. Nothing starts that a pause, a cancel or a schedule holds back.
+        End the hold of :meth:`hold`. Batches that are paused, cancelled or scheduled for later still start no calls.
 
         :raises AgencyNotFound: the row is gone.
         :raises AgencyUpdateFailed: a database error or timeout; nothing was changed.
@@ -134,7 +134,7 @@ class Agency(BaseModel):
         """
         Store the key of the agency's own account at the provider, encrypted. Workers use it within a minute.
 
-        Ends the wait of the account. If the new key is for the same account, the provider asks to wait again.
+        Ends the account's deferral. If the new key is for the same account, the provider asks to wait again.
 
         :raises FieldInvalid: ``key`` cannot be a key; nothing was changed.
         :raises CredentialsUnusable: CREDENTIALS_KEYS cannot encrypt it; nothing was changed.
@@ -148,7 +148,7 @@ class Agency(BaseModel):
 
     def remove_ultravox_key(self, *, actor: Actor, source: Source) -> None:
         """
-        Delete the stored key of the agency's own account at the provider, and end the wait of the account.
+        Delete the stored key of the agency's own account at the provider, and end the account's deferral.
 
         :raises AgencyNotFound: the agency is gone.
         :raises AgencyUpdateFailed: a database error or timeout; nothing was changed.

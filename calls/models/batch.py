@@ -79,8 +79,8 @@ class CallBatch(LockableBatch):
     error_message = models.TextField(null=True, blank=True)
     # No call starts before this time. Another dialler sets it to keep the batch for itself.
     dial_after = models.DateTimeField(null=True, blank=True)
-    # The cancelled batch whose skipped contacts this batch has. Unique: a batch is replaced once. Not a foreign key in
-    # the database, so that another service can delete the cancelled batch.
+    # The cancelled batch whose skipped contacts were copied to this batch. Unique: a batch is replaced once. Not a
+    # foreign key in the database, so that another service can delete the cancelled batch.
     replaces = models.OneToOneField(
         "self", on_delete=models.DO_NOTHING, null=True, blank=True, related_name="replaced_by", db_constraint=False
     )
@@ -167,8 +167,9 @@ class CallBatch(LockableBatch):
         Create a batch with the contacts that the cancel of this batch skipped, all or nothing.
 
         They keep their order and their fields, and have no attempts. Contacts that were called before the cancel, or
-        that are marked ``do_not_call``, are left out. What ``new`` leaves open is taken from this batch. The row is
-        read again, and a cancel in progress counts as not yet cancelled. A batch is replaced once.
+        that are marked ``do_not_call``, are left out. Fields that ``new`` does not set are copied from this batch,
+        except the start time. The row is read again; while a cancel is uncommitted, the batch counts as not cancelled.
+        A batch can be replaced only once.
 
         Copying the contacts may take ``CANCEL_TIMEOUT``. This batch is not locked meanwhile.
 
@@ -182,7 +183,7 @@ class CallBatch(LockableBatch):
         :raises BatchCreateFailed: a database error or timeout; nothing was stored.
         """
         with transaction_with_timeouts():
-            # Not the batch's row, for which the last calls in progress would wait when they end.
+            # Lock the id and not the row: recording the end of the batch's last calls would wait for the row.
             lock_name(f"replace {self.pk}")
             cancelled = self._read(*_REPLACE_COLUMNS)
             if cancelled.status != BatchStatus.CANCELLED:
@@ -289,7 +290,7 @@ class CallBatch(LockableBatch):
         """
         Return what :meth:`cancel` would do now, or raise what it would raise. Nothing is written or locked.
 
-        The ``status`` of the result is the batch's status as it is.
+        The ``status`` of the result is the batch's current status.
         """
         with transaction_with_timeouts(statement=settings.CANCEL_TIMEOUT):
             batch = self._read(*_CANCEL_COLUMNS)
@@ -303,9 +304,10 @@ class CallBatch(LockableBatch):
         """
         Pause the batch: no new call starts until it is resumed. Calls in progress continue until they end.
 
-        Once this has returned, no contact of the batch is claimed, by this app or by another service. So it waits for
-        the transactions that were writing contacts when the pause was committed, at most 5 seconds. If one is still
-        open then, another service may still commit a claim, which is logged as a warning.
+        Once this has returned, no contact of the batch is claimed, by this app or by another service, with one
+        exception. The pause waits for the transactions that were writing contacts when it was committed, at most 5
+        seconds. If one is still open then, another service may still commit a claim, which is logged as a warning.
+        Inside a caller's transaction, the pause is in force when that transaction commits.
 
         :param reason: kept in the history.
         :raises BatchNotPausable: the batch is neither processing nor scheduled.

@@ -62,10 +62,10 @@ class AgencyEvent(
     )
 ):
     """
-    One row for each hold and each release of an agency. Rows cannot be changed or deleted.
+    One row each time an agency is put on hold or released. Rows cannot be changed or deleted.
 
-    ``Agency.hold`` and ``Agency.release`` write it, and not a trigger: the table of agencies may belong to another
-    service. ``pgh_context`` is that of :class:`CallBatchEvent`.
+    A repeated hold or release adds none. ``Agency.hold`` and ``Agency.release`` write it, and not a trigger: the table
+    of agencies may belong to another service. ``pgh_context`` is that of :class:`CallBatchEvent`.
     """
 
     pgh_id = models.BigAutoField(primary_key=True)

@@ -148,8 +148,9 @@ class LockableBatch(BaseModel):
         """
         Wait for the claims of other services that may have read this batch before its latest change.
 
-        They lock no batch. Our own claims do, so they need no wait. A claim that is still open after 5 seconds is
-        logged, and a database error too: the change itself is committed.
+        Other services do not lock the batch's row. This app's claims do, so they have already ended. Logs a warning,
+        and raises nothing, if a transaction is still open after 5 seconds or the database fails: the change is already
+        committed.
         """
         try:
             wait_for_writers(self.contacts.model._meta.db_table, subject=self.log_name)

@@ -62,8 +62,8 @@ LAST_CALLED = Coalesce(
 
 
 _CONTACT_COLUMNS = ", ".join(NewContact.model_fields)
-# The copies are a microsecond apart, because contacts are in the order of their creation. A contact whose calls the
-# provider never accepted was not called, whatever its attempts.
+# Copies get created_at one microsecond apart, because contacts are ordered by it. A contact whose calls the provider
+# never accepted counts as not called, whatever its attempts.
 COPY_SKIPPED = f"""
     INSERT INTO campaign_contacts (id, agency_id, campaign_id, batch_id, status, created_at, {_CONTACT_COLUMNS})
     SELECT {UUID7}, %(agency)s, %(campaign)s, %(batch)s, '{ContactStatus.PENDING}',
@@ -132,9 +132,9 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
         Cancel every batch of this queryset that can be cancelled, each by :meth:`CallBatch.cancel`.
 
         The batch with the latest activity comes first. Each is cancelled in a transaction of its own when the iterator
-        reaches it, so an interruption leaves whole batches, and calling this again cancels the others. A batch that has
-        ended or was deleted meanwhile is left out. If the server cannot be reached, the batches that are left fail at
-        once.
+        reaches it. So after an interruption each batch is either cancelled or unchanged, and another call cancels the
+        rest. A batch that has ended or was deleted meanwhile is left out. If the server cannot be reached, the
+        remaining batches fail at once.
 
         :param reason: why, kept in the history of each batch.
         :returns: each batch with its result or its error.

@@ -41,8 +41,9 @@ class CancelResult:
     """
     What a cancel did, or would do.
 
-    ``status`` is ``cancelled``, and in a preview the batch's status as it is. ``contacts_skipped`` is the row count of
-    the UPDATE. ``in_progress`` is the batch's counter of calls in progress, which continue until they end.
+    ``status`` is ``cancelled``, and in a preview the batch's current status. ``contacts_skipped`` is the number of
+    contacts that the UPDATE skipped, or in a preview the number that it would skip. ``in_progress`` is the batch's
+    counter of calls in progress, which continue until they end.
     """
 
     batch_id: UUID

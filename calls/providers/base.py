@@ -13,7 +13,7 @@ from calls.parsing import parse_time
 # A call as the provider describes it, with the provider's own field names.
 Snapshot = Mapping[str, Any]
 
-# How long an account waits when the provider takes no calls and sends no Retry-After.
+# How long an account is deferred when the provider takes no calls and sends no Retry-After.
 DEFAULT_PAUSE = timedelta(seconds=60)
 # The limits of a Retry-After that is honoured.
 LONGEST_PAUSE = timedelta(days=1)

@@ -2,8 +2,8 @@
 ``make demo``: dial a batch, cancel it half-way, compare the provider's log with the answer, and replace the batch.
 
 PostgreSQL, gunicorn and the two workers are real. The provider is a fake that speaks its protocol over HTTP. The demo
-exits with 1 if the provider received a call request that was not claimed before the cancel was answered, or if the
-replacement called somebody whom the cancelled batch had called.
+exits with 1 if the provider received a call request that was not claimed before the cancel was answered, or if both
+batches called the same number.
 """
 
 from __future__ import annotations

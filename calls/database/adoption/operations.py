@@ -34,11 +34,11 @@ def add_missing(*additions: str) -> migrations.RunPython:
 
 def replace_guards(module: str, guards: list[AddTrigger]) -> list[Operation]:
     """
-    Return the operations that replace guards of ``campaign_contacts`` by new versions of the same names.
+    Return the operations that replace guards of ``campaign_contacts`` with new versions under the same names.
 
     The replacement takes milliseconds. Other services wait meanwhile, so that no row is written without a guard.
 
-    :param module: the migration that has the versions before, for the reverse.
+    :param module: the migration with the previous versions, which undoing this installs again.
     """
 
     def install(triggers: list[Any], schema_editor: BaseDatabaseSchemaEditor) -> None:
@@ -62,7 +62,7 @@ def replace_guards(module: str, guards: list[AddTrigger]) -> list[Operation]:
         install([trigger for trigger in triggers if trigger.name in names], schema_editor)
 
     return [
-        # The state first: it takes Django much longer than the database, and must not be computed under the lock.
+        # Change Django's state first. It takes much longer than the SQL, and must not happen under the lock.
         migrations.SeparateDatabaseAndState(
             state_operations=[
                 *(RemoveTrigger(model_name=guard.model_name, name=str(guard.trigger.name)) for guard in guards),

@@ -28,9 +28,11 @@ class Command(BatchCommand):
 
     def handle(self, **options: Any) -> None:
         if options["all"] and (options["batch_ids"] or not options["agency"]):
-            raise CommandError("--all needs --agency and no batch id; nothing is done", returncode=2)
+            raise CommandError(
+                "--all requires --agency and cannot be combined with batch ids; nothing was done", returncode=2
+            )
         if not options["all"] and not options["batch_ids"]:
-            raise CommandError("give at least one batch id, or --all and --agency; nothing is done", returncode=2)
+            raise CommandError("give at least one batch id, or --all and --agency; nothing was done", returncode=2)
         super().handle(**options)
 
     def outcomes(

@@ -14,7 +14,7 @@ class Command(BaseCommand):
     requires_system_checks = []
     help = (
         "Holds an agency: no call starts in any of its batches, now or later, until release_agency. Calls in progress "
-        "continue. Batches keep their status. Exits with 1 if it is not certain that the hold is in force, 2 for bad "
+        "continue. Batches keep their status. Exits with 1 if the hold could not be stored or confirmed, 2 for bad "
         "usage."
     )
 

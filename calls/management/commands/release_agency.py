@@ -13,8 +13,9 @@ from calls.management.database_errors import database_required
 class Command(BaseCommand):
     requires_system_checks = []
     help = (
-        "Ends the hold of an agency. Nothing starts that a pause, a cancel or a schedule holds back. Exits with 1 if "
-        "nothing was changed, 2 for bad usage."
+        "Ends the hold of an agency. Batches that are paused, cancelled or scheduled for later still start no calls. "
+        "Exits with 1 if the agency could not be released, 2 for bad usage. Releasing an agency that is not on hold is "
+        "not an error."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

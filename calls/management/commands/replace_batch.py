@@ -26,8 +26,8 @@ class Command(BaseCommand):
     requires_system_checks = []
     help = (
         "Creates a batch with the contacts that the cancel of BATCH_ID skipped, in their order. Contacts that were "
-        "called, or must not be called, are left out. What no option gives is taken from the cancelled batch. Exits "
-        "with 1 if nothing was created, 2 for bad usage."
+        "called, or must not be called, are left out. Values that are not given as options are copied from the "
+        "cancelled batch, except the start time. Exits with 1 if nothing was created, 2 for bad usage."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

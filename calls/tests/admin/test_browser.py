@@ -182,7 +182,7 @@ def test_an_operator_holds_an_agency_cancels_its_batches_and_replaces_one(operat
     assert "Held operator (staff) admin Wrong script" in operator.text
 
     operator.click("Cancel all batches of this agency")
-    assert "Harbour & Pine is on hold since" in operator.text
+    assert "Harbour & Pine has been on hold since" in operator.text
     operator.click("Cancel all batches of this agency")
     assert "5 calls in progress will finish." in operator.messages[0]
     operator.visit(PAGE)
@@ -191,7 +191,7 @@ def test_an_operator_holds_an_agency_cancels_its_batches_and_replaces_one(operat
 
     assert operator.messages == [f"Created this batch with 342 contacts of batch {EXAMPLE_BATCH_ID}."]
     assert CallBatch.objects.get(replaces=EXAMPLE_BATCH_ID).calls_per_minute == 3
-    assert "Harbour & Pine is on hold since" in operator.text
+    assert "Harbour & Pine has been on hold since" in operator.text
     operator.click(f"batch {EXAMPLE_BATCH_ID}")
     assert "Replaced by batch" in operator.text
 

@@ -26,7 +26,7 @@ from calls.tests.support.factories import batch_snapshot, count, staff
 pytestmark = pytest.mark.django_db
 
 BUTTON = "Cancel all batches of this agency"
-UNREADABLE = "The numbers could not be read. The batches can be cancelled nevertheless."
+UNREADABLE = "The numbers could not be read. You can still cancel the batches."
 
 
 def preview_of(tenant):
@@ -154,7 +154,7 @@ def test_a_batch_whose_numbers_cannot_be_read_is_shown_with_the_reason(harbour, 
     text = text_of(admin.get(preview_of(harbour)))
 
     assert "1 batch to cancel, 2 contacts to skip; 0 calls in progress will finish." in text
-    assert "The numbers of 1 batch could not be read; cancelling is tried nevertheless." in text
+    assert "The numbers of 1 batch could not be read; a cancel will still be attempted." in text
     assert f"{second.pk} Harbour Spring Processing 2 0" in text
     assert f"{first.pk} Harbour Spring Processing Failed to update batch status. It is safe to try again." in text
 
@@ -236,7 +236,7 @@ def test_failed_batches_are_reported_by_name_and_the_others_are_cancelled(harbou
 
     messages = cancel_all(admin, harbour)
 
-    text = "1 batch cancelled, 2 contacts skipped; 0 calls in progress will finish. 1 batch not cancelled."
+    text = "1 batch cancelled, 2 contacts skipped; 0 calls in progress will finish. 1 batch could not be cancelled."
     name = f"Batch {first.pk} (Harbour, Spring)"
     assert messages == [
         ("warning", text),
@@ -268,7 +268,7 @@ def test_more_failed_batches_than_fit_on_a_page_are_counted(harbour, admin, monk
     messages = cancel_all(admin, harbour)
 
     assert len(messages) == MAX_MESSAGES + 2
-    assert messages[-1] == ("error", "2 other batches not cancelled either.")
+    assert messages[-1] == ("error", "2 more batches could not be cancelled.")
 
 
 def test_a_database_error_before_the_first_batch_is_reported(harbour, admin, monkeypatch):
@@ -324,7 +324,7 @@ def test_it_needs_the_permissions_to_view_agencies_and_batches_and_to_cancel(har
         assert "cancel_all_batches" not in client.get(AGENCIES).content.decode()
 
 
-def test_it_needs_no_permission_to_hold(harbour):
+def test_cancelling_all_does_not_need_the_hold_permission(harbour):
     batch = harbour.batch(queued=1)
     client = signed_in(staff("employee", "view_agency", "view_callbatch", "cancel_callbatch"))
 

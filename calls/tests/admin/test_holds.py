@@ -127,7 +127,7 @@ def test_a_release_ends_the_hold(harbour, admin):
 
     response = admin.post(agency_page_of(harbour, "release"))
 
-    assert messages_at(admin, response["Location"]) == [("success", "Harbour is released.")]
+    assert messages_at(admin, response["Location"]) == [("success", "Harbour has been released.")]
     assert held_at(harbour) is None
     assert [label for label, _ in history_of(harbour)] == ["held", "released"]
 
@@ -290,7 +290,7 @@ def test_the_banner_says_since_when_and_what_it_means(harbour, admin):
     hold(harbour)
 
     since = f"{held_at(harbour):%Y-%m-%d %H:%M:%S} UTC"
-    banner = f"Harbour is on hold since {since}. No call starts in any of its batches."
+    banner = f"Harbour has been on hold since {since}. No calls start in any of its batches."
     assert banner in text_of(admin.get(page_of(batch)))
 
 
@@ -319,13 +319,13 @@ def test_the_list_names_each_agency_on_hold_once(harbour, bluebell, admin):
 
     page = text_of(admin.get(BATCHES))
 
-    assert [page.count(f"{name} is on hold since") for name in ("Harbour", "Bluebell")] == [1, 1]
+    assert [page.count(f"{name} has been on hold since") for name in ("Harbour", "Bluebell")] == [1, 1]
 
 
 # The lists
 
 
-def test_the_list_of_agencies_shows_since_when_an_agency_is_on_hold(harbour, bluebell, admin):
+def test_the_list_of_agencies_shows_when_an_agency_was_put_on_hold(harbour, bluebell, admin):
     hold(harbour)
 
     text = text_of(admin.get(AGENCIES))

@@ -267,7 +267,7 @@ def test_the_form_of_a_batch_that_cannot_be_replaced_leads_back_to_its_page(harb
     response = admin.get(replacement_page_of(batch))
 
     assert (response.status_code, response["Location"]) == (302, page_of(batch))
-    text = "Only a cancelled batch that was not replaced before can be replaced."
+    text = "Only a cancelled batch that has not been replaced can be replaced."
     assert messages_at(admin, page_of(batch)) == [("error", text)]
 
 

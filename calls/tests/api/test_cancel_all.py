@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db
 
 # On an adopted database a trigger sets updated_at.
 SETS_UPDATED_AT = pytest.mark.not_adopted
-MESSAGE = "Batches cancelled: {}. In-progress calls will complete but no new calls will be initiated in them."
+MESSAGE = "Batches cancelled: {}. In-progress calls will complete but no new calls will be initiated in these batches."
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_batches_that_have_ended_are_not_listed_and_not_changed(harbour, cancel_
 
 
 @SETS_UPDATED_AT
-def test_a_batch_that_cannot_be_cancelled_does_not_keep_the_others_from_it(harbour, failing_batch, cancel_all):
+def test_a_failed_batch_does_not_stop_the_others_from_being_cancelled(harbour, failing_batch, cancel_all):
     active(failing_batch, minutes_ago=1)
     first, last = active(harbour.batch(queued=1), minutes_ago=0), active(harbour.batch(queued=2), minutes_ago=2)
 
@@ -235,7 +235,7 @@ def test_a_batch_that_cannot_be_cancelled_does_not_keep_the_others_from_it(harbo
             },
             {"batch_id": str(last.pk), "status": "cancelled", "contacts_skipped": 2},
         ],
-        "message": f"{MESSAGE.format(2)} Batches that could not be cancelled: 1. Ask again.",
+        "message": f"{MESSAGE.format(2)} Batches that could not be cancelled: 1. Repeat the request.",
     }
     assert cancelled_batches() == {first, last}
 
@@ -284,7 +284,7 @@ def test_a_dry_run_has_the_numbers_of_each_batch_and_writes_nothing(harbour, can
                 {"batch_id": str(newer.pk), "status": "paused", "contacts_to_skip": 4, "calls_in_progress": 2},
                 {"batch_id": str(older.pk), "status": "processing", "contacts_to_skip": 3, "calls_in_progress": 1},
             ],
-            "message": "Nothing was changed. A cancel would skip these contacts.",
+            "message": "Nothing was changed. These numbers show what a cancel would do.",
         },
     )
     assert [batch_snapshot(batch) for batch in (older, newer)] == before

@@ -255,7 +255,7 @@ def test_list_and_get_show_the_hold(harbour, owner, hold, release):
     (listed,) = owner.get(f"{FUNCTIONS}list").json()["batches"]
     for shown in (listed, get(owner, batch)):
         assert shown["agency_held_at"] == answer["held_at"]
-        assert shown["waiting_for"] == f"the agency is on hold since {held_at(harbour):%Y-%m-%d %H:%M} UTC"
+        assert shown["waiting_for"] == f"the agency has been on hold since {held_at(harbour):%Y-%m-%d %H:%M} UTC"
     release()
     assert (get(owner, batch)["agency_held_at"], get(owner, batch)["waiting_for"]) == (None, None)
 

@@ -134,7 +134,7 @@ def test_a_dry_run_tells_what_a_cancel_would_do_and_writes_nothing(harbour, stop
             "status": status,
             "contacts_to_skip": 6,
             "calls_in_progress": 4,
-            "message": "Nothing was changed. A cancel would skip these contacts.",
+            "message": "Nothing was changed. These numbers show what a cancel would do.",
         },
     )
     assert batch_snapshot(batch) == before
@@ -143,7 +143,7 @@ def test_a_dry_run_tells_what_a_cancel_would_do_and_writes_nothing(harbour, stop
 
 @pytest.mark.parametrize("dry_run", INVALID_DRY_RUNS, ids=repr)
 @pytest.mark.parametrize("path", [URL, CANCEL_ALL])
-def test_a_dry_run_that_is_not_a_boolean_is_refused_and_never_a_cancel(harbour, stop, path, dry_run):
+def test_a_dry_run_that_is_not_a_boolean_is_refused_and_cancels_nothing(harbour, stop, path, dry_run):
     batch = harbour.batch(queued=1)
     before = batch_snapshot(batch)
 
@@ -174,7 +174,7 @@ def test_a_dry_run_of_a_batch_that_has_ended_is_refused_like_a_cancel(harbour, s
 
 
 @pytest.mark.parametrize("batch_id", [None, "", 7, "nonsense", UNKNOWN])
-def test_a_dry_run_of_no_batch_is_refused_like_a_cancel(owner, batch_id):
+def test_a_dry_run_without_a_valid_batch_id_is_refused_like_a_cancel(owner, batch_id):
     previewed = answer_to(owner, URL, {"batch_id": batch_id, "dry_run": True})
 
     assert previewed == answer_to(owner, URL, {"batch_id": batch_id})
@@ -202,7 +202,7 @@ def test_a_dry_run_needs_the_same_role_as_a_cancel(harbour, role):
 @pytest.mark.parametrize(
     ("queryset", "method"), [(CallBatchQuerySet, "get"), (CallBatchQuerySet, "raw"), (CampaignContactQuerySet, "count")]
 )
-def test_a_database_error_during_a_dry_run_is_that_of_a_cancel(harbour, stop, monkeypatch, queryset, method):
+def test_a_database_error_during_a_dry_run_is_answered_as_for_a_cancel(harbour, stop, monkeypatch, queryset, method):
     def fail(*args, **kwargs):
         raise OperationalError
 

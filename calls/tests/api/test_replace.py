@@ -145,12 +145,12 @@ def test_the_history_names_the_user_who_replaced_the_batch(harbour, replace):
 
 
 @pytest.mark.parametrize("contacts", [[{"phone_number": "+12125550100"}], [], "text", 5, {}])
-def test_contacts_as_well_are_refused(replace, contacts):
+def test_contacts_together_with_replaces_are_refused(replace, contacts):
     before = stored()
 
     assert replace(contacts=contacts) == (
         400,
-        {"error": "contacts must be absent where replaces is given", "code": "contacts_invalid"},
+        {"error": "contacts must be absent when replaces is given", "code": "contacts_invalid"},
     )
     assert stored() == before
 

@@ -22,9 +22,12 @@ ALL = ("cancel_batch", "--all", "--agency=harbour")
 BAD_USAGE = [
     ([], "give at least one batch id, or --all and --agency"),
     (["--agency=harbour"], "give at least one batch id, or --all and --agency"),
-    (["--all"], "--all needs --agency and no batch id"),
-    (["--all", "--agency="], "--all needs --agency and no batch id"),
-    (["--all", "--agency=harbour", "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"], "--all needs --agency and no batch id"),
+    (["--all"], "--all requires --agency and cannot be combined with batch ids"),
+    (["--all", "--agency="], "--all requires --agency and cannot be combined with batch ids"),
+    (
+        ["--all", "--agency=harbour", "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10"],
+        "--all requires --agency and cannot be combined with batch ids",
+    ),
     (["--all", "--agency=nowhere"], "no agency with the slug"),
     (["--all", "--agency=harbour", "--reason", "x" * 501], "reason must be a string of at most 500 characters"),
     (["--all", "--agency=harbour", "--reason", "a\udcffb"], "reason must be a string of at most 500 characters"),

@@ -18,7 +18,7 @@ from calls.tests.support.unreachable import server_that_does_not_answer, server_
 
 pytestmark = pytest.mark.not_adopted
 
-UNREACHABLE = "CommandError: Failed to read batches (read_failed): the database cannot be reached, nothing is done"
+UNREACHABLE = "CommandError: Failed to read batches (read_failed): the database cannot be reached, nothing was done"
 IDS = ["01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10", "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e11"]
 COMMANDS = [
     *(f"{verb}_batch {IDS[0]} {IDS[1]}" for verb in ("cancel", "pause", "resume")),

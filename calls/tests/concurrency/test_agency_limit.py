@@ -113,7 +113,7 @@ def test_a_claim_waits_for_a_claim_in_another_batch_of_its_agency_and_counts_its
     assert other.release() is None
 
 
-def test_claims_of_an_agency_with_a_limit_that_is_held_meanwhile_claim_nothing(harbour, without_guards):
+def test_waiting_claims_of_a_limited_agency_claim_nothing_after_a_hold(harbour, without_guards):
     first, second = harbour.batch(queued=1), harbour.batch(queued=1)
     limit(harbour, 2)
 

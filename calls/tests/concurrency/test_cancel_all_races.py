@@ -52,7 +52,7 @@ def cancel_all_during_claims(tenant):
     """
     Cancel all batches while two diallers and another service claim their contacts.
 
-    Return the results, and the batches in which a contact became in progress after their result. Assert that contacts
+    Return the results, and the batches in which a contact was claimed after the batch's result. Assert that contacts
     were claimed before.
     """
     batches = [tenant.batch(queued=CONTACTS) for _ in range(BATCHES)]
@@ -98,7 +98,7 @@ def test_control_without_the_guards_another_service_claims_contacts_after_the_re
 # Interruptions
 
 
-def test_batches_are_left_as_they_were_if_nothing_reads_on(harbour):
+def test_the_remaining_batches_are_unchanged_if_the_iterator_is_abandoned(harbour):
     batches = [harbour.batch(queued=3) for _ in range(BATCHES)]
     before = {batch.pk: batch_snapshot(batch) for batch in batches}
 
@@ -138,7 +138,7 @@ def cut_connection(backend):
 
 
 @pytest.mark.parametrize(("interrupt", "failed"), [(end_session, 1), (cut_connection, 7)])
-def test_an_interruption_in_the_middle_of_a_batch_leaves_whole_batches_and_asking_again_cancels_the_others(
+def test_an_interruption_in_the_middle_of_a_batch_leaves_no_batch_half_cancelled_and_a_repeat_cancels_the_rest(
     harbour, interrupt, failed
 ):
     batches = [harbour.batch(queued=3) for _ in range(10)]
@@ -162,7 +162,7 @@ def test_an_interruption_in_the_middle_of_a_batch_leaves_whole_batches_and_askin
     assert [result.contacts_skipped for _, result in cancel_all(harbour)] == [3] * failed
 
 
-def test_a_command_that_is_killed_leaves_whole_batches_and_asking_again_cancels_the_others(harbour):
+def test_a_command_that_is_killed_leaves_no_batch_half_cancelled_and_a_repeat_cancels_the_rest(harbour):
     batches = [harbour.batch(queued=3) for _ in range(10)]
     before = {batch.pk: batch_snapshot(batch) for batch in batches}
     command = [sys.executable, "manage.py", "cancel_batch", "--all", "--agency", "harbour"]

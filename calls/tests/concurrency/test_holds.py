@@ -362,7 +362,7 @@ def test_control_without_the_lock_both_holds_are_recorded(harbour, without_lock)
 
 
 @pytest.mark.parametrize("verb", [hold, release])
-def test_a_lock_of_another_service_on_the_agency_fails_the_verb_and_nothing_is_changed(
+def test_a_hold_or_release_fails_and_changes_nothing_while_another_service_locks_the_agency(
     harbour, short_lock_timeout, verb
 ):
     batch = harbour.batch(queued=3)

@@ -1,8 +1,8 @@
 """
 Another service claims contacts without any lock while batches are paused and agencies are held.
 
-A claim that is committed after the answer breaks the promise. The contacts are read on a connection of their own right
-after the answer, and again when every claim that was open then has been committed. The control does not wait for other
+A claim that is committed after the answer breaks the promise. The test reads the contacts on a separate connection
+right after the answer, and again when every claim that was open then has ended. The control does not wait for other
 transactions.
 """
 
@@ -65,7 +65,7 @@ def test_no_claim_of_another_service_is_committed_after_the_answer(harbour, stop
     late, claimed = rounds_with_late_claims(harbour, stop)
 
     assert late == 0
-    # Otherwise the rounds show nothing.
+    # Otherwise the rounds would not have tested the race.
     assert claimed > ROUNDS / 2
 
 

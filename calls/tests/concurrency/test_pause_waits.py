@@ -1,5 +1,5 @@
 """
-The wait of a pause for claims of another service, which lock no batch: after the answer, none of them is committed.
+A pause waits for claims of other services, because these lock no batch. No claim is committed after the answer.
 
 A claim of this app locks the batch, so a pause waits for it before it is stored (``test_other_races.py``).
 """

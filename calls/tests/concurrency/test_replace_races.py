@@ -1,8 +1,8 @@
 """
 Races with a replacement of a cancelled batch. A batch is replaced once, and only after its cancel was committed.
 
-A replacement does not lock the cancelled batch, whose last calls in progress can end meanwhile. The control of each
-test removes its lock, or takes a stronger one.
+A replacement locks the cancelled batch's id but not its row, so that its last calls in progress can end meanwhile. The
+controls remove this lock, or lock the batch's row instead.
 """
 
 import pytest
@@ -122,7 +122,7 @@ def test_replacements_of_different_batches_do_not_wait_for_each_other(harbour, c
     assert isinstance(first.outcome, CreateResult)
 
 
-def test_a_replacement_is_itself_cancelled_and_replaced_while_the_first_is_replaced_again(cancelled):
+def test_a_cancelled_replacement_can_be_replaced_while_the_first_batch_still_cannot_be_replaced_again(cancelled):
     second = replace(cancelled).batch
     cancel(second)
 

@@ -93,7 +93,7 @@ class Batches(RuleBasedStateMachine):
         super().__init__()
         self.transaction = transaction.atomic()
         self.transaction.__enter__()
-        # ``deferred`` has the agencies whose account waits, ``stopped`` those that are on hold.
+        # ``deferred`` has the agencies whose account is deferred, ``stopped`` those that are on hold.
         self.batch_statuses, self.contact_statuses, self.deferred, self.stopped = {}, {}, set(), set()
 
     def teardown(self):
@@ -140,7 +140,7 @@ class Batches(RuleBasedStateMachine):
 
     @rule(agency=AGENCIES, key=st.sampled_from(["a-key", "another-key"]))
     def set_key(self, agency, key):
-        """A new key ends the wait of the account."""
+        """A new key ends the account's deferral."""
         tenant = self.tenants[agency]
         set_key(tenant, f"{key}-of-{tenant.agency.slug}")
         self.deferred.discard(tenant.agency.pk)

@@ -1,4 +1,4 @@
-"""The agencies' accounts: which key each agency's calls are placed with, what happens without one, and waits."""
+"""The agencies' accounts: which key each agency's calls are placed with, what happens without one, and deferrals."""
 
 from datetime import timedelta
 

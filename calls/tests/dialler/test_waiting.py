@@ -233,7 +233,7 @@ def test_a_batch_whose_calls_per_minute_is_null_starts_at_most_30_calls_in_a_min
     assert waiting_of(batch).text == "30 calls started in the last minute, the most this batch may start"
 
 
-def test_a_batch_with_an_infinite_wait_is_kept_by_another_dialler(harbour):
+def test_a_batch_with_an_infinite_dial_after_is_kept_by_another_dialler(harbour):
     batch = started_batch(harbour)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE call_batches SET dial_after = 'infinity'")
@@ -242,7 +242,7 @@ def test_a_batch_with_an_infinite_wait_is_kept_by_another_dialler(harbour):
 
 
 @pytest.mark.parametrize("table", ["call_batches", "agencies"])
-def test_a_batch_with_a_wait_of_minus_infinity_waits_for_nothing(harbour, table):
+def test_a_dial_after_of_minus_infinity_delays_nothing(harbour, table):
     batch = started_batch(harbour)
     with connection.cursor() as cursor:
         cursor.execute(f"UPDATE {table} SET dial_after = '-infinity'")
@@ -250,7 +250,7 @@ def test_a_batch_with_a_wait_of_minus_infinity_waits_for_nothing(harbour, table)
     assert waiting_of(batch) is None
 
 
-def test_a_batch_of_an_agency_with_an_infinite_wait_is_deferred(harbour):
+def test_a_batch_of_an_agency_with_an_infinite_dial_after_is_deferred(harbour):
     batch = started_batch(harbour)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE agencies SET dial_after = 'infinity'")

@@ -185,7 +185,7 @@ def test_the_dialable_contacts_of_a_batch_are_read_through_an_index(harbour):
     assert "contact_in_order" in plan
 
 
-def test_the_preview_returns_the_numbers_of_the_cancel_with_the_status_as_it_is_and_writes_nothing(harbour):
+def test_the_preview_returns_what_a_cancel_would_do_with_the_current_status_and_writes_nothing(harbour):
     batch = harbour.batch(queued=3, in_progress=2)
     before = batch_snapshot(batch)
 

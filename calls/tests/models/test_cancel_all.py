@@ -131,7 +131,7 @@ def test_a_batch_that_fails_is_returned_with_its_error(harbour, verb, monkeypatc
 
 
 @BOTH
-def test_after_a_lost_connection_the_batches_that_are_left_fail_without_a_try(harbour, verb, monkeypatch):
+def test_after_a_lost_connection_the_remaining_batches_fail_without_an_attempt(harbour, verb, monkeypatch):
     batches = [harbour.batch() for _ in range(4)]
     tried, error = [], failure(psycopg.OperationalError("the connection is lost"))
 

@@ -84,7 +84,7 @@ class Deployment:
         wait_until_it_listens(self.port)
 
     def post(self, path, owner, **body):
-        """Send a POST request and return the JSON of the answer. Repeat it until it is answered and has not failed."""
+        """Send a POST request until it is answered without a server error. Return the JSON of the answer."""
         headers = {"Authorization": f"Bearer {issue_token(owner)}"}
         while True:
             try:
