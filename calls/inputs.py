@@ -154,6 +154,15 @@ PhoneNumber = Annotated[
 ]
 Text = Annotated[str, AfterValidator(_check_text)]
 Id = Annotated[UUID, BeforeValidator(_to_uuid), BeforeValidator(_require_value)]
+StartTime = Annotated[
+    datetime | None,
+    BeforeValidator(_to_utc),
+    Field(description="ISO 8601 with an offset. A time in the past means now."),
+]
+StartMode = Annotated[
+    Mode | None,
+    Field(strict=False, validate_default=True, description="Derived from scheduled_for if absent."),
+]
 
 
 def parse_reason(data: Any) -> str | None:
@@ -209,16 +218,14 @@ REPLACEMENT_DEFAULTS = ("agent_mapping_id", "campaign_id", "from_number", "calls
 
 
 class _BatchInput(_Input):
-    """What every new batch has: the start time."""
+    """
+    What every new batch has: the start time.
 
-    scheduled_for: Annotated[datetime | None, BeforeValidator(_to_utc)] = Field(
-        default=None, description="ISO 8601 with an offset. A time in the past means now."
-    )
-    mode: Mode | None = Field(
-        default=None, strict=False, validate_default=True, description="Derived from scheduled_for if absent."
-    )
+    The subclasses declare ``scheduled_for`` and ``mode`` themselves, because the order of the fields decides the
+    fingerprint. A stored fingerprint must still match after an upgrade, so new fields come last.
+    """
 
-    @field_validator("mode")
+    @field_validator("mode", check_fields=False)
     @classmethod
     def _check_mode(cls, mode: Mode | None, info: ValidationInfo) -> Mode:
         scheduled_for = info.data.get("scheduled_for")
@@ -253,8 +260,8 @@ class _BatchInput(_Input):
     @property
     def batch_values(self) -> dict[str, Any]:
         """The values of the batch's row. A replacement leaves out those that it takes from the cancelled batch."""
-        status = BatchStatus.SCHEDULED if _is_in_future(self.scheduled_for) else BatchStatus.PENDING
         given = self.model_dump(include={"mode", "scheduled_for", *REPLACEMENT_DEFAULTS}, exclude_none=True)
+        status = BatchStatus.SCHEDULED if _is_in_future(given.get("scheduled_for")) else BatchStatus.PENDING
         return {"status": status, **given}
 
 
@@ -267,6 +274,8 @@ class NewBatch(_BatchInput):
     contacts: list[NewContact] = Field(min_length=1, max_length=MAX_CONTACTS)
     calls_per_minute: int = Field(default=30, ge=1, le=60)
     max_concurrent: int = Field(default=10, ge=1, le=100)
+    scheduled_for: StartTime = None
+    mode: StartMode = None
 
     @property
     def distinct_contacts(self) -> list[NewContact]:
@@ -290,6 +299,8 @@ class NewReplacement(_BatchInput):
     from_number: PhoneNumber | None = None
     calls_per_minute: int | None = Field(default=None, ge=1, le=60)
     max_concurrent: int | None = Field(default=None, ge=1, le=100)
+    scheduled_for: StartTime = None
+    mode: StartMode = None
 
     @classmethod
     def is_requested_by(cls, data: Any) -> bool:

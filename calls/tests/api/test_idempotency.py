@@ -13,6 +13,31 @@ from calls.tests.support.factories import FUNCTIONS, PHONE, call, client_of
 
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 
+# A request with every field, and its fingerprint as an earlier version has stored it.
+EARLIER_BODY = {
+    "agent_mapping_id": "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e10",
+    "campaign_id": "01985f2c-7a3e-7c1d-9b54-2f6f0c9d1e11",
+    "from_number": "+12125550199",
+    "contacts": [
+        {
+            "phone_number": "+12125550100",
+            "first_name": "Amara",
+            "last_name": "Okafor",
+            "email": "amara@example.com",
+            "company": "Okafor Ltd",
+            "title": "Dr",
+            "timezone": "Europe/London",
+            "custom_data": {"policy": "A-17"},
+            "max_attempts": 7,
+        }
+    ],
+    "calls_per_minute": 7,
+    "max_concurrent": 3,
+    "scheduled_for": "2099-01-01T00:00:00Z",
+    "mode": "scheduled",
+}
+EARLIER_FINGERPRINT = "533dfc29d1da862d8e3e12210ad4317640e1ae0670d269a0fa9266e0e76cba15"
+
 
 @pytest.fixture
 def create_with_key(owner):
@@ -82,6 +107,13 @@ class TestRepeatedRequests:
         again = owner.generic("POST", f"{FUNCTIONS}create", body, headers={"Idempotency-Key": KEY})
 
         assert (again.status_code, again.json()) == first
+
+    def test_a_request_that_is_repeated_after_an_upgrade_gets_the_first_answer(self, harbour, create_with_key):
+        IdempotencyKey.objects.create(
+            agency=harbour.agency, key=KEY, fingerprint=EARLIER_FINGERPRINT, answer='{"batch_id": "the first"}'
+        )
+
+        assert create_with_key(EARLIER_BODY) == (201, {"batch_id": "the first"})
 
     def test_every_valid_body_can_be_sent_with_a_key(self, harbour, create_with_key):
         data = {"n": 10**29, "f": 1.5e22, "t": "\U0001f469", "l": [None, True, {"deep": [[]]}]}
