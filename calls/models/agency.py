@@ -67,7 +67,8 @@ class Agency(BaseModel):
 
         Once this has returned, no contact of the agency is claimed, by this app or by another service, whatever batch
         it is in. Batches keep their status, and can be created, cancelled, paused and resumed. The time that it takes
-        does not depend on their number. An agency that is on hold already keeps its ``held_at``.
+        does not depend on their number. An agency that is on hold already keeps its ``held_at``; a ``reason`` is added
+        to its history.
 
         Waits up to 5 seconds for the agency's row, and then up to 5 for claims that began before. A claim of another
         service that is not committed by then may still be committed, which is logged as a warning. Inside a caller's
@@ -100,17 +101,18 @@ class Agency(BaseModel):
     def _write_hold(
         self, held_at: TransactionNow | None, *, actor: Actor, source: Source, reason: str | None = None
     ) -> datetime | None:
-        """Write ``held_at`` and the history if this is a change. Return the stored value."""
+        """Write ``held_at`` if this is a change, and the history if it is or has a reason. Return the stored value."""
         with transaction_with_timeouts():
             locked = Agency.objects.select_for_update(no_key=True).only("held_at").filter(pk=self.pk).first()
             if locked is None:
                 raise AgencyNotFound
-            if (locked.held_at is None) == (held_at is None):
-                return locked.held_at
-            Agency.objects.filter(pk=self.pk).update(held_at=held_at, updated_at=TransactionNow())
-            locked.refresh_from_db(fields=["held_at"])
-            with history_context(actor=actor, source=source, reason=reason):
-                pghistory.create_event(locked, label="released" if held_at is None else "held")
+            is_change = (locked.held_at is None) != (held_at is None)
+            if is_change:
+                Agency.objects.filter(pk=self.pk).update(held_at=held_at, updated_at=TransactionNow())
+                locked.refresh_from_db(fields=["held_at"])
+            if is_change or reason:
+                with history_context(actor=actor, source=source, reason=reason):
+                    pghistory.create_event(locked, label="released" if held_at is None else "held")
             return locked.held_at
 
     def _wait_for_claims(self) -> None:

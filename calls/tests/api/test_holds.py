@@ -81,9 +81,21 @@ def test_an_agency_on_hold_keeps_the_time_of_its_hold(harbour, hold):
     earlier = timezone.now() - timedelta(hours=1)
     Agency.objects.filter(pk=harbour.agency.pk).update(held_at=earlier)
 
-    assert hold({"reason": "again"})[1]["held_at"] == in_iso(earlier)
+    assert hold()[1]["held_at"] == in_iso(earlier)
     assert held_at(harbour) == earlier
     assert agency_history(harbour) == []
+
+
+def test_a_further_reason_is_added_to_the_history_of_an_agency_on_hold(harbour, hold):
+    earlier = timezone.now() - timedelta(hours=1)
+    Agency.objects.filter(pk=harbour.agency.pk).update(held_at=earlier)
+
+    assert hold({"reason": "The regulator called"})[1]["held_at"] == in_iso(earlier)
+
+    assert held_at(harbour) == earlier
+    assert agency_history(harbour) == ["held"]
+    assert harbour.agency.events.get().held_at == earlier
+    assert latest_context(harbour)["reason"] == "The regulator called"
 
 
 def test_an_agency_that_is_not_on_hold_can_be_released(harbour, release):
@@ -201,9 +213,9 @@ def test_the_history_has_each_hold_and_release_with_actor_source_and_reason(harb
     assert agency_history(harbour) == ["held", "released"]
 
 
-def test_repeated_holds_and_releases_add_no_rows(harbour, hold, release):
+def test_repeated_holds_without_a_reason_and_repeated_releases_add_no_rows(harbour, hold, release):
     for send in (hold, hold, release, release, hold):
-        send({"reason": "x"})
+        send()
 
     assert agency_history(harbour) == ["held", "released", "held"]
 
