@@ -240,10 +240,10 @@ class BatchPageSerializer(serializers.Serializer[Any]):
 
 
 class SingleBatchSerializer(BatchSerializer):
-    """A batch with the batch that it replaces, and the batch that replaces it."""
+    """A batch with the batch that it replaces, and the batch that replaces it, if the caller may see them."""
 
-    replaces = serializers.UUIDField(source="replaces_id", allow_null=True)
-    # An annotation of with_replacement().
+    # Annotations of with_replaced() and with_replacement().
+    replaces = serializers.UUIDField(source="replaced_id", allow_null=True)
     replaced_by = serializers.UUIDField(source="replacement_id", allow_null=True)
 
     class Meta(BatchSerializer.Meta):

@@ -148,7 +148,9 @@ class CallBatchViewSet(EdgeFunctionViewSet):
         if status := request.query_params.get("contact_status"):
             contacts = contacts.with_status(status)
         with turn_to_read(self.agency_id), database_errors_as(BatchReadFailed), transaction_with_timeouts():
-            batch = with_dialling_state(self.get_queryset().with_names().with_replacement()).filter(pk=batch_id).first()
+            visible = self.get_queryset()
+            batches = visible.with_names().with_replacement(visible).with_replaced(visible)
+            batch = with_dialling_state(batches).filter(pk=batch_id).first()
             if batch is None:
                 raise BatchNotFound
             page = list(CampaignContact.objects.filter(pk__in=self._page_of_ids(contacts)).oldest_first())

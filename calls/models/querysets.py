@@ -189,10 +189,19 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
             agent_name=models.Subquery(agents.values("ultravox_agent_name")),
         )
 
-    def with_replacement(self) -> CallBatchQuerySet:
-        """Add ``replacement_id``, the id of the batch that replaces the batch, or None."""
-        replacements = self.model.objects.filter(replaces=models.OuterRef("pk"))
+    def with_replacement(self, visible: CallBatchQuerySet | None = None) -> CallBatchQuerySet:
+        """
+        Add ``replacement_id``, the id of the batch that replaces the batch, or None.
+
+        :param visible: the batches whose ids may be shown, by default all.
+        """
+        replacements = (self.model.objects if visible is None else visible).filter(replaces=models.OuterRef("pk"))
         return self.annotate(replacement_id=models.Subquery(replacements.values("pk")))
+
+    def with_replaced(self, visible: CallBatchQuerySet) -> CallBatchQuerySet:
+        """Add ``replaced_id``, the id of the batch that the batch replaces, or None if it is not in ``visible``."""
+        replaced = visible.filter(pk=models.OuterRef("replaces_id"))
+        return self.annotate(replaced_id=models.Subquery(replaced.values("pk")))
 
     def find(self, batch_id: UUID, *, failure: type[DatabaseFailed] = BatchUpdateFailed) -> CallBatch:
         """

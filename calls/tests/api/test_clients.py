@@ -10,6 +10,7 @@ from calls.models import AgencyUser, CallBatch, Campaign
 from calls.roles import Role, is_client_role
 from calls.statuses import BatchStatus
 from calls.tests.support.factories import CALLER_ID, CLIENT_ROLES, FUNCTIONS, client_of
+from calls.tests.support.replacements import cancelled_batch, replace
 
 pytestmark = pytest.mark.django_db
 
@@ -58,6 +59,35 @@ def test_a_client_gets_a_batch_of_its_campaign_with_all_contacts(harbour, other_
 
     assert answer == owner.get(GET, {"batch_id": str(batch.pk)}).json()
     assert answer["contact_pagination"]["total"] == 3
+
+
+def replacements_shown(client, batch):
+    shown = client.get(GET, {"batch_id": str(batch.pk)}).json()["batch"]
+    return shown["replaces"], shown["replaced_by"]
+
+
+def test_a_client_is_not_shown_that_a_batch_of_another_client_replaces_its_batch(harbour, other_client, viewer, owner):
+    cancelled = cancelled_batch(harbour)
+    batch = replace(cancelled, campaign_id=str(other_client.campaign.pk))
+
+    assert replacements_shown(viewer, cancelled) == (None, None)
+    assert replacements_shown(owner, cancelled) == (None, str(batch.pk))
+
+
+def test_a_client_is_not_shown_that_its_batch_replaces_a_batch_of_another_client(harbour, other_client, viewer, owner):
+    cancelled = cancelled_batch(other_client)
+    batch = replace(cancelled, campaign_id=str(harbour.campaign.pk))
+
+    assert replacements_shown(viewer, batch) == (None, None)
+    assert replacements_shown(owner, batch) == (str(cancelled.pk), None)
+
+
+def test_a_client_is_shown_which_of_its_batches_replaces_which(harbour, viewer):
+    cancelled = cancelled_batch(harbour)
+    batch = replace(cancelled)
+
+    assert replacements_shown(viewer, cancelled) == (None, str(batch.pk))
+    assert replacements_shown(viewer, batch) == (str(cancelled.pk), None)
 
 
 def test_a_client_sees_the_batches_of_all_its_campaigns(harbour, other_client, viewer):
