@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# After so many lost connections in a row, the server counts as unreachable.
+MAX_CONNECTION_LOSSES = 2
+
 # Two SQL expressions. The first is the contact's batch if the contact was ever claimed, the second if its call is in
 # progress; otherwise both are NULL. Each has an index. A query by the expression instead of the batch leaves the
 # planner only that index, so stale statistics of a table that has just grown cannot mislead it.
@@ -133,7 +136,7 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
 
         The batch with the latest activity comes first. Each is cancelled in a transaction of its own when the iterator
         reaches it. So after an interruption each batch is either cancelled or unchanged, and another call cancels the
-        rest. A batch that has ended or was deleted meanwhile is left out. If the server cannot be reached, the
+        rest. A batch that has ended or was deleted meanwhile is left out. After two lost connections in a row, the
         remaining batches fail at once.
 
         :param reason: why, kept in the history of each batch.
@@ -153,18 +156,18 @@ class CallBatchQuerySet(models.QuerySet["CallBatch"]):
         with database_errors_as(BatchUpdateFailed), transaction_with_timeouts():
             # No other column: an unreadable value must not prevent a cancel.
             batches = list(by_activity.only("agency_id", "status"))
-        lost: DatabaseFailed | None = None
+        losses = 0
         for batch in batches:
-            try:
-                if lost is not None:
-                    raise lost
-                yield batch, verb(batch)
-            except (BatchFinished, BatchNotFound):
-                continue
-            except CallsError as error:
-                if isinstance(error, DatabaseFailed) and is_connection_lost(error):
-                    lost = error
-                yield batch, error
+            if losses < MAX_CONNECTION_LOSSES:
+                outcome: CancelResult | CallsError
+                try:
+                    outcome = verb(batch)
+                except CallsError as error:
+                    outcome = error
+                is_loss = isinstance(outcome, DatabaseFailed) and is_connection_lost(outcome)
+                losses = losses + 1 if is_loss else 0
+            if not isinstance(outcome, BatchFinished | BatchNotFound):
+                yield batch, outcome
 
     def with_status(self, status: str) -> CallBatchQuerySet:
         """Return batches in the status that a client named, or none if there is no such status."""

@@ -127,7 +127,7 @@ def test_a_database_lost_between_two_batches_fails_the_others_without_a_wait_for
 def test_a_database_lost_during_a_cancel_of_all_batches_fails_the_others_without_a_wait_for_each(
     harbour, run_command, monkeypatch, lose_database
 ):
-    for _ in range(4):
+    for _ in range(5):
         harbour.batch(queued=1)
     cancel, tried = CallBatch.cancel, []
 
@@ -140,8 +140,9 @@ def test_a_database_lost_during_a_cancel_of_all_batches_fails_the_others_without
     monkeypatch.setattr(CallBatch, "cancel", cancel_until_the_second)
     status, lines = run_command("cancel_batch", "--all", "--agency=harbour")
 
-    assert (status, len(tried), len(lines)) == (1, 2, 4)
-    assert ["update_failed" in line for line in lines] == [False, True, True, True]
+    # One more is tried, because the server may accept another connection.
+    assert (status, len(tried), len(lines)) == (1, 3, 5)
+    assert ["update_failed" in line for line in lines] == [False, True, True, True, True]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -27,16 +27,19 @@ BOTH = pytest.mark.parametrize("verb", [cancel_all, preview_cancel_all])
 
 
 def fail_for(monkeypatch, failing, error):
-    """Let the cancel and the preview of one batch fail."""
+    """Let the cancel and the preview of these batches fail. Returns the list of the batches that were tried."""
+    tried = []
     for verb in ("cancel", "preview_cancel"):
         original = getattr(CallBatch, verb)
 
         def fail(self, original=original, **arguments):
-            if self.pk == failing.pk:
+            tried.append(self)
+            if self in failing:
                 raise error
             return original(self, **arguments)
 
         monkeypatch.setattr(CallBatch, verb, fail)
+    return tried
 
 
 def failure(cause):
@@ -122,7 +125,7 @@ def test_a_batch_that_fails_is_returned_with_its_error(harbour, verb, monkeypatc
     batches = {harbour.batch() for _ in range(3)}
     failing = min(batches, key=lambda batch: batch.pk)
     error = failure(psycopg.errors.LockNotAvailable())
-    fail_for(monkeypatch, failing, error)
+    fail_for(monkeypatch, [failing], error)
 
     outcomes = dict(verb())
 
@@ -131,22 +134,28 @@ def test_a_batch_that_fails_is_returned_with_its_error(harbour, verb, monkeypatc
 
 
 @BOTH
-def test_after_a_lost_connection_the_remaining_batches_fail_without_an_attempt(harbour, verb, monkeypatch):
+def test_after_two_lost_connections_in_a_row_the_batches_that_are_left_fail_without_a_try(harbour, verb, monkeypatch):
     batches = [harbour.batch() for _ in range(4)]
-    tried, error = [], failure(psycopg.OperationalError("the connection is lost"))
-
-    def fail(self, **arguments):
-        tried.append(self)
-        raise error
-
-    for name in ("cancel", "preview_cancel"):
-        monkeypatch.setattr(CallBatch, name, fail)
+    error = failure(psycopg.OperationalError("the connection is lost"))
+    tried = fail_for(monkeypatch, batches, error)
 
     outcomes = list(verb())
 
-    assert len(tried) == 1
+    assert len(tried) == 2
     assert {batch for batch, _ in outcomes} == set(batches)
     assert all(outcome is error for _, outcome in outcomes)
+
+
+@BOTH
+def test_after_lost_connections_that_are_not_in_a_row_the_other_batches_are_tried(harbour, verb, monkeypatch):
+    batches = [harbour.batch(queued=1) for _ in range(5)]
+    error = failure(psycopg.OperationalError("the connection is lost"))
+    tried = fail_for(monkeypatch, [batches[1], batches[3]], error)
+
+    outcomes = dict(verb())
+
+    assert set(tried) == set(batches)
+    assert {batch for batch, outcome in outcomes.items() if outcome is error} == {batches[1], batches[3]}
 
 
 @BOTH
