@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from django.db import Error, OperationalError, connection, transaction
+from django.db import DataError, Error, IntegrityError, OperationalError, connection, transaction
 from psycopg.errors import DeadlockDetected
 
-from calls.exceptions import DatabaseFailed
+from calls.exceptions import DatabaseFailed, FieldInvalid
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,21 @@ def database_errors_as(failure: type[DatabaseFailed]) -> Iterator[None]:
     except Error as error:
         logger.warning("database error: %s %s", type(error).__name__, getattr(error.__cause__, "sqlstate", None))
         raise failure from error
+
+
+@contextmanager
+def refused_values_as_invalid(field: str) -> Iterator[None]:
+    """
+    Translate a :class:`DatabaseFailed` whose cause is a refused value into :class:`FieldInvalid`.
+
+    An adopted table may be stricter than ours, for example about the length of a text. Trying again does not help.
+    """
+    try:
+        yield
+    except DatabaseFailed as failed:
+        if isinstance(failed.__cause__, DataError | IntegrityError):
+            raise FieldInvalid(field, "have a value that a constraint of the table refuses") from failed
+        raise
 
 
 def is_connection_lost(failure: DatabaseFailed) -> bool:

@@ -11,11 +11,18 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.postgres.functions import TransactionNow
-from django.db import DataError, IntegrityError, models, transaction
+from django.db import models, transaction
 from django.db.models.functions import Coalesce
 
 from calls.audit import Actor, Source, audited, history_context, log_verb
-from calls.database.transactions import database_errors_as, lock_name, retry_on_deadlock, transaction_with_timeouts
+from calls.database.transactions import (
+    database_errors_as,
+    lock_name,
+    refused_values_as_invalid,
+    retry_on_deadlock,
+    set_timeouts,
+    transaction_with_timeouts,
+)
 from calls.database.triggers import batch_final
 from calls.exceptions import (
     AgentMappingNotFound,
@@ -145,13 +152,8 @@ class CallBatch(LockableBatch):
         with database_errors_as(BatchCreateFailed), transaction_with_timeouts():
             batch = cls._insert(agency_id, new.batch_values, actor=actor, source=source)
             distinct = new.distinct_contacts
-            try:
+            with refused_values_as_invalid("contacts"):
                 batch.add_contacts(distinct)
-            except BatchUpdateFailed as failed:
-                # An adopted table may be stricter than ours, for example about the length of a text.
-                if isinstance(failed.__cause__, DataError | IntegrityError):
-                    raise FieldInvalid("contacts", "have a value that a constraint of the table refuses") from failed
-                raise
             batch.total_contacts = len(distinct)
 
         log = partial(log_verb, "create", batch, actor=actor, source=source, started=started)
@@ -178,7 +180,7 @@ class CallBatch(LockableBatch):
         :raises NoContactsToReplace: there is no contact to copy; nothing was stored.
         :raises AgentMappingNotFound: the agency has no such agent.
         :raises CampaignNotFound: the agency has no such campaign.
-        :raises FieldInvalid: the caller id is not active.
+        :raises FieldInvalid: the caller id is not active, or a constraint of the table rejects a contact.
         :raises BatchNotFound: the row is gone.
         :raises BatchCreateFailed: a database error or timeout; nothing was stored.
         """
@@ -195,7 +197,8 @@ class CallBatch(LockableBatch):
             values = defaults | new.batch_values | {"replaces": cancelled}
             batch = self._insert(cancelled.agency_id, values, actor=actor, source=source)
             batch.allow_for_all_contacts()
-            batch.total_contacts = CampaignContactQuerySet.copy_skipped(cancelled, batch)
+            with refused_values_as_invalid("contacts"), database_errors_as(BatchCreateFailed):
+                batch.total_contacts = CampaignContactQuerySet.copy_skipped(cancelled, batch)
             if not batch.total_contacts:
                 raise NoContactsToReplace
             batch.adjust_counters(total_contacts=batch.total_contacts, queued=batch.total_contacts)

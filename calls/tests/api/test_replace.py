@@ -4,7 +4,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from calls.models import AgencyPhoneNumber, AgentMapping, CallBatch, Campaign, CampaignContact
@@ -282,6 +282,24 @@ def test_after_a_database_error_nothing_is_stored(replace, monkeypatch):
     monkeypatch.setattr(CampaignContactQuerySet, "copy_skipped", fail)
 
     assert replace() == (500, {"error": "Failed to create batch", "code": "create_failed"})
+    assert stored() == before
+
+
+@pytest.mark.not_adopted
+@pytest.mark.parametrize(
+    "stricter", ["ADD UNIQUE (campaign_id, phone_number)", "ADD CHECK (custom_data <> '{}') NOT VALID"]
+)
+def test_a_contact_that_a_stricter_table_refuses_is_answered_as_for_any_create(harbour, create, stricter):
+    cancelled = cancelled_batch(harbour, queued=2)
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute(f"ALTER TABLE campaign_contacts {stricter}")
+    before = stored()
+
+    assert create({"replaces": str(cancelled.pk)}) == (
+        400,
+        {"error": "contacts have a value that a constraint of the table refuses", "code": "contacts_invalid"},
+    )
     assert stored() == before
 
 
