@@ -173,7 +173,8 @@ class CallBatch(LockableBatch):
         except the start time. The row is read again; while a cancel is uncommitted, the batch counts as not cancelled.
         A batch can be replaced only once.
 
-        Copying the contacts may take ``CANCEL_TIMEOUT``. This batch is not locked meanwhile.
+        Copying the contacts may take ``CANCEL_TIMEOUT``, and so may the wait for another replacement of this batch.
+        This batch is not locked meanwhile.
 
         :raises BatchNotCancelled: the batch is not cancelled.
         :raises BatchAlreadyReplaced: the batch was replaced before.
@@ -186,7 +187,9 @@ class CallBatch(LockableBatch):
         """
         with transaction_with_timeouts():
             # Lock the id and not the row: recording the end of the batch's last calls would wait for the row.
+            set_timeouts(lock=settings.CANCEL_TIMEOUT, statement=settings.CANCEL_TIMEOUT)
             lock_name(f"replace {self.pk}")
+            set_timeouts()
             cancelled = self._read(*_REPLACE_COLUMNS)
             if cancelled.status != BatchStatus.CANCELLED:
                 raise cancelled._refusal(BatchNotCancelled)

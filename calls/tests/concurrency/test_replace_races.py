@@ -5,6 +5,8 @@ A replacement locks the cancelled batch's id but not its row, so that its last c
 controls remove this lock, or lock the batch's row instead.
 """
 
+import time
+
 import pytest
 
 from calls.dialler.claims import claim_next_contact
@@ -81,6 +83,18 @@ def test_control_without_the_lock_the_second_replacement_does_not_name_the_first
     assert isinstance(first, CreateResult)
     assert isinstance(second, BatchCreateFailed)
     assert CallBatch.objects.count() == 2
+
+
+def test_a_second_replacement_waits_for_the_first_for_longer_than_for_any_other_lock(cancelled, short_lock_timeout):
+    with PausedThread(lambda: replace(cancelled), after=CONTACTS_COPIED) as first:
+        second = PausedThread(lambda: replace(cancelled))
+        second.start()
+        assert wait_for_lock_waiter()
+        time.sleep(0.5)
+
+    refused = second.release()
+    assert isinstance(refused, BatchAlreadyReplaced)
+    assert refused.batch_id == first.outcome.batch.pk
 
 
 def test_many_concurrent_replacements_create_one_batch(cancelled):

@@ -1,6 +1,8 @@
 """CallBatch.replace(): which contacts the new batch gets, and with which values."""
 
+import re
 import uuid
+from collections import defaultdict
 from datetime import timedelta
 
 import pytest
@@ -311,18 +313,26 @@ def test_3_and_300_contacts_take_the_same_statements(harbour):
     assert few == many
 
 
-def test_only_the_copy_of_the_contacts_may_take_cancel_timeout(harbour, settings):
+def test_only_the_wait_for_another_replacement_and_the_copy_may_take_cancel_timeout(harbour, settings):
     settings.CANCEL_TIMEOUT = 77
     cancelled = cancelled_batch(harbour, queued=3)
 
     with CaptureQueriesContext(connection) as captured:
         replace(cancelled)
 
-    statements = [query["sql"] for query in captured]
-    (longer,) = (index for index, sql in enumerate(statements) if "77" in sql and "statement_timeout" in sql)
-    (copy,) = (index for index, sql in enumerate(statements) if "INSERT INTO campaign_contacts" in sql)
-    (created,) = (index for index, sql in enumerate(statements) if 'INSERT INTO "call_batches"' in sql)
-    assert created < longer < copy
+    # The statements by the lock timeout and the statement timeout in milliseconds.
+    by_timeouts, timeouts = defaultdict(list), ()
+    for sql in (query["sql"] for query in captured):
+        if "lock_timeout" in sql:
+            timeouts = tuple(re.findall(r"([0-9]+)ms", sql))
+        else:
+            by_timeouts[timeouts].append(sql)
+    (lock,) = by_timeouts["77000", "77000"]
+    copy, counters, *_ = by_timeouts["5000", "77000"]
+    assert "pg_advisory_xact_lock" in lock
+    assert "INSERT INTO campaign_contacts" in copy
+    assert "UPDATE call_batches" in counters
+    assert any('INSERT INTO "call_batches"' in sql for sql in by_timeouts["5000", "10000"])
 
 
 def test_the_history_begins_with_the_actor_and_source(harbour):
