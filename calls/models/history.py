@@ -64,8 +64,9 @@ class AgencyEvent(
     """
     One row each time an agency is put on hold or released. Rows cannot be changed or deleted.
 
-    A repeated hold adds one only if it gives a reason, and a repeated release adds none. ``Agency.hold`` and ``Agency.release`` write it, and not a trigger: the table
-    of agencies may belong to another service. ``pgh_context`` is that of :class:`CallBatchEvent`.
+    A repeated hold adds one only if it gives a reason, and a repeated release adds none. ``Agency.hold`` and
+    ``Agency.release`` write it, and not a trigger: the table of agencies may belong to another service. ``pgh_context``
+    is that of :class:`CallBatchEvent`.
     """
 
     pgh_id = models.BigAutoField(primary_key=True)

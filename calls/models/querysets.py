@@ -66,7 +66,8 @@ LAST_CALLED = Coalesce(
 
 _CONTACT_COLUMNS = ", ".join(NewContact.model_fields)
 # Copies get created_at one microsecond apart, because contacts are ordered by it. A contact whose calls the provider
-# never accepted counts as not called, whatever its attempts.
+# never accepted counts as not called, whatever its attempts, unless an event proves that it was. The event's agency is
+# compared as text to keep the planner from its index, by which it would read all events of the agency for each contact.
 COPY_SKIPPED = f"""
     INSERT INTO campaign_contacts (id, agency_id, campaign_id, batch_id, status, created_at, {_CONTACT_COLUMNS})
     SELECT {UUID7}, %(agency)s, %(campaign)s, %(batch)s, '{ContactStatus.PENDING}',
@@ -76,6 +77,11 @@ COPY_SKIPPED = f"""
         AND do_not_call IS NOT TRUE AND call_id IS NULL
         AND ((COALESCE(attempts, 0) = 0 AND last_attempt_at IS NULL) OR outcome = '{Outcome.NOT_PLACED}')
         AND NOT EXISTS (SELECT FROM calls WHERE contact_id = contact.id)
+        AND NOT EXISTS (
+            SELECT FROM call_webhook_events AS event
+            WHERE event.contact_id = contact.id AND event.ultravox_call_id <> ''
+                AND event.agency_id::text = %(agency)s::text
+        )
 """  # noqa: S608 - constants
 
 

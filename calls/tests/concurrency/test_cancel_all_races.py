@@ -138,9 +138,7 @@ def cut_connection(backend):
 
 
 @pytest.mark.parametrize("interrupt", [end_session, cut_connection])
-def test_an_interruption_in_the_middle_of_a_batch_fails_that_batch_alone_and_a_repeat_cancels_it(
-    harbour, interrupt
-):
+def test_an_interruption_in_the_middle_of_a_batch_fails_that_batch_alone_and_a_repeat_cancels_it(harbour, interrupt):
     batches = [harbour.batch(queued=3) for _ in range(10)]
     before = {batch.pk: batch_snapshot(batch) for batch in batches}
     updates = []

@@ -1,16 +1,22 @@
-"""No contact is called again after a call that was not recorded, when an event of that call was delivered."""
+"""
+No contact is called again after a call that was not recorded, when an event of that call was delivered.
+
+Neither in its batch nor in a replacement of its batch.
+"""
 
 import pytest
 
 from calls.dialler import placing, sweep
 from calls.dialler.placing import DialOutcome, place_next_call
 from calls.dialler.sweep import SweepResult, run_sweep
+from calls.exceptions import NoContactsToReplace
 from calls.models import Agency, Call
 from calls.providers.ultravox import UltravoxProvider
 from calls.statuses import ContactStatus
 from calls.tests.support.attempts import LONG_AGO, claim_and_die, deliver_event
 from calls.tests.support.factories import backdate_attempts, cancel, checked_counters
 from calls.tests.support.provider import Answer
+from calls.tests.support.replacements import numbers_of, replace
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -151,3 +157,66 @@ def test_an_event_without_an_attempt_is_evidence_unless_its_call_is_older_than_t
     deliver_event(claim_and_die(batch), attempt=None, created=created)
 
     assert run_sweep() == SweepResult(recorded=1)
+
+
+# Replacements
+
+
+def deliver_event_of_only_call(batch, ultravox):
+    ((call_id, call),) = ultravox.calls.items()
+    deliver_event(batch.contacts.get(), call_id=call_id, metadata=call["metadata"])
+
+
+def test_a_contact_with_an_event_whose_claim_was_released_is_not_in_the_replacement(harbour, ultravox):
+    batch = harbour.batch(queued=1)
+    contact = claim_and_die(batch)
+    assert run_sweep() == SweepResult(given_back=1)
+    deliver_event(contact)
+    cancel(batch)
+
+    with pytest.raises(NoContactsToReplace):
+        replace(batch)
+
+
+@pytest.mark.parametrize("during_the_call", [False, True], ids=["cancelled later", "cancelled during the call"])
+def test_a_contact_whose_call_the_provider_took_and_said_that_it_was_busy_is_not_in_the_replacement(
+    harbour, ultravox, during_the_call
+):
+    ultravox.next_answers.append(Answer(503, headers={"Retry-After": "0"}))
+    batch = harbour.batch(queued=1)
+    on_claim = (lambda: cancel(batch)) if during_the_call else None
+    assert place_next_call(batch, on_claim=on_claim) is DialOutcome.DEFERRED
+    deliver_event_of_only_call(batch, ultravox)
+    if not during_the_call:
+        cancel(batch)
+
+    with pytest.raises(NoContactsToReplace):
+        replace(batch)
+
+
+def test_other_contacts_are_in_the_replacement(harbour, ultravox):
+    batch = harbour.batch(queued=3)
+    contact = claim_and_die(batch)
+    assert run_sweep() == SweepResult(given_back=1)
+    deliver_event(contact)
+    cancel(batch)
+
+    others = batch.contacts.exclude(pk=contact.pk).values_list("phone_number", flat=True)
+    assert set(numbers_of(replace(batch))) == set(others)
+
+
+@pytest.mark.parametrize("event", [{"call_id": ""}, {"metadata": None}], ids=str)
+def test_a_contact_with_an_event_without_a_call_or_contact_is_in_the_replacement(harbour, ultravox, event):
+    batch = harbour.batch(queued=1)
+    deliver_event(batch.contacts.get(), **event)
+    cancel(batch)
+
+    assert replace(batch).total_contacts == 1
+
+
+def test_an_event_of_another_agency_keeps_no_contact_out_of_the_replacement(harbour, bluebell, ultravox):
+    batch = harbour.batch(queued=1)
+    deliver_event(batch.contacts.get(), agency=bluebell.agency)
+    cancel(batch)
+
+    assert replace(batch).total_contacts == 1
